@@ -1,0 +1,32 @@
+# rkeyserver. `make demo` and `make test` are the two commands of a fresh machine.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: test check lint venv clean
+
+$(VENV)/.ready: requirements/dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is wanted; $(PYTHON) is $$($(PYTHON) --version)."; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV) || { echo "Install python3-venv first (Debian: apt-get install python3-venv)."; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	touch $@
+
+venv: $(VENV)/.ready
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=src $(BIN)/lint-imports
+
+check: venv
+	$(BIN)/python -m pytest -n 2
+
+# What the tests run against is real: it is installed here, and its absence is a failure, not a skip.
+test:
+	tools/install-test-tools
+	$(MAKE) lint check
+
+clean:
+	rm -rf out build $(VENV)

@@ -1,0 +1,1 @@
+"""SGX DCAP evidence."""

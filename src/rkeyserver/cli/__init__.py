@@ -1,0 +1,1 @@
+"""Command line: arguments, output, exit codes. Nothing else knows argv."""

@@ -1,0 +1,106 @@
+"""What can go wrong, by what the caller must do about it.
+
+    RkeyError
+    ├── Rejected      evidence or policy says no; `reason` is the code
+    ├── Unavailable   try again later
+    ├── Corrupt       stop: something stored is not what it should be; nothing was changed
+    └── Misuse        the request itself is wrong
+
+Every error says what was found, what was wanted and what to do. `EXIT_STATUS` and `HTTP_STATUS` are the only
+tables that map a kind to the outside. A network peer sees the coarse code of the kind, never the text.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar, Final
+
+
+class RkeyError(Exception):
+    """Base of every error this package raises on purpose.
+
+    message: one sentence, with what was found and what was wanted.
+    advice: what the person who reads it can do; may be empty where the message already says so.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, advice: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.advice}".rstrip()
+
+
+class Reason(StrEnum):
+    """Why evidence or a message was refused. One code each, so that no test or alert has to read prose."""
+
+    MALFORMED = "malformed"
+    TOO_LARGE = "too-large"
+    WRONG_VERSION = "wrong-version"
+    BAD_MAC = "bad-mac"
+    CHALLENGE_EXPIRED = "challenge-expired"
+    CHALLENGE_REUSED = "challenge-reused"
+    TALKING_TO_ITSELF = "talking-to-itself"
+    NOT_BOUND = "not-bound"
+    IDENTITY_CHANGED = "identity-changed"
+    NOT_GENUINE = "not-genuine"
+    PLATFORM_NOT_NAMED = "platform-not-named"
+    MACHINE_NOT_NAMED = "machine-not-named"
+    DEBUG_ENCLAVE = "debug-enclave"
+    WRONG_MEASUREMENT = "wrong-measurement"
+    WRONG_SIGNER = "wrong-signer"
+    WRONG_PRODUCT = "wrong-product"
+    VERSION_TOO_LOW = "version-too-low"
+    TCB_STATUS = "tcb-status"
+    TCB_TOO_OLD = "tcb-too-old"
+    ADVISORY = "advisory"
+    PLATFORM_CONFIGURATION = "platform-configuration"
+    ANOTHER_DOMAIN = "another-domain"
+    NOT_AN_EXTENSION = "not-an-extension"
+    KEY_ID_MISMATCH = "key-id-mismatch"
+    POLICY_NOT_BELIEVED = "policy-not-believed"
+    REFUSED_BY_PEER = "refused-by-peer"
+
+
+class Rejected(RkeyError):
+    """Evidence, message or keyring refused for `reason`. Asking again with the same will not help."""
+
+    code = "rejected"
+
+    def __init__(self, reason: Reason, message: str, *, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.reason = reason
+
+
+class Unavailable(RkeyError):
+    """Not now: a peer, a lock or a resource is missing. Trying again may help."""
+
+    code = "unavailable"
+
+
+class Corrupt(RkeyError):
+    """Stored data cannot be used. Nothing was changed; a person has to look."""
+
+    code = "corrupt"
+
+
+class Misuse(RkeyError):
+    """The command, the configuration or the request cannot be carried out as given."""
+
+    code = "misuse"
+
+
+EXIT_OK: Final = 0
+EXIT_BUG: Final = 1
+
+EXIT_STATUS: Final[dict[type[RkeyError], int]] = {Misuse: 2, Rejected: 3, Unavailable: 4, Corrupt: 5}
+
+HTTP_STATUS: Final[dict[type[RkeyError], int]] = {Misuse: 400, Rejected: 403, Unavailable: 503, Corrupt: 500}
+
+
+def exit_status(error: RkeyError) -> int:
+    """The exit status of a command that ends with `error`."""
+    return EXIT_STATUS.get(type(error), EXIT_BUG)

@@ -1,0 +1,1 @@
+"""The attested exchange: messages, typed states, transcript, HPKE."""

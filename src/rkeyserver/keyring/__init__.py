@@ -1,0 +1,1 @@
+"""The keyring: what is sealed and handed over."""

@@ -1,0 +1,35 @@
+"""The interface of a keystore. It holds one opaque record and keeps what it replaces."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+MAX_RECORD: Final = 1024 * 1024
+KEPT: Final = 5
+
+
+class Keystore(Protocol):
+    """Where one sealed record lies. Opened once, by one process at a time.
+
+    The store is untrusted: whoever opens a record has to find out whether it was changed.
+    """
+
+    def load(self) -> bytes | None:
+        """The record's bytes; None only where there certainly is none.
+
+        Raises: Corrupt if something is there that cannot be read whole, or if there is no record but
+        set-aside ones show that there was. Nothing is changed.
+        """
+
+    def replace(self, record: bytes, keep_as: str | None) -> bool:
+        """Store `record` durably in place of what is there; True if there was something to replace.
+
+        keep_as: a name (of letters, digits, `.`, `-`) under which what was there is kept beside it; None where it need
+        not be kept. At most KEPT are kept, the oldest go first.
+        When it returns, the record survives power loss. When it raises, the old record or the new one is there, whole.
+
+        Raises: Unavailable if it could not be stored.
+        """
+
+    def close(self) -> None:
+        """Let another process open it."""

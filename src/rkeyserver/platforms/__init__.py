@@ -1,0 +1,1 @@
+"""Platforms: what gives a machine evidence and a sealing key. A closed list, imported late."""

@@ -1,0 +1,1 @@
+"""Sealing: a record key wrapped in slots, and a record under it."""

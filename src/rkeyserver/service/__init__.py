@@ -1,0 +1,1 @@
+"""The server: HTTP, limits, life cycle. compose.py alone names concrete back ends."""
