@@ -5,7 +5,8 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rkeyserver.attestation.report_data import framed, report_data, transcript_hash
+from rkeyserver.attestation.report_data import report_data, transcript_hash
+from rkeyserver.framing import framed
 
 lists = st.lists(st.binary(max_size=20), max_size=4)
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+from rkeyserver.framing import framed
+
 LABEL: Final = b"rkeyserver/v1"
-
-
-def framed(*parts: bytes) -> bytes:
-    """`parts` one after the other, each behind its length as a 64-bit big-endian number: no two lists collide."""
-    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
 
 def transcript_hash(*messages: bytes) -> bytes:

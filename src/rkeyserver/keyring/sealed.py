@@ -1,0 +1,46 @@
+"""A keyring to and from the record that rests in a keystore."""
+
+from __future__ import annotations
+
+from rkeyserver.errors import Corrupt
+from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.sealing import record
+from rkeyserver.sealing.sealer import PlatformSealer
+
+
+def seal_keyring(keyring: Keyring, sealer: PlatformSealer, *, now: int) -> bytes:
+    """The keyring as a sealed record for the machine that `sealer` stands for. now: seconds since 1970.
+
+    Raises: Unavailable if the platform gives no key now.
+    """
+    contents = record.Contents(
+        domain=keyring.domain,
+        generations=keyring.generation_ids,
+        epoch=keyring.header.epoch,
+        sequence=keyring.header.sequence,
+        written=now,
+    )
+    return record.seal(contents, keyring.view, sealer)
+
+
+def open_keyring(parsed: record.Record, sealer: PlatformSealer) -> Keyring:
+    """The keyring in a record of this machine; the caller closes it.
+
+    Raises: Corrupt if the record does not open here, or holds something other than its header says.
+    """
+    keyring = Keyring.parse(record.unseal(parsed, sealer))
+    inside = (keyring.domain, list(keyring.generation_ids), keyring.header.epoch, keyring.header.sequence)
+    outside = (parsed.header.domain, parsed.header.generations, parsed.header.epoch, parsed.header.sequence)
+    if inside != outside:
+        keyring.close()
+        raise Corrupt(f"The record's header says {outside}, the keyring in it {inside}.")
+    return keyring
+
+
+def set_aside_name(old: bytes) -> str:
+    """What an old record is kept under: its domain and sequence as far as its header can be read."""
+    try:
+        header = record.parse(old).header
+    except Corrupt:
+        return "unreadable"
+    return f"domain-{header.domain}.epoch-{header.epoch}.sequence-{header.sequence}"

@@ -1,0 +1,198 @@
+"""The sealed record: a readable header, and one ciphertext under a record key that each slot wraps.
+
+    rkeyserver-record/v1 LF
+    header, one line of canonical JSON LF
+    ciphertext: AES-256-GCM under the record key, nonce zero, associated data = all bytes before it
+
+The record key is fresh for each seal(). docs/spec/record.md gives the bytes. The header can be read anywhere and is
+believed only after the ciphertext has opened.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import msgspec
+
+from rkeyserver.errors import Corrupt
+from rkeyserver.framing import framed
+from rkeyserver.sealing.aead import TAG_SIZE, open_once, seal_once
+from rkeyserver.sealing.sealer import PlatformSealer, SealingIdentity
+from rkeyserver.secret import SecretBytes
+
+MAGIC: Final = b"rkeyserver-record/v1\n"
+MAX_HEADER: Final = 64 * 1024
+RECORD_KEY_SIZE: Final = 32
+
+_FOREIGN_MAGIC: Final = re.compile(rb"rkeyserver-record/[0-9a-z]+\n")
+
+Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class PlatformSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="platform"):
+    """The record key wrapped by the platform of one machine. Field meanings as in SealingIdentity."""
+
+    platform: str
+    machine: str
+    policy: str
+    versions: dict[str, str]
+    wrapped: bytes
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What can be read of a record without a key.
+
+    domain: the domain's id; generations: ids of the root key's generations, oldest first; epoch, sequence: which
+    state of the keyring this is; written: when it was sealed, seconds since 1970; slots: exactly one of a platform.
+    """
+
+    domain: Hex16
+    generations: Annotated[list[Hex16], msgspec.Meta(min_length=1, max_length=1024)]
+    epoch: Count
+    sequence: Count
+    written: Count
+    slots: Annotated[list[PlatformSlot], msgspec.Meta(min_length=1, max_length=1)]
+
+    @property
+    def slot(self) -> PlatformSlot:
+        """The platform slot."""
+        return self.slots[0]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the owner of a record says about it: the header less its slots."""
+
+    domain: str
+    generations: tuple[str, ...]
+    epoch: int
+    sequence: int
+    written: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record taken apart, not yet opened. `head` is every byte that the ciphertext is bound to."""
+
+    header: Header
+    head: bytes
+    ciphertext: bytes
+
+
+def _slot_data(contents: Contents | Header, identity: SealingIdentity | PlatformSlot) -> bytes:
+    return framed(
+        b"rkeyserver/v1 platform slot",
+        contents.domain.encode(),
+        str(contents.epoch).encode(),
+        str(contents.sequence).encode(),
+        identity.platform.encode(),
+        identity.machine.encode(),
+        identity.policy.encode(),
+    )
+
+
+def seal(contents: Contents, plaintext: memoryview, sealer: PlatformSealer) -> bytes:
+    """Seal `plaintext` (in key memory) for the machine that `sealer` stands for; returns the record's bytes.
+
+    Raises: Unavailable if the platform gives no key now.
+    """
+    identity = sealer.identity()
+    with SecretBytes.random(RECORD_KEY_SIZE) as record_key:
+        slot = PlatformSlot(
+            platform=identity.platform,
+            machine=identity.machine,
+            policy=identity.policy,
+            versions=identity.versions,
+            wrapped=sealer.seal(record_key.view, _slot_data(contents, identity)),
+        )
+        header = Header(
+            domain=contents.domain,
+            generations=list(contents.generations),
+            epoch=contents.epoch,
+            sequence=contents.sequence,
+            written=contents.written,
+            slots=[slot],
+        )
+        head = MAGIC + msgspec.json.encode(header) + b"\n"
+        return head + seal_once(record_key.view, plaintext, head)
+
+
+def parse(record: bytes) -> Record:
+    """Take a record apart without opening it. Nothing in the result is proved.
+
+    Raises: Corrupt with what was found.
+    """
+    if not record.startswith(MAGIC):
+        if match := _FOREIGN_MAGIC.match(record):
+            raise Corrupt(
+                f"This record's format is {match[0].strip().decode()}; this version reads {MAGIC.strip().decode()}.",
+                advice="Start the version that wrote it.",
+            )
+        raise Corrupt(
+            f"This is no record: it begins with {record[:20]!r}, a record with {MAGIC!r}.",
+            advice="Nothing was changed. Restore the file, or move it away and fetch the keyring with -i.",
+        )
+    end = record.find(b"\n", len(MAGIC), len(MAGIC) + MAX_HEADER)
+    if end < 0:
+        raise Corrupt("The record's header has no end: the file is truncated or damaged.")
+    line = record[len(MAGIC) : end]
+    try:
+        header = msgspec.json.decode(line, type=Header)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Corrupt(f"The record's header is damaged: {error}.") from error
+    if msgspec.json.encode(header) != line:
+        raise Corrupt("The record's header is not in its canonical form: it was edited.")
+    ciphertext = record[end + 1 :]
+    if len(ciphertext) <= TAG_SIZE:
+        raise Corrupt(f"The record ends {len(ciphertext)} bytes after its header: it is truncated.")
+    return Record(header=header, head=record[: end + 1], ciphertext=ciphertext)
+
+
+def unseal(record: Record, sealer: PlatformSealer) -> SecretBytes:
+    """Open a record on the machine that `sealer` stands for; returns the plaintext, which the caller closes.
+
+    Raises: Corrupt, naming what differs: platform, machine, versions, or the bytes themselves.
+    """
+    slot, here = record.header.slot, sealer.identity()
+    if slot.platform != here.platform:
+        raise Corrupt(
+            f"The record was sealed on platform {slot.platform}; this is {here.platform}.",
+            advice=f"Start with --platform {slot.platform} on the machine that it belongs to.",
+        )
+    if slot.machine != here.machine:
+        raise Corrupt(
+            f"The record was sealed by machine {slot.machine}; this is machine {here.machine}. It opens only there.",
+            advice="Move it away and fetch the keyring from a running instance with -i.",
+        )
+    with SecretBytes(RECORD_KEY_SIZE) as record_key:
+        try:
+            sealer.unseal(slot.wrapped, _slot_data(record.header, slot), record_key.view)
+        except Corrupt as error:
+            raise Corrupt(
+                f"This machine does not open the record: {_versions(slot, here)}.",
+                advice="Fetch the keyring from a running instance with -i; the record is then kept beside the new one.",
+            ) from error
+        plaintext = SecretBytes(len(record.ciphertext) - TAG_SIZE)
+        if not open_once(record_key.view, record.ciphertext, record.head, plaintext.view):
+            plaintext.close()
+            raise Corrupt(
+                "The record was changed after it was sealed: its slot opens, its contents do not.",
+                advice="Restore the file, or fetch the keyring from a running instance with -i.",
+            )
+        return plaintext
+
+
+def _versions(slot: PlatformSlot, here: SealingIdentity) -> str:
+    changed = [
+        f"{name} was {slot.versions.get(name, 'absent')}, is {here.versions.get(name, 'absent')}"
+        for name in sorted(slot.versions | here.versions)
+        if slot.versions.get(name) != here.versions.get(name)
+    ]
+    if slot.policy != here.policy:
+        changed.insert(0, f"it was sealed to {slot.policy}, this instance seals to {here.policy}")
+    if changed:
+        return "since it was sealed, " + "; ".join(changed)
+    return "its slot was damaged, or the image that sealed it had another signer"
