@@ -1,0 +1,96 @@
+"""The appraisal policy (RFC 9334): what a domain accepts, as data (docs/spec/policy.md).
+
+A policy is a TOML document. Every choice in it is spelled out: a missing key is an error, never a default, and an empty
+list is an error, never "all". `any` is a word that has to be written. A platform without a table is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from rkeyserver.errors import Misuse
+
+Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Advisory = Annotated[str, msgspec.Meta(pattern="^INTEL-SA-[0-9]{5}$")]
+NotEmpty = msgspec.Meta(min_length=1)
+Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+Switch = Literal["accept", "refuse"]
+
+# Statuses by Intel's names. "Revoked" is not among them: no policy accepts it. Nor are the OutOfDate ones yet: they
+# need a grace period to be stated beside them.
+TcbStatus = Literal["UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"]
+
+
+class SgxPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is accepted of platforms with SGX evidence.
+
+    machines: PPIDs (hex), or "any". mrenclave, mrsigner: SHA-256 (hex); one of the two has to be named.
+    isv_prod_id, min_isv_svn: product and its least version. tcb_statuses: accepted ones. rejected_advisories: refused
+    ones, or "none". min_tcb_evaluation_data_number: least; never 0, which would accept collateral of any age.
+    dynamic_platform, cached_keys, smt: what to do with a platform whose certificate says that it has them.
+    """
+
+    machines: Literal["any"] | Annotated[list[Hex16], NotEmpty]
+    mrenclave: Literal["any"] | Annotated[list[Hex32], NotEmpty]
+    mrsigner: Literal["any"] | Annotated[list[Hex32], NotEmpty]
+    isv_prod_id: Uint16
+    min_isv_svn: Uint16
+    tcb_statuses: Annotated[list[TcbStatus], NotEmpty]
+    rejected_advisories: Literal["none"] | Annotated[list[Advisory], NotEmpty]
+    min_tcb_evaluation_data_number: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    dynamic_platform: Switch
+    cached_keys: Switch
+    smt: Switch
+
+
+class PolicyDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole document: a version and a table for each platform that is accepted at all."""
+
+    version: Literal[1]
+    sgx: SgxPolicy | None = None
+    simulated: SgxPolicy | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy that was read without error.
+
+    text: the document as written; digest: its SHA-256 (hex), which audit lines name; tables: by platform.
+    """
+
+    text: str
+    digest: str
+    tables: dict[str, SgxPolicy]
+
+
+MAX_POLICY: Final = 128 * 1024
+
+
+def parse_policy(text: str) -> Policy:
+    """Read a policy document.
+
+    Raises: Misuse with what was found where: broken TOML, an unknown or missing key, an empty list, a contradiction.
+    """
+    if len(text) > MAX_POLICY:
+        raise Misuse(f"The policy has {len(text)} characters; at most {MAX_POLICY} are read.")
+    try:
+        document = msgspec.convert(tomllib.loads(text), PolicyDocument)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise Misuse(f"The policy cannot be read: {error}.", advice="docs/spec/policy.md lists every key.") from error
+    tables = {
+        name: table for name, table in (("sgx", document.sgx), ("simulated", document.simulated)) if table is not None
+    }
+    if not tables:
+        raise Misuse("The policy names no platform, so it would accept nothing.", advice="Add a table, such as [sgx].")
+    if "simulated" in tables and len(tables) > 1:
+        raise Misuse("The policy mixes `simulated`, which protects nothing, with a real platform.")
+    for name, table in tables.items():
+        if table.mrenclave == "any" and table.mrsigner == "any":
+            raise Misuse(f"The policy's [{name}] accepts any code: neither mrenclave nor mrsigner is named.")
+    return Policy(text=text, digest=hashlib.sha256(text.encode()).hexdigest(), tables=tables)

@@ -1,0 +1,121 @@
+"""Is a quote genuine? One function, for Intel's root and for any other trust anchor alike.
+
+The order of the checks, cheapest first:
+
+1. sizes, 2. structure, 3. the report data is what this exchange wants, 4. every signature, certificate, CRL and date,
+by dcap-qvl, 5. no CRL is dated in the future, which dcap-qvl does not look at.
+
+What the library would accept or refuse by TCB status is left to the appraisal: the claims carry the status as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from rkeyserver.attestation.sgx import quote
+from rkeyserver.attestation.sgx.anchors import TrustAnchor
+from rkeyserver.attestation.sgx.claims import SgxClaims, from_library
+from rkeyserver.attestation.sgx.collateral import Collateral, crl_issued, decode
+from rkeyserver.clock import utc
+from rkeyserver.errors import Reason, Rejected
+
+_MAX_REASON: Final = 300
+
+
+@dataclass(frozen=True)
+class SgxVerifier:
+    """verify() with its platform's name and trust anchor settled: a value that crosses to a process of a pool."""
+
+    platform: str
+    anchor: TrustAnchor
+
+    def __call__(self, evidence: bytes, endorsements: bytes, expected_report_data: bytes, now: int) -> SgxClaims:
+        """As verify()."""
+        return verify(
+            evidence,
+            endorsements,
+            platform=self.platform,
+            anchor=self.anchor,
+            expected_report_data=expected_report_data,
+            now=now,
+        )
+
+
+def verify(
+    evidence: bytes,
+    endorsements: bytes,
+    *,
+    platform: str,
+    anchor: TrustAnchor,
+    expected_report_data: bytes,
+    now: int,
+) -> SgxClaims:
+    """Prove a version 3 ECDSA quote genuine and bound to `expected_report_data`.
+
+    evidence: the quote; endorsements: its collateral, JSON; platform: the name that claims under `anchor` get;
+    expected_report_data: 64 bytes; now: seconds since 1970 UTC, against which every date is checked.
+
+    Raises: Rejected with TOO_LARGE, MALFORMED, NOT_BOUND, DEBUG_ENCLAVE or NOT_GENUINE; Corrupt if `anchor` is damaged.
+    """
+    unproved = quote.require_report_data(evidence, expected_report_data)
+    collateral = decode(endorsements)
+    root = anchor.checked()
+    try:
+        claims = from_library(platform, _verified(evidence, collateral, root, now))
+    except (ValueError, TypeError, OverflowError, msgspec.DecodeError) as error:
+        text = _printable(error)
+        reason = Reason.DEBUG_ENCLAVE if unproved.debug and "debug" in text.lower() else Reason.NOT_GENUINE
+        raise Rejected(reason, f"The quote is not genuine under {anchor.name} at {_time(now)}: {text}.") from error
+    if claims.debug:
+        raise Rejected(Reason.DEBUG_ENCLAVE, "The quote is of a debug enclave, whose memory anyone can read.")
+    _refuse_future_crls(collateral, now)
+    return claims
+
+
+def _verified(evidence: bytes, collateral: Collateral, root: bytes, now: int) -> str:
+    # 50 ms that a start without verification does not need. The package ships its stubs without a py.typed marker.
+    import dcap_qvl  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    claims = dcap_qvl.QuoteVerifier(root).verify_with_policy(
+        evidence,
+        dcap_qvl.QuoteCollateralV3(
+            pck_crl_issuer_chain=collateral.pck_crl_issuer_chain,
+            root_ca_crl=bytes.fromhex(collateral.root_ca_crl),
+            pck_crl=bytes.fromhex(collateral.pck_crl),
+            tcb_info_issuer_chain=collateral.tcb_info_issuer_chain,
+            tcb_info=collateral.tcb_info,
+            tcb_info_signature=bytes.fromhex(collateral.tcb_info_signature),
+            qe_identity_issuer_chain=collateral.qe_identity_issuer_chain,
+            qe_identity=collateral.qe_identity,
+            qe_identity_signature=bytes.fromhex(collateral.qe_identity_signature),
+        ),
+        now,
+        dcap_qvl.QuotePolicy.claims_only(now),
+    )
+    return str(claims.to_json())
+
+
+def _refuse_future_crls(collateral: Collateral, now: int) -> None:
+    for name, crl in (("root CA's", collateral.root_ca_crl), ("PCK CA's", collateral.pck_crl)):
+        issued = crl_issued(crl)
+        if issued > now:
+            raise Rejected(
+                Reason.NOT_GENUINE,
+                f"The {name} CRL was issued at {_time(issued)}, which is after this clock's {_time(now)}.",
+                advice="Set the clock.",
+            )
+
+
+def _time(seconds: int) -> str:
+    try:
+        return utc(seconds)
+    except (ValueError, OverflowError, OSError):
+        return f"second {seconds}"
+
+
+def _printable(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return "".join(character for character in text if character.isprintable())[:_MAX_REASON]

@@ -1,0 +1,125 @@
+"""What an operator may say, in one frozen object: parsed once, passed on explicitly.
+
+It says where to connect and where to store, never what to accept: nothing here weakens a check.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from rkeyserver.address import Address, parse_address
+from rkeyserver.errors import Misuse
+
+DEFAULT_PORT: Final = 8888
+DEFAULT_OPS: Final = Address("127.0.0.1", 9888)
+DEFAULT_KEYSTORE: Final = Path("/etc/rkey.bin")
+DEFAULT_MACHINE: Final = Path("/var/lib/rkeyserver/machine")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+PlatformName = Literal["sgx", "tpm", "simulated"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+DomainId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+
+
+@dataclass(frozen=True)
+class Config:
+    """One instance's configuration.
+
+    hosts: instances to ask for the keyring, in order; empty for a primary. keystore: path of the sealed record.
+    domain: the only domain that may be opened or adopted; None for whichever is there. wait: seconds to keep asking
+    without an own record. once: fetch, store, exit. listen: where peers connect. platform: None to detect hardware.
+    machine: the simulated processor's folder. ops: the operations listener. audit: the audit file.
+    """
+
+    hosts: tuple[Address, ...] = ()
+    keystore: Path = DEFAULT_KEYSTORE
+    domain: str | None = None
+    wait: float = 30.0
+    once: bool = False
+    listen: tuple[Address, ...] = (Address("", DEFAULT_PORT),)
+    platform: str | None = None
+    machine: Path = DEFAULT_MACHINE
+    ops: Address = DEFAULT_OPS
+    audit: Path | None = None
+    log_level: str = "info"
+
+    @property
+    def audit_path(self) -> Path:
+        """The audit file: as given, or beside the keystore."""
+        return self.audit or self.keystore.with_name(self.keystore.name + ".audit.jsonl")
+
+
+class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
+    """What can be said, in a file or on the command line, by the names of the long options. None is unsaid."""
+
+    host: list[str] | None = None
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
+    keystore: str | None = None
+    domain: DomainId | None = None
+    wait: Annotated[float, msgspec.Meta(ge=0, le=86_400)] | None = None
+    once: bool | None = None
+    listen: list[str] | None = None
+    platform: PlatformName | None = None
+    machine: str | None = None
+    ops: str | None = None
+    audit: str | None = None
+    log_level: LogLevel | None = None
+
+
+def read_file(path: Path) -> Options:
+    """Options from a TOML file.
+
+    Raises: Misuse if it cannot be read, or has a key that is no option.
+    """
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Options)
+    except OSError as error:
+        raise Misuse(f"The configuration file {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise Misuse(f"The configuration file {path} is wrong: {error}.") from error
+
+
+def check_options(given: dict[str, object]) -> Options:
+    """Options from the command line, by their long names.
+
+    Raises: Misuse naming the option.
+    """
+    try:
+        return msgspec.convert(given, Options)
+    except msgspec.ValidationError as error:
+        raise Misuse(f"A wrong value on the command line: {error}.") from error
+
+
+def make_config(file: Options, command_line: Options) -> Config:
+    """The configuration; what the command line says wins over the file.
+
+    Raises: Misuse for an address that is none, or for options that exclude each other.
+    """
+    said = {
+        name: value
+        for source in (file, command_line)
+        for name in Options.__struct_fields__
+        if (value := getattr(source, name)) is not None
+    }
+    port = int(said.pop("port", DEFAULT_PORT))
+    changes: dict[str, object] = {}
+    if "host" in said:
+        changes["hosts"] = tuple(parse_address(text, port) for text in said.pop("host"))
+    if "listen" in said:
+        changes["listen"] = tuple(parse_address(text, DEFAULT_PORT, any_host=True) for text in said.pop("listen"))
+    if "ops" in said:
+        changes["ops"] = parse_address(said.pop("ops"), DEFAULT_OPS.port)
+    known = {field.name for field in fields(Config)}
+    for name, value in said.items():
+        if name not in known:
+            raise Misuse(f"Option {name} has no place in the configuration.")
+        changes[name] = Path(value) if name in {"keystore", "machine", "audit"} else value
+    config = replace(Config(), **changes)  # type: ignore[arg-type]  # msgspec has checked every value's type
+    if config.once and not config.hosts:
+        raise Misuse("--once fetches from a host; none is given.", advice="Add -i HOST.")
+    return config

@@ -1,0 +1,83 @@
+"""The attested message: bytes that evidence vouches for, the one primitive under every exchange.
+
+docs/spec/exchange.md, "The attested message".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import Protocol
+
+from rkeyserver.appraisal.appraise import check_identity
+from rkeyserver.appraisal.policy import Policy
+from rkeyserver.attestation.evidence import Attester, Identity
+from rkeyserver.attestation.report_data import report_data
+from rkeyserver.attestation.sgx.claims import SgxClaims
+from rkeyserver.attestation.sgx.quote import require_report_data
+from rkeyserver.errors import Reason, Rejected
+from rkeyserver.exchange.messages import AttestedMessage
+
+
+class Context(StrEnum):
+    """What an attested message is: every type and direction its own, so that none passes for another."""
+
+    HAND_OVER_REQUEST = "hand-over request, standby to primary"
+    HAND_OVER_GRANT = "hand-over grant, primary to standby"
+
+
+class Verifier(Protocol):
+    """Proves evidence genuine, perhaps in another process. One per platform; it holds that platform's trust anchor."""
+
+    async def verify(self, evidence: bytes, endorsements: bytes, expected_report_data: bytes, now: int) -> SgxClaims:
+        """Claims from genuine evidence over `expected_report_data` (64 bytes) at `now` (seconds since 1970).
+
+        Raises: Rejected, Unavailable.
+        """
+
+
+def vouch(attester: Attester, context: Context, transcript: bytes, claims: bytes) -> AttestedMessage:
+    """Have the platform vouch for `claims` after `transcript` (transcript_hash() of what came before).
+
+    Raises: Unavailable if the platform gives no evidence now.
+    """
+    return AttestedMessage(
+        claims=claims,
+        evidence=attester.evidence(report_data(context, transcript, claims)),
+        endorsements=attester.endorsements(),
+    )
+
+
+async def prove(
+    message: AttestedMessage,
+    *,
+    context: Context,
+    transcript: bytes,
+    claimed: Identity,
+    policy: Policy,
+    verifiers: dict[str, Verifier],
+    now: int,
+) -> SgxClaims:
+    """Whether a message is vouched for by genuine evidence of the machine that it claims to be from.
+
+    Cheap checks first: binding, then whether the policy knows the claimed machine at all, then signatures. The claims
+    are proved, not yet acceptable.
+
+    Raises: Rejected(NOT_BOUND | PLATFORM_NOT_NAMED | MACHINE_NOT_NAMED | NOT_GENUINE | IDENTITY_CHANGED | ...).
+    """
+    expected = report_data(context, transcript, message.claims)
+    require_report_data(message.evidence, expected)
+    check_identity(claimed, policy)
+    verifier = verifiers.get(claimed.platform)
+    if verifier is None:
+        raise Rejected(
+            Reason.PLATFORM_NOT_NAMED, f"This instance verifies {', '.join(sorted(verifiers))}, not {claimed.platform}."
+        )
+    claims = await verifier.verify(message.evidence, message.endorsements, expected, now)
+    if claims.identity != claimed:
+        raise Rejected(
+            Reason.IDENTITY_CHANGED, f"The evidence is of {claims.identity}, the exchange began with {claimed}."
+        )
+    # Whatever verified in between, the loop gets a turn: a storm of joins must not starve the rest.
+    await asyncio.sleep(0)
+    return claims

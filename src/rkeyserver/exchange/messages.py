@@ -1,0 +1,157 @@
+"""The messages of the exchange, exactly as they travel (docs/spec/exchange.md, "Messages").
+
+MessagePack maps with a `type` field, decoded strictly: unknown fields, other types, other lengths and every
+non-canonical form of the same message are refused. Sizes are capped before anything is decoded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, TypeVar
+
+import msgspec
+
+from rkeyserver.attestation.evidence import MAX_ENDORSEMENTS, MAX_EVIDENCE, Identity
+from rkeyserver.errors import Reason, Rejected
+
+PROTOCOL_VERSION: Final = 1
+NONCE_SIZE: Final = 32
+MAC_SIZE: Final = 32
+KEM_PUBLIC_KEY_SIZE: Final = 1216
+MAX_IDENTITY: Final = 16 * 1024
+MAX_CIPHERTEXT: Final = 256 * 1024 + 2048
+
+Nonce = Annotated[bytes, msgspec.Meta(min_length=NONCE_SIZE, max_length=NONCE_SIZE)]
+Mac = Annotated[bytes, msgspec.Meta(min_length=MAC_SIZE, max_length=MAC_SIZE)]
+Instance = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern="^[0-9a-z:._-]+$")]
+Opaque = Annotated[bytes, msgspec.Meta(max_length=MAX_IDENTITY)]
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    """Base of all messages."""
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """Standby to primary, first.
+
+    instance: random per start, so that an instance notices that it talks to itself. platform, machine: who it will
+    prove to be. identity: what the platform's credential exchange needs, empty where it has none.
+    """
+
+    version: int
+    instance: Instance
+    platform: Name
+    machine: Name
+    identity: Opaque
+
+
+class ChallengeBody(Message, frozen=True, tag="challenge-body"):
+    """What the primary answers to a hello; time: its clock, seconds since 1970. Else as in Hello."""
+
+    nonce: Nonce
+    time: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    instance: Instance
+    platform: Name
+    machine: Name
+    identity: Opaque
+    credential: Opaque
+
+
+class Challenge(Message, frozen=True, tag="challenge"):
+    """A challenge body and the primary's MAC over hello and body, so that the primary keeps no state."""
+
+    body: Annotated[bytes, msgspec.Meta(max_length=3 * MAX_IDENTITY)]
+    mac: Mac
+
+
+class AttestedMessage(Message, frozen=True, tag="attested"):
+    """Claims bytes, the evidence whose report data covers them, and endorsements for its verifier."""
+
+    claims: Annotated[bytes, msgspec.Meta(max_length=3 * MAX_IDENTITY)]
+    evidence: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_EVIDENCE)]
+    endorsements: Annotated[bytes, msgspec.Meta(max_length=MAX_ENDORSEMENTS)]
+
+
+class Request(Message, frozen=True, tag="request"):
+    """Hello and challenge as they were sent, and what vouches for the request."""
+
+    hello: Annotated[bytes, msgspec.Meta(max_length=2 * MAX_IDENTITY)]
+    challenge: Annotated[bytes, msgspec.Meta(max_length=4 * MAX_IDENTITY)]
+    attested: AttestedMessage
+
+
+class RequestClaims(Message, frozen=True, tag="request-claims"):
+    """What the standby's evidence covers.
+
+    nonce: the standby's own; kem_public_key: one-time, ML-KEM-768 (1184 bytes) then X25519 (32); credential_mac:
+    HMAC-SHA256 under the activated credential, empty where the platform has none; credential: for the primary.
+    """
+
+    nonce: Nonce
+    kem_public_key: Annotated[bytes, msgspec.Meta(min_length=KEM_PUBLIC_KEY_SIZE, max_length=KEM_PUBLIC_KEY_SIZE)]
+    credential_mac: Annotated[bytes, msgspec.Meta(max_length=MAC_SIZE)]
+    credential: Opaque
+
+
+class Grant(Message, frozen=True, tag="grant"):
+    """The keyring for the standby: HPKE encapsulated key and ciphertext, and what vouches for it."""
+
+    attested: AttestedMessage
+    ciphertext: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_CIPHERTEXT)]
+
+
+class GrantClaims(Message, frozen=True, tag="grant-claims"):
+    """What the primary's evidence covers; nonce: the standby's; credential_answer: to the standby's credential."""
+
+    ciphertext_sha512: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+    nonce: Nonce
+    credential_answer: Annotated[bytes, msgspec.Meta(max_length=MAC_SIZE)]
+
+
+AnyMessage = Hello | ChallengeBody | Challenge | Request | RequestClaims | Grant | GrantClaims
+
+MAX_MESSAGE: Final[dict[type[Message], int]] = {
+    Hello: 2 * MAX_IDENTITY,
+    ChallengeBody: 3 * MAX_IDENTITY,
+    Challenge: 4 * MAX_IDENTITY,
+    RequestClaims: 3 * MAX_IDENTITY,
+    Request: 6 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS + 3 * MAX_IDENTITY,
+    GrantClaims: 1024,
+    Grant: 3 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS + MAX_CIPHERTEXT,
+}
+
+T = TypeVar("T", bound=Message)
+
+
+def encode(message: Message) -> bytes:
+    """The one byte form of a message."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """Read one message of a known type.
+
+    Raises: Rejected(TOO_LARGE | MALFORMED).
+    """
+    if len(data) > MAX_MESSAGE[kind]:
+        raise Rejected(Reason.TOO_LARGE, f"A {_name(kind)} of {len(data)} bytes; at most {MAX_MESSAGE[kind]} are read.")
+    try:
+        message = msgspec.msgpack.decode(data, type=kind)
+        canonical = encode(message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Rejected(Reason.MALFORMED, f"This is no {_name(kind)}: {error}.") from error
+    if canonical != data:
+        raise Rejected(Reason.MALFORMED, f"A {_name(kind)} that is not in its canonical form.")
+    return message
+
+
+def _name(kind: type[Message]) -> str:
+    return str(kind.__struct_config__.tag)
+
+
+def identity_of(message: Hello | ChallengeBody) -> Identity:
+    """Who the sender says it is."""
+    return Identity(message.platform, message.machine)
+
+
+Role = Literal["primary", "standby"]

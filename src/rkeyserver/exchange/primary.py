@@ -1,0 +1,200 @@
+"""The primary's side of the hand-over: hello in, challenge out; request in, grant out (docs/spec/exchange.md).
+
+    challenge()                     keeps nothing: the MAC brings hello and challenge back
+    prove(request)     -> Proved    size, MAC, age, binding, claimed identity, signatures, first use
+    appraise(Proved)   -> Accepted  the domain's policy
+    grant(Accepted)    -> bytes     only here is the keyring touched
+
+Each takes what the one before returned, so none can be skipped. Between appraise() and grant() the caller records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from rkeyserver.appraisal.appraise import Verdict, appraise
+from rkeyserver.appraisal.policy import Policy
+from rkeyserver.attestation.evidence import Attester
+from rkeyserver.attestation.report_data import transcript_hash
+from rkeyserver.attestation.sgx.claims import SgxClaims
+from rkeyserver.clock import Clock, utc
+from rkeyserver.errors import Reason, Rejected, Unavailable
+from rkeyserver.exchange import hpke
+from rkeyserver.exchange.attested import Context, Verifier, prove, vouch
+from rkeyserver.exchange.messages import (
+    PROTOCOL_VERSION,
+    Challenge,
+    ChallengeBody,
+    Grant,
+    GrantClaims,
+    Hello,
+    Request,
+    RequestClaims,
+    decode,
+    encode,
+    identity_of,
+)
+from rkeyserver.framing import framed
+from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.secret import SecretBytes
+
+CHALLENGE_LIFE: Final = 60  # seconds
+MAX_REMEMBERED: Final = 65_536
+
+
+@dataclass(frozen=True)
+class Proved:
+    """A request with genuine evidence, bound to this exchange; not yet accepted."""
+
+    claims: SgxClaims
+    request: RequestClaims
+    transcript: bytes
+    now: int
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A request that the policy accepts; the one thing that grant() takes."""
+
+    verdict: Verdict
+    request: RequestClaims
+    transcript: bytes
+
+
+class UsedChallenges:
+    """Nonces that reached a verdict, for as long as they would still be valid. Bounded.
+
+    Only genuine evidence gets here, so a stranger cannot fill it.
+    """
+
+    def __init__(self) -> None:
+        self._until: OrderedDict[bytes, int] = OrderedDict()
+
+    def use(self, nonce: bytes, now: int) -> None:
+        """Count `nonce` as used.
+
+        Raises: Rejected(CHALLENGE_REUSED) the second time; Unavailable if it can remember no more.
+        """
+        while self._until and next(iter(self._until.values())) < now:
+            self._until.popitem(last=False)
+        if nonce in self._until:
+            raise Rejected(Reason.CHALLENGE_REUSED, "This challenge was answered before.")
+        if len(self._until) >= MAX_REMEMBERED:
+            raise Unavailable(f"More than {MAX_REMEMBERED} hand-overs in {CHALLENGE_LIFE} seconds.")
+        self._until[nonce] = now + CHALLENGE_LIFE
+
+
+class Granter:
+    """Answers hellos and requests for one instance. random: gives n fresh random bytes; instance: 16 random bytes."""
+
+    def __init__(
+        self,
+        *,
+        attester: Attester,
+        verifiers: dict[str, Verifier],
+        clock: Clock,
+        random: Callable[[int], bytes],
+        instance: bytes,
+    ) -> None:
+        self._attester = attester
+        self._verifiers = verifiers
+        self._clock = clock
+        self._random = random
+        self._instance = instance
+        self._mac_key = SecretBytes.random(32)
+        self._used = UsedChallenges()
+
+    def challenge(self, hello_bytes: bytes) -> bytes:
+        """The challenge for a hello. Keeps no state.
+
+        Raises: Rejected(TOO_LARGE | MALFORMED | WRONG_VERSION | TALKING_TO_ITSELF).
+        """
+        hello = decode(hello_bytes, Hello)
+        if hello.version != PROTOCOL_VERSION:
+            raise Rejected(
+                Reason.WRONG_VERSION, f"The peer speaks version {hello.version}; this is version {PROTOCOL_VERSION}."
+            )
+        if hello.instance == self._instance:
+            raise Rejected(Reason.TALKING_TO_ITSELF, "The hello came from this very instance.")
+        own = self._attester.attester_identity()
+        body = encode(
+            ChallengeBody(
+                nonce=self._random(32),
+                time=self._clock.now(),
+                instance=self._instance,
+                platform=own.platform,
+                machine=own.machine,
+                identity=b"",
+                credential=b"",
+            )
+        )
+        return encode(Challenge(body=body, mac=self._mac(hello_bytes, body)))
+
+    def _mac(self, hello: bytes, body: bytes) -> bytes:
+        return hmac.digest(self._mac_key.view, framed(b"rkeyserver/v1 challenge", hello, body), "sha256")
+
+    async def prove(self, request_bytes: bytes, policy: Policy) -> Proved:
+        """Whether a request is a fresh answer to a challenge of ours, vouched for by genuine evidence.
+
+        Raises: Rejected(TOO_LARGE | MALFORMED | BAD_MAC | CHALLENGE_EXPIRED | CHALLENGE_REUSED | ...), Unavailable.
+        """
+        request = decode(request_bytes, Request)
+        challenge = decode(request.challenge, Challenge)
+        if not hmac.compare_digest(challenge.mac, self._mac(request.hello, challenge.body)):
+            raise Rejected(Reason.BAD_MAC, "The challenge is not one that this instance made for this hello.")
+        hello, body = decode(request.hello, Hello), decode(challenge.body, ChallengeBody)
+        now = self._clock.now()
+        if not body.time <= now <= body.time + CHALLENGE_LIFE:
+            raise Rejected(
+                Reason.CHALLENGE_EXPIRED,
+                f"The challenge was made at {utc(body.time)}, it is now {utc(now)}; it lives {CHALLENGE_LIFE} seconds.",
+            )
+        claims = decode(request.attested.claims, RequestClaims)
+        if claims.credential_mac or claims.credential:
+            raise Rejected(Reason.MALFORMED, "The request answers a credential; this platform gave none.")
+        proved = await prove(
+            request.attested,
+            context=Context.HAND_OVER_REQUEST,
+            transcript=transcript_hash(request.hello, request.challenge),
+            claimed=identity_of(hello),
+            policy=policy,
+            verifiers=self._verifiers,
+            now=now,
+        )
+        self._clock.observe(proved.issued)
+        self._used.use(body.nonce, self._clock.now())
+        return Proved(
+            claims=proved,
+            request=claims,
+            transcript=transcript_hash(request.hello, request.challenge, request_bytes),
+            now=now,
+        )
+
+    def appraise(self, proved: Proved, policy: Policy) -> Accepted:
+        """Judge a proved request by the domain's policy.
+
+        Raises: Rejected with the rule that failed.
+        """
+        verdict = appraise(proved.claims, policy, now=proved.now)
+        return Accepted(verdict=verdict, request=proved.request, transcript=proved.transcript)
+
+    def grant(self, accepted: Accepted, keyring: Keyring) -> bytes:
+        """Seal the keyring to the accepted peer, and vouch for it.
+
+        Raises: Rejected(MALFORMED) if the peer's one-time key is none; Unavailable if the platform gives no evidence.
+        """
+        ciphertext = hpke.seal(keyring.view, accepted.request.kem_public_key, accepted.transcript)
+        claims = GrantClaims(
+            ciphertext_sha512=hashlib.sha512(ciphertext).digest(), nonce=accepted.request.nonce, credential_answer=b""
+        )
+        attested = vouch(self._attester, Context.HAND_OVER_GRANT, accepted.transcript, encode(claims))
+        return encode(Grant(attested=attested, ciphertext=ciphertext))
+
+    def close(self) -> None:
+        """Erase the key of the challenges."""
+        self._mac_key.close()
