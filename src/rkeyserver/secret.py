@@ -199,3 +199,11 @@ def harden_process() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Inside Gramine there is no prctl, and nothing outside reads an enclave: a refusal is harmless there.
     _libc().prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def take_bytes(found: bytes) -> SecretBytes:
+    """Move a secret that a library returned as bytes into key memory, and erase the bytes."""
+    secret = SecretBytes(len(found))
+    ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(secret.view)), found, len(found))
+    erase(found)
+    return secret
