@@ -1,0 +1,99 @@
+"""What argv may say."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from rkeyserver import __version__
+from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, LOG_LEVELS
+from rkeyserver.errors import Misuse
+
+EPILOG: Final = """\
+commands:
+  rkeyserver inspect [PATH]   print a record's readable header, on any machine
+  rkeyserver status [--json]  ask a running instance what it is
+
+exit status: 0 done, 2 wrong usage, 3 refused, 4 unavailable (try again), 5 stored data cannot be used, 1 a bug
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Misuse(f"{message[0].upper()}{message[1:]}.", advice=f"{self.prog} -h lists what there is.")
+
+
+def _serve_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="rkeyserver",
+        description="Serve a domain's root key: make it or open it here, or with -i fetch it from a running instance.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-i", "--host", action="append", metavar="HOST[:PORT]", help="ask this instance for the key (repeatable)")
+    add("-p", "--port", type=int, help="the hosts' port (default 8888)")
+    add("--keystore", metavar="PATH", help=f"the sealed record (default {DEFAULT_KEYSTORE})")
+    add("--domain", metavar="ID", help="open, fetch and adopt only this domain; never make a new one")
+    add("--wait", type=float, metavar="SECONDS", help="how long to keep asking without an own record (default 30)")
+    add("--once", action="store_true", help="fetch, store, exit")
+    add("--listen", action="append", metavar="[HOST]:PORT", help="where peers connect (default :8888, repeatable)")
+    add("--platform", choices=("sgx", "tpm", "simulated"), help="default: the hardware that is found")
+    add("--machine", metavar="DIR", help="the simulated processor's state, one folder for each machine")
+    add("--ops", metavar="HOST:PORT", help=f"the operations listener (default {DEFAULT_OPS})")
+    add("--audit", metavar="PATH", help="the audit file (default: beside the keystore)")
+    add("--config", metavar="FILE", help="TOML with the long options' names; the command line wins")
+    add("--log-level", choices=LOG_LEVELS, help="default info")
+    add("--version", action="version", version=f"rkeyserver {__version__}")
+    return parser
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Run an instance. given: options by long name; config: a file with more of them."""
+
+    given: dict[str, Any]
+    config: Path | None
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Print the header of the record at `path`."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Status:
+    """Ask the instance at `ops`."""
+
+    ops: str
+    as_json: bool
+
+
+Command = Serve | Inspect | Status
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """The command that `argv` (without the program's name) gives.
+
+    Raises: Misuse; SystemExit(0) after -h and --version.
+    """
+    if argv and argv[0] == "inspect":
+        parser = _Parser(prog="rkeyserver inspect", description="Print a record's readable header.", allow_abbrev=False)
+        parser.add_argument("path", nargs="?", default=str(DEFAULT_KEYSTORE), help=f"default {DEFAULT_KEYSTORE}")
+        return Inspect(Path(parser.parse_args(argv[1:]).path))
+    if argv and argv[0] == "status":
+        parser = _Parser(prog="rkeyserver status", description="Ask a running instance.", allow_abbrev=False)
+        parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+        parser.add_argument("--ops", default=str(DEFAULT_OPS), metavar="HOST:PORT", help=f"default {DEFAULT_OPS}")
+        found = parser.parse_args(argv[1:])
+        return Status(found.ops, found.json)
+    given = {name.replace("_", "-"): value for name, value in vars(_serve_parser().parse_args(argv)).items()}
+    config = given.pop("config", None)
+    return Serve(given, None if config is None else Path(config))

@@ -1,0 +1,37 @@
+"""`rkeyserver inspect`: what a record says of itself. It needs no key, so it is not proved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rkeyserver.clock import utc
+from rkeyserver.keystore.file import read_record
+from rkeyserver.sealing.record import parse
+
+
+def inspect(path: Path) -> str:
+    """The header of the record at `path`, for people.
+
+    Raises: Corrupt, Unavailable, Misuse if there is no record there that can be read.
+    """
+    record = parse(read_record(path))
+    header = record.header
+    lines = [
+        f"record       {path}",
+        f"domain       {header.domain}",
+        f"epoch        {header.epoch}",
+        f"sequence     {header.sequence}",
+        f"written      {utc(header.written)}",
+        *(f"generation   {generation}" for generation in header.generations),
+        f"sealed bytes {len(record.ciphertext)}",
+    ]
+    for number, slot in enumerate(header.slots, start=1):
+        lines += [
+            f"slot {number}       platform {slot.platform}, key {slot.policy}",
+            f"  machine    {slot.machine}",
+            *(f"  {name:<10} {value}" for name, value in sorted(slot.versions.items())),
+        ]
+    if any(slot.platform == "simulated" for slot in header.slots):
+        lines.append("SIMULATED: this record is protected by nothing.")
+    lines.append("Read from the header alone; it is proved only where the record opens.")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,60 @@
+"""`rkeyserver status`: what a running instance says of itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import httpx
+
+from rkeyserver.address import parse_address
+from rkeyserver.config import DEFAULT_OPS
+from rkeyserver.errors import Unavailable
+
+SECONDS: Final = 5.0
+
+
+def ask(ops: str) -> dict[str, Any]:
+    """The status of the instance whose operations listener is `ops`.
+
+    Raises: Misuse for no address; Unavailable if nothing answers there.
+    """
+    address = parse_address(ops, DEFAULT_OPS.port)
+    try:
+        with httpx.Client(trust_env=False, timeout=SECONDS, verify=False) as client:  # noqa: S501 - no TLS here
+            response = client.get(f"http://{address}/status")
+            found = response.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise Unavailable(
+            f"No instance answers on {address}: {error}.", advice="Is it running? Was it started with another --ops?"
+        ) from error
+    if response.status_code != httpx.codes.OK or not isinstance(found, dict):
+        raise Unavailable(f"The instance on {address} answers {response.status_code}: {found}.")
+    return found
+
+
+def status(ops: str, *, as_json: bool) -> str:
+    """The status as text, for people or as JSON."""
+    found = ask(ops)
+    if as_json:
+        return json.dumps(found, indent=2) + "\n"
+    ways = found["ways_back"]
+    lines = [
+        f"role         {found['role']}",
+        f"domain       {found['domain']}",
+        f"state        epoch {found['epoch']}, sequence {found['sequence']}",
+        *(f"generation   {one['id']} {one['state']}, made {one['created']}" for one in found["generations"]),
+        f"platform     {found['platform']}, machine {found['machine']}",
+        f"protection   {found['protects']}",
+        f"key memory   {found['key_memory']}",
+        *(f"slot         {one['platform']}, key {one['policy']}" for one in found["slots"]),
+        f"hand-overs   {found['hand_overs']} since {found['started']}",
+        *(f"refused      {count} for {reason}" for reason, count in sorted(found["refused"].items())),
+        *(f"peer         {machine}, last {at}" for machine, at in found["peers"].items()),
+        f"ways back    {found['ways_back_total']}: " + ", ".join(f"{name} {count}" for name, count in ways.items()),
+    ]
+    if found["ways_back_total"] <= 1:
+        lines.append("WARNING: one way back. If this machine or its record is lost, so is the root key: add a backup.")
+    if found["simulated"]:
+        lines.append("SIMULATED: nothing here is protected.")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,203 @@
+"""Where a record's file really is, and its bytes, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from rkeyserver.errors import Corrupt, Misuse, Unavailable
+from rkeyserver.keystore.file_steps import advice, because
+from rkeyserver.keystore.store import MAX_RECORD
+
+_log = logging.getLogger(__name__)
+
+_MAX_LINKS: Final = 40  # as the kernel's own limit, path_resolution(7)
+_MOUNTINFO: Final = Path("/proc/self/mountinfo")
+_MOUNT_POINT_FIELD: Final = 4  # proc_pid_mountinfo(5), counted from 0
+# O_NONBLOCK: opening a FIFO that nobody writes to must not hang. It changes nothing for a regular file.
+_READ_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+RESTORE: Final = (
+    "Nothing was changed. Put the record back from a backup or from a copy kept beside it, or fetch the keyring again"
+    " from a living peer."
+)
+_KINDS: Final = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+    (stat.S_ISLNK, "a symbolic link"),
+)
+
+
+def kind_of(mode: int) -> str:
+    """What a file that is not a regular one is, in words."""
+    return next((words for test, words in _KINDS if test(mode)), "no regular file")
+
+
+def resolve(path: Path) -> Path:
+    """The absolute path of the file that `path` leads to, symbolic links followed; the file need not exist.
+
+    The lock, the kept copies and the rename belong to the folder that really holds the record.
+
+    Raises: Misuse if the path cannot name a file here; Corrupt if its links lead nowhere; Unavailable if it cannot be
+    followed now.
+    """
+    current, followed = path, False
+    for _ in range(_MAX_LINKS):
+        if current.name in ("", ".."):
+            raise Misuse(f"The keystore {path} names a folder; the path of a file is wanted.")
+        try:
+            folder = Path(os.path.realpath(current.parent, strict=True))
+        except ValueError as error:
+            raise Misuse(f"The keystore {str(path)!r} is no path: {error}.") from error
+        except OSError as error:
+            raise _cannot_follow(path, current.parent, error, followed=followed) from error
+        here = folder / current.name
+        try:
+            current, followed = folder / here.readlink(), True
+        except ValueError as error:
+            raise Misuse(f"The keystore {str(path)!r} is no path: {error}.") from error
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):  # readlink(2): is no link, or is not there
+                return here
+            raise _cannot_follow(path, folder, error, followed=followed) from error
+    raise _loop(path)
+
+
+def _loop(path: Path) -> Corrupt:
+    return Corrupt(
+        f"The keystore {path} is a loop of symbolic links; a file, or a link to one, is wanted.",
+        advice="Nothing was changed. Point the link at the record's file.",
+    )
+
+
+def _cannot_follow(path: Path, folder: Path, error: OSError, *, followed: bool) -> Corrupt | Misuse | Unavailable:
+    if error.errno == errno.ELOOP:
+        return _loop(path)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR) and followed:
+        return Corrupt(
+            f"The keystore {path} is a symbolic link into {folder}, which is not there: {because(error)}.",
+            advice="Nothing was changed. Mount or restore that folder, or remove the link if it is out of date.",
+        )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return Misuse(
+            f"The keystore {path} has no folder: {folder}: {because(error)}.",
+            advice="Create the folder, or mount what should be there; it is not created by itself.",
+        )
+    text = f"The keystore {path} cannot be reached: {because(error)}."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG):
+        return Misuse(text, advice="Give a path that this process's user can reach, or change the folder's rights.")
+    return Unavailable(text, advice=advice(error, folder))
+
+
+def refuse_mount_point(record: Path, mountinfo: Path = _MOUNTINFO) -> None:
+    """Refuse a file that is itself a mount point: rename(2) cannot replace it.
+
+    record: resolved. mountinfo: the kernel's table; where there is none (inside Gramine) nothing can be told, and the
+    rename will.
+
+    Raises: Misuse.
+    """
+    wanted = os.fsencode(record)
+    for character in b"\\ \t\n":  # the kernel's escapes; the backslash first, so that none is escaped twice
+        wanted = wanted.replace(bytes([character]), b"\\%03o" % character)
+    try:
+        lines = mountinfo.read_bytes().splitlines()
+    except OSError:
+        return
+    mounted = any(line.split(b" ")[_MOUNT_POINT_FIELD : _MOUNT_POINT_FIELD + 1] == [wanted] for line in lines)
+    if mounted and not record.is_dir():
+        raise mount_point(record)
+
+
+def mount_point(record: Path) -> Misuse:
+    """The error for a file mounted by itself."""
+    return Misuse(
+        f"The keystore {record} is a file mounted by itself, which cannot be replaced in one step.",
+        advice=f"Mount a folder instead (for example on {record.parent}) and keep the record in it.",
+    )
+
+
+def warn_if_exposed(record: Path) -> None:
+    """Log what others could do to the record. It is sealed, so they can delay or delete, not read or forge."""
+    try:
+        folder = record.parent.stat()
+        if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
+            _log.warning("Everybody may replace files in %s; make it writable only for its owner.", record.parent)
+        found = record.lstat()
+    except OSError:
+        return  # whatever is wrong there is told by load()
+    if found.st_uid != os.geteuid():
+        _log.warning("%s belongs to user %d; this process runs as %d.", record, found.st_uid, os.geteuid())
+    if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
+        _log.warning("%s has mode %04o; 0600 is wanted.", record, stat.S_IMODE(found.st_mode))
+
+
+def read_record(path: Path) -> bytes:
+    """The bytes of the record at `path`, without a lock: whole, since a record is only ever replaced by rename.
+
+    Raises: Misuse if there is no such file; Corrupt if something there cannot be read whole. Nothing is changed.
+    """
+    record = read_if_there(path)
+    if record is None:
+        raise Misuse(f"There is no record at {path}.", advice="Give the path of a record's file.")
+    return record
+
+
+def read_if_there(path: Path, flags: int = 0) -> bytes | None:
+    """The bytes of the regular file at `path`; None only if open(2) says ENOENT. flags: more flags for open(2).
+
+    Raises: Corrupt if something is there that cannot be read whole.
+    """
+    try:
+        fd = os.open(path, _READ_FLAGS | flags)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise Misuse(f"{str(path)!r} is no path: {error}.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        return _read_whole(path, fd)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    finally:
+        os.close(fd)
+
+
+def _read_whole(path: Path, fd: int) -> bytes:
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise Corrupt(f"{path} is {kind_of(found.st_mode)}; a regular file is wanted.", advice=RESTORE)
+    if found.st_size == 0:
+        raise Corrupt(f"{path} is empty; a sealed record is wanted.", advice=RESTORE)
+    if found.st_size > MAX_RECORD:
+        raise Corrupt(f"{path} has {found.st_size} bytes; a record has at most {MAX_RECORD}.", advice=RESTORE)
+    content = bytearray()
+    while len(content) <= found.st_size:  # one byte more than there should be shows a file that grew
+        part = os.read(fd, found.st_size + 1 - len(content))
+        if not part:
+            break
+        content += part
+    if len(content) != found.st_size:
+        least = "at least " if len(content) > found.st_size else ""
+        raise Corrupt(
+            f"{path} gave {least}{len(content)} bytes where {found.st_size} were wanted: it changes while it is read.",
+            advice=RESTORE,
+        )
+    return bytes(content)
+
+
+def _unreadable(path: Path, error: OSError) -> Corrupt:
+    if error.errno == errno.ELOOP:
+        found = "a symbolic link where a file is wanted, or a loop of them"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        found = f"not readable for user {os.geteuid()}"
+    else:
+        found = f"not readable ({because(error)})"
+    return Corrupt(f"{path} is {found}: it cannot be told whether it holds a record.", advice=RESTORE)

@@ -1,0 +1,42 @@
+"""What a platform is: an attester and a sealer, with a name and an honest sentence about what it protects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from rkeyserver.attestation.evidence import Attester
+from rkeyserver.attestation.sgx.claims import SgxClaims
+from rkeyserver.sealing.sealer import PlatformSealer
+
+
+VerifyFunction = Callable[[bytes, bytes, bytes, int], SgxClaims]
+"""(evidence, endorsements, expected report data, now) -> claims, or Rejected."""
+
+
+class Platform(Attester, PlatformSealer, Protocol):
+    """One machine's platform, open."""
+
+    @property
+    def name(self) -> str:
+        """Its registered name."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it protects nothing."""
+
+    @property
+    def protects(self) -> str:
+        """One sentence for people: what it protects against, and what not."""
+
+    @property
+    def mrsigner(self) -> str:
+        """Own MRSIGNER, hex."""
+
+    @property
+    def isv_prod_id(self) -> int:
+        """Own product id."""
+
+    @property
+    def verify(self) -> VerifyFunction:
+        """What verifies a peer's evidence of this platform: a value that can cross to another process."""

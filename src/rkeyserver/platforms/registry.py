@@ -1,0 +1,45 @@
+"""The closed list of platforms, and how real hardware is recognised. Nothing registers itself; nothing falls back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from rkeyserver.errors import Misuse
+
+SIMULATED: Final = "simulated"
+PLATFORMS: Final = ("sgx", "tpm", SIMULATED)
+
+_HARDWARE: Final = {
+    "sgx": ("/dev/attestation/attestation_type", "/dev/sgx_enclave", "/dev/sgx/enclave"),
+    "tpm": ("/dev/tpmrm0",),
+}
+
+
+def detect(exists: Callable[[Path], bool] = Path.exists) -> str:
+    """The name of the real platform of this machine, the strongest first.
+
+    Raises: Misuse where there is none, with the ways on; never `simulated`.
+    """
+    for name, devices in _HARDWARE.items():
+        if any(exists(Path(device)) for device in devices):
+            return name
+    looked = ", ".join(device for devices in _HARDWARE.values() for device in devices)
+    raise Misuse(
+        f"This machine has no SGX and no TPM that can be seen (looked for {looked}).",
+        advice="On a machine with SGX, turn it on in the BIOS and load its driver. To try the server out without any "
+        "protection, say --platform simulated.",
+    )
+
+
+def check_built(name: str) -> None:
+    """Whether platform `name` is part of this version.
+
+    Raises: Misuse.
+    """
+    if name != SIMULATED:
+        raise Misuse(
+            f"Platform {name} is not built in this version.",
+            advice="Only `simulated` is, which protects nothing: --platform simulated.",
+        )

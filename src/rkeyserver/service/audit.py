@@ -1,0 +1,138 @@
+"""The audit file: one JSON line for every decision, on disk before the decision takes effect (design invariant 9)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from rkeyserver.attestation.sgx.claims import SgxClaims
+from rkeyserver.clock import Clock, utc
+from rkeyserver.errors import Unavailable
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """Who it was, as proved by evidence."""
+
+    address: str
+    platform: str
+    machine: str
+    mrenclave: str
+    mrsigner: str
+    isv_prod_id: int
+    isv_svn: int
+    tcb_status: str
+
+    @classmethod
+    def of(cls, claims: SgxClaims, address: str) -> Self:
+        """The peer at `address` that these claims are proved of."""
+        return cls(
+            address=address,
+            platform=claims.platform,
+            machine=claims.ppid,
+            mrenclave=claims.mrenclave,
+            mrsigner=claims.mrsigner,
+            isv_prod_id=claims.isv_prod_id,
+            isv_svn=claims.isv_svn,
+            tcb_status=claims.tcb_status,
+        )
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One decision. event: mint, open, hand-over or join; verdict: accepted or refused; transcript: SHA-512, hex."""
+
+    event: str
+    verdict: str
+    domain: str = ""
+    sequence: int = -1
+    peer: Peer | None = None
+    policy: str = ""
+    reason: str = ""
+    found: str = ""
+    transcript: str = ""
+
+
+class _Stamped(msgspec.Struct, frozen=True):
+    at: str
+
+
+@dataclass
+class _Waiting:
+    data: bytes
+    done: asyncio.Future[None]
+
+
+class Audit:
+    """Appends lines to one file. Lines that wait at the same moment share one fdatasync.
+
+    Raises: Unavailable from open() and write(): then the decision must not take effect.
+    """
+
+    def __init__(self, fd: int, path: Path, clock: Clock) -> None:
+        self._fd = fd
+        self._path = path
+        self._clock = clock
+        self._waiting: list[_Waiting] = []
+        self._flushing: asyncio.Task[None] | None = None
+
+    @classmethod
+    def open(cls, path: Path, clock: Clock) -> Self:
+        """Open or create the file, to append only."""
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise Unavailable(
+                f"The audit file {path} cannot be opened: {error.strerror}.",
+                advice="Nothing is decided without it: make its folder writable, or name another with --audit.",
+            ) from error
+        return cls(fd, path, clock)
+
+    def _encode(self, line: Line) -> bytes:
+        stamp = msgspec.to_builtins(_Stamped(at=utc(self._clock.now())))
+        return msgspec.json.encode(stamp | msgspec.to_builtins(line)) + b"\n"
+
+    def write_now(self, line: Line) -> None:
+        """Write one line and wait for the disk; for the time before the event loop runs."""
+        self._commit(self._encode(line))
+
+    async def write(self, line: Line) -> None:
+        """Write one line; returns when it is on disk."""
+        loop = asyncio.get_running_loop()
+        entry = _Waiting(self._encode(line), loop.create_future())
+        self._waiting.append(entry)
+        if self._flushing is None or self._flushing.done():
+            self._flushing = loop.create_task(self._flush())
+        await entry.done
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                await asyncio.to_thread(self._commit, b"".join(entry.data for entry in batch))
+            except Unavailable as error:
+                for entry in batch:
+                    if not entry.done.done():
+                        entry.done.set_exception(error)
+            else:
+                for entry in batch:
+                    if not entry.done.done():
+                        entry.done.set_result(None)
+
+    def _commit(self, data: bytes) -> None:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise Unavailable(
+                f"The audit file {self._path} cannot be written: {error.strerror}. No key leaves until it can."
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)

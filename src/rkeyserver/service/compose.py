@@ -1,0 +1,135 @@
+"""The one place that names concrete back ends and puts an instance together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import random
+import secrets
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from rkeyserver.appraisal.policy import Policy
+from rkeyserver.clock import Clock
+from rkeyserver.config import Config
+from rkeyserver.exchange.attested import Verifier
+from rkeyserver.exchange.primary import Granter
+from rkeyserver.exchange.standby import Asking
+from rkeyserver.keystore.file import FileKeystore
+from rkeyserver.platforms import registry
+from rkeyserver.platforms.interface import Platform
+from rkeyserver.secret import harden_process
+from rkeyserver.service.adopt import look
+from rkeyserver.service.audit import Audit
+from rkeyserver.service.instance import Instance, Role
+from rkeyserver.service.serve import open_sockets, serve
+from rkeyserver.service.start import Joiner, start_primary, start_standby
+from rkeyserver.service.verification import VerifierPool
+
+MAX_WORKERS: Final = 4
+log = logging.getLogger(__name__)
+
+
+def open_platform(config: Config, clock: Clock) -> Platform:
+    """The platform that the configuration names, or that this machine has.
+
+    Raises: Misuse if there is none, or if it is not built; Corrupt, Unavailable if it cannot be opened.
+    """
+    name = config.platform or registry.detect()
+    registry.check_built(name)
+    # Late, so that no other platform's code is even loaded.
+    from rkeyserver.platforms.simulated.platform import SimulatedPlatform  # noqa: PLC0415
+
+    log.warning("Platform simulated: nothing here is protected. It is for trying out and for tests.")
+    return SimulatedPlatform.open(config.machine, clock)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an instance is made of; closed when its context ends."""
+
+    instance: Instance
+    joiner: Joiner
+
+
+@contextlib.contextmanager
+def assemble(config: Config) -> Iterator[Parts]:
+    """Open platform, keystore and audit file, and put an instance together that has no keyring yet."""
+    harden_process()
+    clock = Clock()
+    with contextlib.ExitStack() as stack:
+        platform = open_platform(config, clock)
+        workers = min(MAX_WORKERS, os.cpu_count() or 1)
+        pool = VerifierPool(platform.verify, workers)
+        stack.callback(pool.close)
+        pool.warm_up()
+        store = FileKeystore.open(config.keystore)
+        stack.callback(store.close)
+        audit = Audit.open(config.audit_path, clock)
+        stack.callback(audit.close)
+        verifiers: dict[str, Verifier] = {platform.name: pool}
+        own_id = secrets.token_bytes(16)
+        granter = Granter(
+            attester=platform, verifiers=verifiers, clock=clock, random=secrets.token_bytes, instance=own_id
+        )
+        stack.callback(granter.close)
+        instance = Instance(
+            role=Role.STANDBY if config.hosts else Role.PRIMARY,
+            platform=platform,
+            store=store,
+            audit=audit,
+            clock=clock,
+            granter=granter,
+            say=_say,
+            started=clock.now(),
+        )
+        asking = functools.partial(_asking, platform, verifiers, clock, own_id)
+        yield Parts(instance, Joiner(config, instance, asking, random.random))
+
+
+def _asking(platform: Platform, verifiers: dict[str, Verifier], clock: Clock, own_id: bytes, policy: Policy) -> Asking:
+    return Asking(
+        attester=platform,
+        verifiers=verifiers,
+        policy=policy,
+        clock=clock,
+        random=secrets.token_bytes,
+        instance=own_id,
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+async def _run(config: Config) -> None:
+    with assemble(config) as parts, contextlib.ExitStack() as stack:
+        instance, joiner = parts.instance, parts.joiner
+        peers = [] if config.once else [one for address in config.listen for one in open_sockets(address)]
+        ops = [] if config.once else open_sockets(config.ops)
+        for listener in peers + ops:
+            stack.callback(listener.close)
+        again = False
+        if config.hosts:
+            again = await start_standby(config, instance, joiner)
+        else:
+            start_primary(config, instance, look(instance.store, instance.platform))
+        if not config.once:
+            await serve(instance, peers, ops, joiner if again else None)
+
+
+def run(config: Config) -> None:
+    """Run one instance until it is told to stop, or with `once` until it has the keyring.
+
+    Raises: RkeyError saying why it could not start.
+    """
+    import uvloop  # noqa: PLC0415 - only a server needs it
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(config))

@@ -1,0 +1,86 @@
+"""Asking another instance for the keyring: the standby's side of the exchange over HTTP.
+
+One exchange goes to one address over one connection. A name is resolved once, and its addresses are tried in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final
+
+import httpx
+
+from rkeyserver.address import Address
+from rkeyserver.errors import Reason, Rejected, Unavailable
+from rkeyserver.exchange.messages import MAX_MESSAGE, Challenge, Grant
+from rkeyserver.exchange.standby import Asking, Greeting, Received
+
+HELLO_PATH: Final = "/v1/hello"
+HAND_OVER_PATH: Final = "/v1/hand-over"
+CONTENT_TYPE: Final = "application/msgpack"
+EXCHANGE_SECONDS: Final = 20.0
+CONNECT_SECONDS: Final = 3.0
+
+
+async def _resolve(address: Address) -> list[Address]:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Unavailable(f"The name {address.host} does not resolve: {error.strerror}.") from error
+    return list(dict.fromkeys(Address(str(entry[4][0]), address.port) for entry in found))
+
+
+async def fetch_keyring(host: Address, asking: Asking) -> Received:
+    """The keyring from the instance at `host`, after both sides have proved themselves; the caller closes it.
+
+    Raises: Unavailable if no address of it answers; Rejected if one side refuses the other.
+    """
+    failures: list[str] = []
+    for address in await _resolve(host):
+        try:
+            async with asyncio.timeout(EXCHANGE_SECONDS):
+                return await _exchange(address, asking)
+        except (httpx.TransportError, TimeoutError, Unavailable) as error:
+            failures.append(f"{address}: {_why(error)}")
+    raise Unavailable(f"No answer from {host} ({'; '.join(failures)}).")
+
+
+def _why(error: Exception) -> str:
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+
+
+async def _exchange(address: Address, asking: Asking) -> Received:
+    greeting = Greeting.begin(asking)
+    async with httpx.AsyncClient(
+        base_url=f"http://{address}",
+        timeout=httpx.Timeout(EXCHANGE_SECONDS, connect=CONNECT_SECONDS),
+        limits=httpx.Limits(max_connections=1),
+        trust_env=False,  # no proxy of the environment comes between
+        follow_redirects=False,
+        verify=False,  # noqa: S501 - no TLS here: the exchange proves and encrypts by itself
+    ) as client:
+        challenge = await _post(client, HELLO_PATH, greeting.message, MAX_MESSAGE[Challenge])
+        requesting = greeting.challenged(challenge)
+        grant = await _post(client, HAND_OVER_PATH, requesting.message, MAX_MESSAGE[Grant])
+        return await requesting.granted(grant)
+
+
+async def _post(client: httpx.AsyncClient, path: str, body: bytes, most: int) -> bytes:
+    async with client.stream("POST", path, content=body, headers={"content-type": CONTENT_TYPE}) as response:
+        answer = bytearray()
+        async for part in response.aiter_raw():
+            answer += part
+            if len(answer) > most:
+                raise Rejected(Reason.TOO_LARGE, f"{client.base_url} answers with more than {most} bytes.")
+        if response.status_code == httpx.codes.OK:
+            return bytes(answer)
+        if response.status_code == httpx.codes.FORBIDDEN:
+            raise Rejected(
+                Reason.REFUSED_BY_PEER,
+                f"{client.base_url} refused this machine.",
+                advice="Its log and audit file have the reason.",
+            )
+        if httpx.codes.is_client_error(response.status_code):
+            raise Rejected(Reason.REFUSED_BY_PEER, f"{client.base_url} answers {response.status_code} to {path}.")
+        raise Unavailable(f"it answers {response.status_code} to {path}")

@@ -1,0 +1,144 @@
+"""One running instance: its keyring, its role, its counters. Everything that serves looks here."""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rkeyserver import __version__
+from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.clock import Clock, utc
+from rkeyserver.errors import Rejected, RkeyError
+from rkeyserver.exchange.primary import Granter
+from rkeyserver.exchange.standby import Received
+from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.sealed import seal_keyring
+from rkeyserver.keystore.store import Keystore
+from rkeyserver.platforms.interface import Platform
+from rkeyserver.sealing.record import parse
+from rkeyserver.secret import MemoryKind, SecretBytes
+from rkeyserver.service.audit import Audit, Line, Peer
+
+MAX_PEERS_SHOWN: Final = 1024
+REPLACED: Final = "file already exist, substitute by new file"
+RECEIVED: Final = "Successfully received the DomainKey from deploy server."
+
+log = logging.getLogger(__name__)
+announce = logging.getLogger("rkeyserver.announce")
+
+
+class Role(enum.StrEnum):
+    """Who may change the keyring, and who follows. Both serve it."""
+
+    PRIMARY = "primary"
+    STANDBY = "standby"
+
+
+@dataclass
+class Instance:
+    """State of one server. `keyring` is None until it was opened, minted or received."""
+
+    role: Role
+    platform: Platform
+    store: Keystore
+    audit: Audit
+    clock: Clock
+    granter: Granter
+    say: Callable[[str], None]
+    keyring: Keyring | None = None
+    policy: Policy | None = None
+    peers: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    refused: Counter[str] = field(default_factory=Counter)
+    granted: int = 0
+    started: int = 0
+
+    def hold(self, keyring: Keyring) -> None:
+        """Serve `keyring` from now on; the one before is erased."""
+        policy = parse_policy(keyring.header.policy)
+        before, self.keyring, self.policy = self.keyring, keyring, policy
+        if before is not None and before is not keyring:
+            before.close()
+
+    def store_keyring(self, keyring: Keyring, keep_as: str | None) -> None:
+        """Seal `keyring` for this machine and store it durably.
+
+        Raises: Unavailable; the keystore then has the old record or the new one, whole.
+        """
+        sealed = seal_keyring(keyring, self.platform, now=self.clock.now())
+        if self.store.replace(sealed, keep_as):
+            self.say(REPLACED)
+
+    def received(self, received: Received, address: str, keep_as: str | None) -> None:
+        """Record, store and hold a keyring from a peer; only then say so."""
+        keyring = received.keyring
+        self.audit.write_now(
+            Line(
+                event="join",
+                verdict="accepted",
+                domain=keyring.domain,
+                sequence=keyring.header.sequence,
+                peer=Peer.of(received.verdict.claims, address),
+                policy=received.verdict.policy,
+            )
+        )
+        self.store_keyring(keyring, keep_as)
+        self.know(received.verdict.claims.ppid)
+        self.hold(keyring)
+        announce.info(RECEIVED)
+
+    def know(self, machine: str) -> None:
+        """Remember a machine that holds the keyring."""
+        self.peers[machine] = self.clock.now()
+        self.peers.move_to_end(machine)
+        while len(self.peers) > MAX_PEERS_SHOWN:
+            self.peers.popitem(last=False)
+
+    def count_refusal(self, error: RkeyError) -> None:
+        """Count a refusal by its reason."""
+        self.refused[str(error.reason) if isinstance(error, Rejected) else error.code] += 1
+
+    def status(self) -> dict[str, Any]:
+        """What `rkeyserver status` shows. No secret."""
+        keyring = self.keyring
+        with SecretBytes(1) as probe:
+            memory = probe.kind
+        data = self.store.load()
+        header = None if data is None else parse(data).header
+        ways = {
+            "record": 0 if header is None else len(header.slots),
+            "peers": len(self.peers),
+            "recovery": 0,
+        }
+        return {
+            "version": __version__,
+            "role": str(self.role),
+            "domain": None if keyring is None else keyring.domain,
+            "epoch": None if keyring is None else keyring.header.epoch,
+            "sequence": None if keyring is None else keyring.header.sequence,
+            "generations": []
+            if keyring is None
+            else [
+                {"id": one.id, "created": utc(one.created), "state": str(one.state)}
+                for one in keyring.header.generations
+            ],
+            "policy": None if self.policy is None else self.policy.digest,
+            "platform": self.platform.name,
+            "machine": self.platform.attester_identity().machine,
+            "simulated": self.platform.simulated,
+            "protects": self.platform.protects,
+            "key_memory": str(memory),
+            "key_memory_hidden": memory is MemoryKind.MEMFD_SECRET,
+            "started": utc(self.started),
+            "hand_overs": self.granted,
+            "refused": dict(self.refused),
+            "peers": {machine: utc(at) for machine, at in self.peers.items()},
+            "slots": []
+            if header is None
+            else [{"type": "platform", "platform": one.platform, "policy": one.policy} for one in header.slots],
+            "ways_back": ways,
+            "ways_back_total": sum(ways.values()),
+        }

@@ -1,0 +1,26 @@
+"""The operations listener (loopback): whether it is alive, and what it is."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from rkeyserver.errors import HTTP_STATUS, RkeyError
+from rkeyserver.service.instance import Instance
+
+
+def make_ops_app(instance: Instance) -> Starlette:
+    """The application of the operations listener."""
+
+    async def status(_request: Request) -> Response:
+        try:
+            return JSONResponse(instance.status())
+        except RkeyError as error:
+            return JSONResponse({"error": error.code, "found": str(error)}, status_code=HTTP_STATUS[type(error)])
+
+    async def healthz(_request: Request) -> Response:
+        return JSONResponse({"serving": instance.keyring is not None})
+
+    return Starlette(routes=[Route("/status", status), Route("/healthz", healthz)])

@@ -1,0 +1,137 @@
+"""The listeners, the signals, and the order in which things start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+
+from rkeyserver.address import Address
+from rkeyserver.errors import Unavailable
+from rkeyserver.service.app import make_app
+from rkeyserver.service.instance import Instance
+from rkeyserver.service.limits import Guard, guarded
+from rkeyserver.service.notify import notify
+from rkeyserver.service.ops import make_ops_app
+from rkeyserver.service.start import Joiner
+
+BACKLOG: Final = 2048
+STOP_SECONDS: Final = 3
+MAX_CONNECTIONS: Final = 2048
+MAX_OPS_CONNECTIONS: Final = 64
+log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its own signal handling: two of them share one loop here."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def open_sockets(address: Address) -> list[socket.socket]:
+    """Listening sockets for an address; for an empty host one of each family that the machine has.
+
+    Raises: Unavailable if it is taken or not of this machine.
+    """
+    families = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")] if not address.host else []  # noqa: S104
+    if not families:
+        try:
+            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except OSError as error:
+            raise Unavailable(f"Cannot listen on {address}: {error.strerror}.") from error
+        families = list(dict.fromkeys((entry[0], str(entry[4][0])) for entry in found))
+    sockets: list[socket.socket] = []
+    port = address.port
+    for family, host in families:
+        try:
+            listener = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:
+            if address.host:
+                raise
+            continue  # a machine without that family has nobody to serve on it
+        sockets.append(listener)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            for one in sockets:
+                one.close()
+            raise Unavailable(
+                f"Cannot listen on {Address(host, port)}: {error.strerror}.",
+                advice="Another instance may be running, or the address is not this machine's: name one with --listen.",
+            ) from error
+        listener.setblocking(False)  # noqa: FBT003 - the socket module's signature
+        port = int(listener.getsockname()[1])
+    return sockets
+
+
+def _server(app: Starlette, guard: Guard) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            loop="none",
+            http=guarded(guard),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+    )
+
+
+def _connections() -> int:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 2 * MAX_CONNECTIONS) if hard != resource.RLIM_INFINITY else 2 * MAX_CONNECTIONS
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return min(MAX_CONNECTIONS, soft // 2)
+
+
+async def serve(instance: Instance, peers: list[socket.socket], ops: list[socket.socket], again: Joiner | None) -> None:
+    """Serve until SIGTERM or SIGINT. again: asks the hosts on in the background, if they have to be."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    servers = [
+        (_server(make_app(instance), Guard(total=_connections())), peers),
+        (_server(make_ops_app(instance), Guard(total=MAX_OPS_CONNECTIONS)), ops),
+    ]
+    tasks = [loop.create_task(server.serve(sockets)) for server, sockets in servers]
+    background = loop.create_task(again.in_background()) if again else None
+    while not all(  # noqa: ASYNC110
+        server.started for server, _ in servers
+    ):
+        await asyncio.sleep(0.001)  # uvicorn has a flag for it and no event
+    names = ", ".join(str(Address(*listener.getsockname()[:2])) for listener in peers)
+    log.info("Serving as %s on %s; operations on %s.", instance.role, names, Address(*ops[0].getsockname()[:2]))
+    notify("READY=1")
+    await stop.wait()
+    notify("STOPPING=1")
+    log.info("Stopping.")
+    if background:
+        background.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await background
+    for server, _ in servers:
+        server.should_exit = True
+    await asyncio.gather(*tasks)

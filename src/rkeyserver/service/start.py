@@ -1,0 +1,188 @@
+"""How an instance comes to its keyring: opens it, makes it, or asks for it. Then it serves, or has said why not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rkeyserver.address import Address
+from rkeyserver.appraisal.defaults import default_policy
+from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.config import Config
+from rkeyserver.errors import Corrupt, Rejected, RkeyError, Unavailable
+from rkeyserver.exchange.standby import Asking, Received
+from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.service.adopt import (
+    Nothing,
+    Opened,
+    Own,
+    Unopenable,
+    check_may_ask,
+    check_may_mint,
+    check_own_domain,
+    keep_as,
+    look,
+)
+from rkeyserver.service.audit import Line
+from rkeyserver.service.fetch import fetch_keyring
+from rkeyserver.service.instance import Instance
+
+FIRST_DELAY: Final = 0.25
+WAITING_DELAY: Final = 5.0
+BACKGROUND_DELAY: Final = 300.0
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Joiner:
+    """Asks the configured hosts for the keyring. asking: makes the Asking for a policy; jitter: 0 to 1, at random."""
+
+    config: Config
+    instance: Instance
+    asking: Callable[[Policy], Asking]
+    jitter: Callable[[], float]
+
+    def _own_policy(self, own: Own) -> Policy:
+        if isinstance(own, Opened):
+            return parse_policy(own.keyring.header.policy)
+        return domain_default(self.instance)
+
+    async def try_hosts(self, own: Own) -> None:
+        """Ask each host in order; store and hold the first keyring that may be adopted.
+
+        Raises: the last host's error, when none gave one. Then nothing has changed.
+        """
+        hosts: Sequence[Address] = self.config.hosts
+        asking = self.asking(self._own_policy(own))
+        failure: RkeyError = Unavailable("No host was given.")
+        for host in hosts:
+            try:
+                received = await fetch_keyring(host, asking)
+            except RkeyError as error:
+                failure = error
+                log.warning("%s", error)
+                continue
+            try:
+                await self._adopt(received, own, host)
+            except (Rejected, Corrupt) as error:
+                failure = error
+                received.keyring.close()
+                log.error("%s", error)  # noqa: TRY400 - the text is for the operator, a traceback is not
+                continue
+            return
+        raise failure
+
+    async def _adopt(self, received: Received, own: Own, host: Address) -> None:
+        if (
+            isinstance(own, Opened)
+            and own.keyring.extends(received.keyring)
+            and not own.keyring.same_as(received.keyring)
+        ):
+            check_own_domain(own.keyring, self.config.domain)
+            log.warning("Host %s is behind: this instance's own keyring is an extension of what it has.", host)
+            received.keyring.close()
+            self.instance.hold(own.keyring)
+            return
+        keep = keep_as(own, received.keyring, self.config.domain)
+        self.instance.received(received, str(host), keep)
+
+    async def until(self, own: Own, seconds: float) -> None:
+        """Try again and again for `seconds`.
+
+        Raises: the last error when the time is over.
+        """
+        loop = asyncio.get_running_loop()
+        end, delay = loop.time() + seconds, FIRST_DELAY
+        while True:
+            try:
+                await self.try_hosts(own)
+            except Corrupt:
+                raise
+            except RkeyError as error:
+                pause = min(delay * (0.5 + self.jitter()), end - loop.time())
+                if pause <= 0:
+                    raise
+                log.info("Asking again in %.1f seconds, until %.0f are over. (%s)", pause, seconds, error.code)
+                await asyncio.sleep(pause)
+                delay = min(delay * 2, WAITING_DELAY)
+            else:
+                return
+
+    async def in_background(self) -> None:
+        """Keep asking until a host has answered; with pauses that grow to BACKGROUND_DELAY seconds and never end it."""
+        delay = WAITING_DELAY
+        while True:
+            await asyncio.sleep(delay * (0.5 + self.jitter()))
+            delay = min(delay * 2, BACKGROUND_DELAY)
+            keyring = self.instance.keyring
+            if keyring is None:
+                return
+            try:
+                await self.try_hosts(Opened(keyring, self.instance.store.load() or b""))
+            except RkeyError as error:
+                log.warning("Still serving from the own record; asking again in about %.0f seconds. %s", delay, error)
+            else:
+                return
+
+
+def domain_default(instance: Instance) -> Policy:
+    """The policy of a domain that this instance would make without being given one."""
+    platform = instance.platform
+    return default_policy(platform.name, mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id)
+
+
+def start_primary(config: Config, instance: Instance, own: Own) -> None:
+    """Open the record here, or make the domain's root key on an empty keystore.
+
+    Raises: Rejected(ANOTHER_DOMAIN), Misuse (would have to mint under --domain), Corrupt (does not open), Unavailable.
+    """
+    match own:
+        case Opened(keyring, _record):
+            open_own(config, instance, keyring)
+        case Unopenable(error, _record, _header):
+            raise error
+        case Nothing():
+            check_may_mint(config.domain)
+            keyring = Keyring.mint(now=instance.clock.now(), policy=domain_default(instance).text)
+            instance.audit.write_now(
+                Line(event="mint", verdict="accepted", domain=keyring.domain, sequence=keyring.header.sequence)
+            )
+            instance.store_keyring(keyring, None)
+            instance.hold(keyring)
+            log.info("Made the root key of a new domain, %s, and sealed it to this machine.", keyring.domain)
+
+
+def open_own(config: Config, instance: Instance, keyring: Keyring) -> None:
+    """Serve from the record of this machine.
+
+    Raises: Rejected(ANOTHER_DOMAIN).
+    """
+    check_own_domain(keyring, config.domain)
+    instance.audit.write_now(
+        Line(event="open", verdict="accepted", domain=keyring.domain, sequence=keyring.header.sequence)
+    )
+    instance.hold(keyring)
+    log.info("Opened the record of domain %s, sequence %d.", keyring.domain, keyring.header.sequence)
+
+
+async def start_standby(config: Config, instance: Instance, joiner: Joiner) -> bool:
+    """Ask the hosts for the keyring; with an own record, serve from it where none gives one.
+
+    Returns whether the hosts have to be asked again in the background.
+    Raises: what start_primary() raises of an own record, or the last host's error where there is none.
+    """
+    own = look(instance.store, instance.platform)
+    check_may_ask(own, instance.platform.identity())
+    if config.once or not isinstance(own, Opened):
+        await joiner.until(own, config.wait)
+        return False
+    try:
+        await joiner.try_hosts(own)
+    except RkeyError as error:
+        log.warning("No host gave the keyring; serving from the own record and asking on. (%s)", error.code)
+        open_own(config, instance, own.keyring)
+        return True
+    return False
