@@ -9,7 +9,6 @@ from rkeyserver.attestation.evidence import Attester
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.sealing.sealer import PlatformSealer
 
-
 VerifyFunction = Callable[[bytes, bytes, bytes, int], SgxClaims]
 """(evidence, endorsements, expected report data, now) -> claims, or Rejected."""
 

@@ -14,10 +14,9 @@ from starlette.routing import Route
 from rkeyserver.errors import HTTP_STATUS, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange import messages
 from rkeyserver.service.audit import Line, Peer
-from rkeyserver.service.fetch import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH
 from rkeyserver.service.instance import Instance
+from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH
 
-HINT_PATH: Final = "/v1/hint"
 HTTP_TOO_LARGE: Final = 413
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,8 @@ from rkeyserver.address import Address
 from rkeyserver.errors import Reason, Rejected, Unavailable
 from rkeyserver.exchange.messages import MAX_MESSAGE, Challenge, Grant
 from rkeyserver.exchange.standby import Asking, Greeting, Received
+from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH
 
-HELLO_PATH: Final = "/v1/hello"
-HAND_OVER_PATH: Final = "/v1/hand-over"
-CONTENT_TYPE: Final = "application/msgpack"
 EXCHANGE_SECONDS: Final = 20.0
 CONNECT_SECONDS: Final = 3.0
 

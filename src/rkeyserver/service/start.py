@@ -27,7 +27,6 @@ from rkeyserver.service.adopt import (
     look,
 )
 from rkeyserver.service.audit import Line
-from rkeyserver.service.fetch import fetch_keyring
 from rkeyserver.service.instance import Instance
 
 FIRST_DELAY: Final = 0.25
@@ -55,6 +54,8 @@ class Joiner:
 
         Raises: the last host's error, when none gave one. Then nothing has changed.
         """
+        from rkeyserver.service.fetch import fetch_keyring  # noqa: PLC0415 - 50 ms that a primary does not need
+
         hosts: Sequence[Address] = self.config.hosts
         asking = self.asking(self._own_policy(own))
         failure: RkeyError = Unavailable("No host was given.")
