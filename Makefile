@@ -1,9 +1,11 @@
-# rkeyserver. `make demo` and `make test` are the two commands of a fresh machine.
+# rkeyserver. `make demo` and `make test` are the two commands of a fresh machine; `make` alone builds into out/.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: test check lint venv clean
+.PHONY: all out test check lint venv clean
+
+all: out
 
 $(VENV)/.ready: requirements/dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -13,6 +15,10 @@ $(VENV)/.ready: requirements/dev.lock
 	touch $@
 
 venv: $(VENV)/.ready
+
+# Made anew each time, in half a second (the libraries only when their lock has changed): no list of sources to forget one.
+out: venv
+	PYTHONPATH=src $(BIN)/python tools/build-out.py out
 
 lint: venv
 	$(BIN)/ruff check .

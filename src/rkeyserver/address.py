@@ -9,9 +9,14 @@ from typing import Final
 
 from rkeyserver.errors import Misuse
 
-_NAME: Final = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?$")
-_DOTTED: Final = re.compile(r"^[0-9.]+$")
-_BRACKETED: Final = re.compile(r"^\[(?P<host>[^\]]*)\](?::(?P<port>.*))?$")
+# The lookup of a name with an empty or longer label ends in an error of the codec, not of the network.
+_LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_LONGEST_NAME: Final = 253
+_DOTTED: Final = re.compile("[0-9.]+")
+_IPV6: Final = re.compile(r"(?P<address>[0-9A-Fa-f:.]+)(?:%[A-Za-z0-9_.-]{1,15})?")
+_BRACKETED: Final = re.compile(r"\[(?P<host>[^\]]*)\](?::(?P<port>.*))?", re.DOTALL)
+_PORT: Final = re.compile("[0-9]{1,5}")
 _HIGHEST_PORT: Final = 65_535
 
 
@@ -31,21 +36,34 @@ def parse_address(text: str, default_port: int, *, any_host: bool = False) -> Ad
 
     Raises: Misuse with what was found and what would do.
     """
-    if match := _BRACKETED.match(text):
+    if match := _BRACKETED.fullmatch(text):
         host, port = match["host"], match["port"]
-        _check(text, _is_ip(host, 6), "an IPv6 address between the brackets")
+        _check(text, _is_ipv6(host), "an IPv6 address between the brackets")
     elif text.count(":") > 1:
         host, port = text, None
-        _check(text, _is_ip(host, 6), "an IPv6 address, with a port as [ADDRESS]:PORT")
+        _check(text, _is_ipv6(host), "an IPv6 address, with a port as [ADDRESS]:PORT")
     else:
         host, colon, rest = text.partition(":")
         port = rest if colon else None
-        good = _is_ip(host, 4) if _DOTTED.match(host) else bool(_NAME.match(host))
+        good = _is_ipv4(host) if _DOTTED.fullmatch(host) else _is_name(host)
         _check(text, good or (any_host and not host), "HOST or HOST:PORT")
     if port is None:
         return Address(host, default_port)
-    _check(text, port.isascii() and port.isdigit() and int(port) <= _HIGHEST_PORT, "a port from 0 to 65535")
+    _check(text, bool(_PORT.fullmatch(port)) and int(port) <= _HIGHEST_PORT, "a port from 0 to 65535")
     return Address(host, int(port))
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= _LONGEST_NAME and bool(_NAME.fullmatch(text))
+
+
+def _is_ipv4(text: str) -> bool:
+    return _is_ip(text, 4)
+
+
+def _is_ipv6(text: str) -> bool:
+    match = _IPV6.fullmatch(text)
+    return match is not None and _is_ip(match["address"], 6)
 
 
 def _is_ip(text: str, version: int) -> bool:

@@ -23,7 +23,10 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 PlatformName = Literal["sgx", "tpm", "simulated"]
 LogLevel = Literal["debug", "info", "warning", "error"]
-DomainId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+PathText = Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\0]+\Z")]
+# A list that a template left empty is a mistake: no hosts would make a primary of a standby.
+Addresses = Annotated[list[str], msgspec.Meta(min_length=1)]
+DomainId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,17 @@ class Config:
 class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     """What can be said, in a file or on the command line, by the names of the long options. None is unsaid."""
 
-    host: list[str] | None = None
+    host: Addresses | None = None
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
-    keystore: str | None = None
+    keystore: PathText | None = None
     domain: DomainId | None = None
     wait: Annotated[float, msgspec.Meta(ge=0, le=86_400)] | None = None
     once: bool | None = None
-    listen: list[str] | None = None
+    listen: Addresses | None = None
     platform: PlatformName | None = None
-    machine: str | None = None
+    machine: PathText | None = None
     ops: str | None = None
-    audit: str | None = None
+    audit: PathText | None = None
     log_level: LogLevel | None = None
 
 
@@ -80,7 +83,8 @@ def read_file(path: Path) -> Options:
         return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Options)
     except OSError as error:
         raise Misuse(f"The configuration file {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # ValueError is the base of what decoding, TOML and types raise, and of what they let through: endless numbers.
         raise Misuse(f"The configuration file {path} is wrong: {error}.") from error
 
 
@@ -98,7 +102,7 @@ def check_options(given: dict[str, object]) -> Options:
 def make_config(file: Options, command_line: Options) -> Config:
     """The configuration; what the command line says wins over the file.
 
-    Raises: Misuse for an address that is none, or for options that exclude each other.
+    Raises: Misuse for an address that is none, a keystore that can be no file, or options that exclude each other.
     """
     said = {
         name: value
@@ -120,6 +124,11 @@ def make_config(file: Options, command_line: Options) -> Config:
             raise Misuse(f"Option {name} has no place in the configuration.")
         changes[name] = Path(value) if name in {"keystore", "machine", "audit"} else value
     config = replace(Config(), **changes)  # type: ignore[arg-type]  # msgspec has checked every value's type
+    for host in config.hosts:
+        if not host.port:
+            raise Misuse(f"{host} cannot be asked: its port is 0, wanted is one from 1 to 65535.")
+    if not config.keystore.name:
+        raise Misuse(f"The keystore is {config.keystore}; wanted is the path of a file.")
     if config.once and not config.hosts:
         raise Misuse("--once fetches from a host; none is given.", advice="Add -i HOST.")
     return config

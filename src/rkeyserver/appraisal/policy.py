@@ -15,9 +15,9 @@ import msgspec
 
 from rkeyserver.errors import Misuse
 
-Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Advisory = Annotated[str, msgspec.Meta(pattern="^INTEL-SA-[0-9]{5}$")]
+Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Advisory = Annotated[str, msgspec.Meta(pattern=r"^INTEL-SA-[0-9]{5}\Z")]
 NotEmpty = msgspec.Meta(min_length=1)
 Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Switch = Literal["accept", "refuse"]
@@ -80,8 +80,10 @@ def parse_policy(text: str) -> Policy:
     if len(text) > MAX_POLICY:
         raise Misuse(f"The policy has {len(text)} characters; at most {MAX_POLICY} are read.")
     try:
+        digest = hashlib.sha256(text.encode()).hexdigest()
         document = msgspec.convert(tomllib.loads(text), PolicyDocument)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError) as error:
+        # ValueError is the base of what both raise, and what they let through: a lone surrogate, an endless number.
         raise Misuse(f"The policy cannot be read: {error}.", advice="docs/spec/policy.md lists every key.") from error
     tables = {
         name: table for name, table in (("sgx", document.sgx), ("simulated", document.simulated)) if table is not None
@@ -93,4 +95,4 @@ def parse_policy(text: str) -> Policy:
     for name, table in tables.items():
         if table.mrenclave == "any" and table.mrsigner == "any":
             raise Misuse(f"The policy's [{name}] accepts any code: neither mrenclave nor mrsigner is named.")
-    return Policy(text=text, digest=hashlib.sha256(text.encode()).hexdigest(), tables=tables)
+    return Policy(text=text, digest=digest, tables=tables)

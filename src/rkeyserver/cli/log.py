@@ -12,8 +12,8 @@ FORM: Final = "%(levelname)s [%(place)s(%(lineno)d) -> %(funcName)s]: %(message)
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         # The file from the package on: where it is installed is nobody's business.
-        _, _, inside = record.pathname.rpartition("/rkeyserver/")
-        record.place = f"rkeyserver/{inside}" if inside else record.filename
+        _, found, inside = ("/" + record.pathname).rpartition("/rkeyserver/")
+        record.place = f"rkeyserver/{inside}" if found else record.filename
         return super().format(record)
 
 

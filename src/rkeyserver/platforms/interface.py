@@ -35,7 +35,3 @@ class Platform(Attester, PlatformSealer, Protocol):
     @property
     def isv_prod_id(self) -> int:
         """Own product id."""
-
-    @property
-    def verify(self) -> VerifyFunction:
-        """What verifies a peer's evidence of this platform: a value that can cross to another process."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Final
 
 from rkeyserver.errors import Misuse
+from rkeyserver.platforms.interface import VerifyFunction
 
 SIMULATED: Final = "simulated"
 PLATFORMS: Final = ("sgx", "tpm", SIMULATED)
+
+_VERIFIERS: Final = {SIMULATED: "rkeyserver.platforms.simulated.anchor:verify"}
 
 _HARDWARE: Final = {
     "sgx": ("/dev/attestation/attestation_type", "/dev/sgx_enclave", "/dev/sgx/enclave"),
@@ -43,3 +47,13 @@ def check_built(name: str) -> None:
             f"Platform {name} is not built in this version.",
             advice="Only `simulated` is, which protects nothing: --platform simulated.",
         )
+
+
+def load_verifier(name: str) -> VerifyFunction:
+    """What verifies evidence of platform `name`, under that platform's own trust anchor and no other.
+
+    Raises: Misuse if the platform is not built.
+    """
+    check_built(name)
+    found: VerifyFunction = resolve_name(_VERIFIERS[name])
+    return found

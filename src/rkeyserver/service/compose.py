@@ -65,9 +65,9 @@ def assemble(config: Config) -> Iterator[Parts]:
     with contextlib.ExitStack() as stack:
         platform = open_platform(config, clock)
         workers = min(MAX_WORKERS, os.cpu_count() or 1)
-        pool = VerifierPool(platform.verify, workers)
+        pool = VerifierPool(platform.name, workers)
         stack.callback(pool.close)
-        pool.warm_up()
+        pool.start()
         store = FileKeystore.open(config.keystore)
         stack.callback(store.close)
         audit = Audit.open(config.audit_path, clock)

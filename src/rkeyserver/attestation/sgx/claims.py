@@ -11,6 +11,11 @@ import msgspec
 from rkeyserver.attestation.evidence import Identity
 
 _Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
+_Bytes6 = Annotated[list[_Byte], msgspec.Meta(min_length=6, max_length=6)]
+_Bytes16 = Annotated[list[_Byte], msgspec.Meta(min_length=16, max_length=16)]
+_Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+_Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_Hex64 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class SgxClaims:
 
 
 class _Level(msgspec.Struct, frozen=True):
-    tcbDate: datetime  # noqa: N815 - Intel's name
+    tcbDate: Annotated[datetime, msgspec.Meta(tz=True)]  # noqa: N815 - Intel's name
     tcbStatus: str  # noqa: N815
 
 
@@ -72,10 +77,10 @@ class _Tcb(msgspec.Struct, frozen=True):
 
 
 class _Pck(msgspec.Struct, frozen=True):
-    ppid: list[_Byte]
-    cpu_svn: list[_Byte]
+    ppid: _Bytes16
+    cpu_svn: _Bytes16
     pce_svn: int
-    fmspc: list[_Byte]
+    fmspc: _Bytes6
     sgx_type: int
     dynamic_platform: str
     cached_keys: str
@@ -93,12 +98,12 @@ class _Qe(msgspec.Struct, frozen=True):
 
 
 class _Enclave(msgspec.Struct, frozen=True):
-    attributes: str
-    mr_enclave: str
-    mr_signer: str
+    attributes: _Hex16
+    mr_enclave: _Hex32
+    mr_signer: _Hex32
     isv_prod_id: int
     isv_svn: int
-    report_data: str
+    report_data: _Hex64
 
 
 class _Report(msgspec.Struct, frozen=True):

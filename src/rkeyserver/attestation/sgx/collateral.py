@@ -138,7 +138,7 @@ def _replaces(mine: str, theirs: str) -> bool:
 def _issued(document: str) -> _Issued:
     try:
         return msgspec.json.decode(document, type=_Issued)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise Rejected(Reason.MALFORMED, f"TCB info or QE identity cannot be read: {error}.") from error
 
 

@@ -65,13 +65,14 @@ def verify(
     root = anchor.checked()
     try:
         claims = from_library(platform, _verified(evidence, collateral, root, now))
+        issued = {"root CA's": crl_issued(collateral.root_ca_crl), "PCK CA's": crl_issued(collateral.pck_crl)}
     except (ValueError, TypeError, OverflowError, msgspec.DecodeError) as error:
         text = _printable(error)
         reason = Reason.DEBUG_ENCLAVE if unproved.debug and "debug" in text.lower() else Reason.NOT_GENUINE
         raise Rejected(reason, f"The quote is not genuine under {anchor.name} at {_time(now)}: {text}.") from error
     if claims.debug:
         raise Rejected(Reason.DEBUG_ENCLAVE, "The quote is of a debug enclave, whose memory anyone can read.")
-    _refuse_future_crls(collateral, now)
+    _refuse_future_crls(issued, now)
     return claims
 
 
@@ -98,9 +99,8 @@ def _verified(evidence: bytes, collateral: Collateral, root: bytes, now: int) ->
     return str(claims.to_json())
 
 
-def _refuse_future_crls(collateral: Collateral, now: int) -> None:
-    for name, crl in (("root CA's", collateral.root_ca_crl), ("PCK CA's", collateral.pck_crl)):
-        issued = crl_issued(crl)
+def _refuse_future_crls(crls: dict[str, int], now: int) -> None:
+    for name, issued in crls.items():
         if issued > now:
             raise Rejected(
                 Reason.NOT_GENUINE,
