@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: all out test check lint venv clean
+.PHONY: all out demo test check bench lint venv clean
 
 all: out
 
@@ -28,6 +28,10 @@ lint: venv
 
 check: venv
 	$(BIN)/python -m pytest -n 2
+
+# Two minutes, on an otherwise idle machine; docs/measured.md says what was found and how.
+bench: venv
+	PYTHONPATH=src:. $(BIN)/python -m bench.run
 
 # What the tests run against is real: it is installed here, and its absence is a failure, not a skip.
 test:

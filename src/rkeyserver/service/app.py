@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
+from rkeyserver.appraisal.policy import Policy
 from rkeyserver.errors import HTTP_STATUS, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange import messages
+from rkeyserver.exchange.primary import Proved
+from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.audit import Line, Peer
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH
 
 HTTP_TOO_LARGE: Final = 413
+NO_KEYRING: Final = "This instance has no keyring yet."
+Answer = Callable[[Request], Awaitable[Response]]
 log = logging.getLogger(__name__)
 
 
@@ -27,7 +33,7 @@ async def read_body(request: Request, most: int) -> bytes:
     Raises: Rejected(TOO_LARGE), Unavailable if the client left.
     """
     declared = request.headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared) > most:
+    if not declared.isdecimal() or int(declared) > most:
         raise Rejected(Reason.TOO_LARGE, f"A body of {declared[:20]} bytes; at most {most} are read.")
     body = bytearray()
     try:
@@ -53,10 +59,31 @@ def _address(request: Request) -> str:
     return "" if request.client is None else request.client.host
 
 
-def make_app(instance: Instance) -> Starlette:
+@dataclass(frozen=True)
+class _Endpoint:
+    """One route's ASGI application: the answer, or what a peer may know of the error."""
+
+    instance: Instance
+    answer: Answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self.answer(request)
+        except RkeyError as error:
+            # Whoever it was, nothing is proved of them: counted, and no line for each (design invariant 9).
+            self.instance.count_refusal(error)
+            log.debug("%s of %s refused. %s", request.url.path, _address(request), error)
+            response = coarse(error)
+        await response(scope, receive, send)
+
+
+def make_app(instance: Instance) -> Router:
     """The application of the peers' listener."""
 
     async def hello(request: Request) -> Response:
+        if instance.keyring is None:
+            raise Unavailable(NO_KEYRING)
         body = await read_body(request, messages.MAX_MESSAGE[messages.Hello])
         return Response(instance.granter.challenge(body), media_type=CONTENT_TYPE)
 
@@ -67,27 +94,20 @@ def make_app(instance: Instance) -> Starlette:
     async def hint(_request: Request) -> Response:
         keyring = instance.keyring
         if keyring is None:
-            raise Unavailable("This instance has no keyring yet.")
+            raise Unavailable(NO_KEYRING)
         header = keyring.header
         return JSONResponse({"domain": header.domain, "epoch": header.epoch, "sequence": header.sequence})
 
-    def answered(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            try:
-                return await endpoint(request)
-            except RkeyError as error:
-                instance.count_refusal(error)
-                log.info("%s of %s refused. %s", request.url.path, _address(request), error)
-                return coarse(error)
+    def answered(answer: Answer) -> _Endpoint:
+        return _Endpoint(instance, answer)
 
-        return answer
-
-    return Starlette(
+    return Router(
+        redirect_slashes=False,
         routes=[
             Route(HELLO_PATH, answered(hello), methods=["POST"]),
             Route(HAND_OVER_PATH, answered(hand_over), methods=["POST"]),
             Route(HINT_PATH, answered(hint), methods=["GET"]),
-        ]
+        ],
     )
 
 
@@ -96,10 +116,27 @@ async def grant(instance: Instance, request: bytes, address: str) -> bytes:
 
     Raises: Rejected, Unavailable. Requests without genuine evidence are counted, not recorded one by one.
     """
-    granter, keyring, policy = instance.granter, instance.keyring, instance.policy
+    keyring, policy = instance.keyring, instance.policy
     if keyring is None or policy is None:
-        raise Unavailable("This instance has no keyring yet.")
-    proved = await granter.prove(request, policy)
+        raise Unavailable(NO_KEYRING)
+    try:
+        proved = await instance.granter.prove(request, policy)
+    except Rejected as error:
+        instance.tell_of_stranger(error, address)
+        raise
+    machine = proved.claims.ppid
+    try:
+        answer = await _decide(instance, keyring, policy, proved, address)
+    except RkeyError as error:
+        log.warning("Refused machine %s at %s: %s. %s", machine, address, getattr(error, "reason", error.code), error)
+        raise
+    instance.granted += 1
+    instance.know(machine)
+    log.info("Handed the keyring of domain %s to machine %s at %s.", keyring.domain, machine, address)
+    return answer
+
+
+async def _decide(instance: Instance, keyring: Keyring, policy: Policy, proved: Proved, address: str) -> bytes:
     line = Line(
         event="hand-over",
         verdict="accepted",
@@ -110,7 +147,7 @@ async def grant(instance: Instance, request: bytes, address: str) -> bytes:
         transcript=proved.transcript.hex(),
     )
     try:
-        accepted = granter.appraise(proved, policy)
+        accepted = instance.granter.appraise(proved, policy)
     except Rejected as error:
         refusal = {"verdict": "refused", "reason": str(error.reason), "found": error.message}
         await instance.audit.write(_changed(line, refusal))
@@ -118,11 +155,7 @@ async def grant(instance: Instance, request: bytes, address: str) -> bytes:
     await instance.audit.write(line)
     if instance.keyring is not keyring:
         raise Unavailable("The keyring was replaced while this hand-over was recorded.")
-    answer = granter.grant(accepted, keyring)
-    instance.granted += 1
-    instance.know(proved.claims.ppid)
-    log.info("Handed the keyring of domain %s to machine %s at %s.", keyring.domain, proved.claims.ppid, address)
-    return answer
+    return instance.granter.grant(accepted, keyring)
 
 
 def _changed(line: Line, changes: dict[str, str]) -> Line:

@@ -6,13 +6,16 @@ import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.clock import Clock, utc
 from rkeyserver.errors import Unavailable
+
+# O_DSYNC: a write returns when it is on disk.
+_FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DSYNC
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -67,7 +70,7 @@ class _Waiting:
 
 
 class Audit:
-    """Appends lines to one file. Lines that wait at the same moment share one fdatasync.
+    """Appends lines to one file. Lines that wait at the same moment share one write.
 
     Raises: Unavailable from open() and write(): then the decision must not take effect.
     """
@@ -76,6 +79,7 @@ class Audit:
         self._fd = fd
         self._path = path
         self._clock = clock
+        self._torn = _ends_in_mid_line(fd)
         self._waiting: list[_Waiting] = []
         self._flushing: asyncio.Task[None] | None = None
 
@@ -83,7 +87,8 @@ class Audit:
     def open(cls, path: Path, clock: Clock) -> Self:
         """Open or create the file, to append only."""
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(path, _FLAGS, 0o600)
+            _sync_folder(path.parent)
         except OSError as error:
             raise Unavailable(
                 f"The audit file {path} cannot be opened: {error.strerror}.",
@@ -123,16 +128,31 @@ class Audit:
                         entry.done.set_result(None)
 
     def _commit(self, data: bytes) -> None:
+        # What a full disk or a crash left of a line stays one bad line: the next one begins on its own.
+        rest = memoryview(b"\n" + data if self._torn else data)
+        self._torn = True
         try:
-            rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
-            os.fdatasync(self._fd)
         except OSError as error:
             raise Unavailable(
                 f"The audit file {self._path} cannot be written: {error.strerror}. No key leaves until it can."
             ) from error
+        self._torn = False
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _ends_in_mid_line(fd: int) -> bool:
+    size = os.fstat(fd).st_size
+    return size > 0 and os.pread(fd, 1, size - 1) != b"\n"

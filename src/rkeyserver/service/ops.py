@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
-from rkeyserver.errors import HTTP_STATUS, RkeyError
+from rkeyserver.errors import HTTP_STATUS, RkeyError, Unavailable
 from rkeyserver.service.instance import Instance
 
 
-def make_ops_app(instance: Instance) -> Starlette:
+def make_ops_app(instance: Instance) -> Router:
     """The application of the operations listener."""
 
     async def status(_request: Request) -> Response:
@@ -21,6 +20,7 @@ def make_ops_app(instance: Instance) -> Starlette:
             return JSONResponse({"error": error.code, "found": str(error)}, status_code=HTTP_STATUS[type(error)])
 
     async def healthz(_request: Request) -> Response:
-        return JSONResponse({"serving": instance.keyring is not None})
+        serving = instance.keyring is not None
+        return JSONResponse({"serving": serving}, status_code=200 if serving else HTTP_STATUS[Unavailable])
 
-    return Starlette(routes=[Route("/status", status), Route("/healthz", healthz)])
+    return Router(routes=[Route("/status", status), Route("/healthz", healthz)])

@@ -8,11 +8,11 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.routing import Router
 
 from rkeyserver.address import Address
 from rkeyserver.errors import Unavailable
@@ -78,7 +78,7 @@ def open_sockets(address: Address) -> list[socket.socket]:
     return sockets
 
 
-def _server(app: Starlette, guard: Guard) -> _Server:
+def _server(app: Router, guard: Guard) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
@@ -106,32 +106,48 @@ def _connections() -> int:
     return min(MAX_CONNECTIONS, soft // 2)
 
 
-async def serve(instance: Instance, peers: list[socket.socket], ops: list[socket.socket], again: Joiner | None) -> None:
-    """Serve until SIGTERM or SIGINT. again: asks the hosts on in the background, if they have to be."""
-    stop = asyncio.Event()
+async def serve(
+    instance: Instance,
+    peers: list[socket.socket],
+    ops: list[socket.socket],
+    begin: Callable[[], Awaitable[Joiner | None]],
+) -> None:
+    """Answer from now on, and serve the keyring as soon as `begin` has come to one; until SIGTERM or SIGINT.
+
+    Peers and `status` are answered while `begin` still asks: two standbys that ask each other would else both wait.
+    begin: returns what has to ask the hosts on in the background, if they have to be asked.
+
+    Raises: what `begin` raises.
+    """
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     servers = [
         (_server(make_app(instance), Guard(total=_connections())), peers),
         (_server(make_ops_app(instance), Guard(total=MAX_OPS_CONNECTIONS)), ops),
     ]
     tasks = [loop.create_task(server.serve(sockets)) for server, sockets in servers]
-    background = loop.create_task(again.in_background()) if again else None
-    while not all(  # noqa: ASYNC110
-        server.started for server, _ in servers
-    ):
-        await asyncio.sleep(0.001)  # uvicorn has a flag for it and no event
-    names = ", ".join(str(Address(*listener.getsockname()[:2])) for listener in peers)
-    log.info("Serving as %s on %s; operations on %s.", instance.role, names, Address(*ops[0].getsockname()[:2]))
-    notify("READY=1")
-    await stop.wait()
-    notify("STOPPING=1")
-    log.info("Stopping.")
-    if background:
-        background.cancel()
+
+    async def live() -> None:
+        while not all(  # noqa: ASYNC110
+            server.started for server, _ in servers
+        ):
+            await asyncio.sleep(0.001)  # uvicorn has a flag for it and no event
+        again = await begin()
+        names = ", ".join(str(Address(*listener.getsockname()[:2])) for listener in peers)
+        log.info("Serving as %s on %s; operations on %s.", instance.role, names, Address(*ops[0].getsockname()[:2]))
+        notify("READY=1")
+        if again is not None:
+            await again.in_background()
+        await loop.create_future()
+
+    life = loop.create_task(live())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, life.cancel)
+    try:
         with contextlib.suppress(asyncio.CancelledError):
-            await background
-    for server, _ in servers:
-        server.should_exit = True
-    await asyncio.gather(*tasks)
+            await life
+    finally:
+        notify("STOPPING=1")
+        log.info("Stopping.")
+        for server, _ in servers:
+            server.should_exit = True
+        await asyncio.gather(*tasks)

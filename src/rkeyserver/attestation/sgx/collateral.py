@@ -7,6 +7,7 @@ sends never takes the place of something newer that is here already.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -110,6 +111,7 @@ def newer(own: bytes | None, sent: bytes) -> bytes:
     return sent if chosen == theirs else msgspec.json.encode(chosen)
 
 
+@lru_cache(maxsize=32)
 def crl_issued(crl: str) -> int:
     """When a CRL (DER in hex) says it was issued, seconds since 1970.
 
