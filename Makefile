@@ -20,6 +20,10 @@ venv: $(VENV)/.ready
 out: venv
 	PYTHONPATH=src $(BIN)/python tools/build-out.py out
 
+# Needs no root, sends to loopback only, and leaves nothing but out/ and .venv/.
+demo: out
+	PYTHONPATH=src $(BIN)/python tools/demo.py out
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,8 +34,8 @@ check: venv
 	$(BIN)/python -m pytest -n 2
 
 # Two minutes, on an otherwise idle machine; docs/measured.md says what was found and how.
-bench: venv
-	PYTHONPATH=src:. $(BIN)/python -m bench.run
+bench: out
+	PYTHONPATH=src:. $(BIN)/python -m bench.run out/rkeyserver/rkeyserver
 
 # What the tests run against is real: it is installed here, and its absence is a failure, not a skip.
 test:

@@ -116,7 +116,7 @@ def _report(table: Table, found: HandOvers) -> None:
         table.add_row(f"  CPU for one against the parts {name}", f"{ratio:.2f}", "at most 1.50")
 
 
-def main() -> None:
+def main(program: Path) -> None:
     """Measure everything in one run and print it."""
     console = Console()
     table = Table("measured", "found", "expected", title=f"{os.cpu_count()} CPUs, Python {platform.python_version()}")
@@ -124,12 +124,12 @@ def main() -> None:
         folder = Path(name)
         starts = []
         for _ in range(STARTS):
-            with server(folder / "starts") as started:
+            with server(program, folder / "starts") as started:
                 starts.append(started.started)
         table.add_row("first start ever, to first answer", _milliseconds(starts[0]), "")
         table.add_row(f"start, median of {STARTS - 1}", _milliseconds(statistics.median(starts[1:])), "under 400 ms")
 
-        with server(folder / "serving") as target:
+        with server(program, folder / "serving") as target:
             for backups in (1, STORM_BACKUPS):
                 _report(table, _hand_overs(folder / "asking", target, backups))
             table.add_section()
@@ -145,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]).absolute())

@@ -16,7 +16,6 @@ from typing import Final
 
 import httpx
 
-LAUNCHER: Final = [sys.executable, "-m", "rkeyserver"]
 READY_SECONDS: Final = 20
 
 
@@ -66,7 +65,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(folder: Path) -> Iterator[Server]:
+def server(program: Path, folder: Path) -> Iterator[Server]:
     """An instance of its own on a machine of its own; it is told to stop when the context ends."""
     port, ops = free_port(), free_port()
     arguments = [
@@ -74,7 +73,7 @@ def server(folder: Path) -> Iterator[Server]:
         *("--listen", f"127.0.0.1:{port}", "--ops", f"127.0.0.1:{ops}", "--log-level", "error"),
     ]
     before = time.monotonic()
-    with subprocess.Popen([*LAUNCHER, *arguments], stdout=sys.stderr) as process:
+    with subprocess.Popen([program, *arguments], stdout=sys.stderr) as process:
         try:
             yield Server(process.pid, port, ops, _first_answer(process, ops) - before)
         finally:

@@ -57,7 +57,7 @@ def start():
     return main()
 
 
-if __name__ == "__main__":  # a process that multiprocessing starts imports this file too
+if __name__ == "__main__":
     sys.exit(start())
 '''
 

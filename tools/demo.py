@@ -1,0 +1,236 @@
+"""Shows, narrated: two machines, a hand-over, the first one killed, a third joining, a theft and a stranger refused.
+
+    PYTHONPATH=src python tools/demo.py OUT
+
+OUT is what tools/build-out.py made. Everything runs on loopback, in a temporary folder, as whoever starts it; every
+process that was started is ended. The status is 0 only if each thing happened that the text says.
+"""
+# ruff: noqa: INP001, T201 - a program, in no package, that prints
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from rkeyserver.errors import EXIT_STATUS, Corrupt, Rejected
+from rkeyserver.platforms.simulated.image import build_image, sign_image
+
+PROGRAM: Final = Path("rkeyserver") / "rkeyserver"
+SIGNED_IMAGE: Final = "libenclave-rkeyserver.signed.so"
+READY_SECONDS: Final = 20.0
+WIDTH: Final = 110
+BOLD, PLAIN = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+
+
+def tell(text: str) -> None:
+    """A paragraph of the story."""
+    print("\n".join(textwrap.wrap(" ".join(text.split()), WIDTH)))
+
+
+def scene(number: int, title: str) -> None:
+    """Begin a part of the story."""
+    print(f"\n{BOLD}{number}. {title}{PLAIN}")
+
+
+def show(output: str) -> None:
+    """What a program said."""
+    for line in output.strip().splitlines():
+        print(textwrap.fill(line, WIDTH, initial_indent="   | ", subsequent_indent="   |   "))
+
+
+def expect(condition: object, what: str) -> None:
+    """Raises: SystemExit if something did not happen that the story told."""
+    if not condition:
+        sys.exit(f"demo: this did not happen as told: {what}.")
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Machine:
+    """One simulated machine: a folder for its processor, a keystore, and the program that runs on it."""
+
+    name: str
+    home: Path
+    program: Path
+    port: int = field(default_factory=free_port)
+    ops: int = field(default_factory=free_port)
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def keystore(self) -> Path:
+        """Where its sealed record lies."""
+        return self.home / "rkey.bin"
+
+    def command(self, *more: str) -> list[str]:
+        """The command line of its instance."""
+        return [
+            *(str(self.program), "--platform", "simulated", "--machine", str(self.home / "processor")),
+            *("--keystore", str(self.keystore), "--listen", f"127.0.0.1:{self.port}", "--ops", f"127.0.0.1:{self.ops}"),
+            *more,
+        ]
+
+    def start(self, *more: str) -> None:
+        """Start its instance and wait until that serves; show what it said by then."""
+        self.home.mkdir(exist_ok=True)
+        log = self.home / "log"
+        with log.open("w") as output:
+            self.process = subprocess.Popen(  # noqa: S603 - the program that was just built
+                self.command(*more), stdout=output, stderr=subprocess.STDOUT, text=True
+            )
+        end = time.monotonic() + READY_SECONDS
+        while "Serving as" not in log.read_text():
+            expect(self.process.poll() is None and time.monotonic() < end, f"{self.name} starts:\n{log.read_text()}")
+            time.sleep(0.02)
+        show(log.read_text())
+
+    def fails(self, *more: str) -> tuple[int, str]:
+        """Start its instance, which is to give up: its exit status and what it said."""
+        self.home.mkdir(exist_ok=True)
+        done = subprocess.run(  # noqa: S603 - as in start()
+            self.command(*more), capture_output=True, text=True, timeout=READY_SECONDS, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def status(self) -> dict[str, Any]:
+        """What `rkeyserver status --json` says of it."""
+        command = [str(self.program), "status", "--json", "--ops", f"127.0.0.1:{self.ops}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=READY_SECONDS, check=True)  # noqa: S603
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def said(self) -> list[str]:
+        """The lines of its log."""
+        return (self.home / "log").read_text().splitlines()
+
+    def end(self, *, kill: bool = False) -> None:
+        """End its instance, if there is one."""
+        if self.process is not None:
+            (self.process.kill if kill else self.process.terminate)()
+            self.process.wait()
+            self.process = None
+
+
+def keys(machine: Machine) -> tuple[str, list[str]]:
+    """The ids of its domain and root keys."""
+    status = machine.status()
+    return status["domain"], [one["id"] for one in status["generations"]]
+
+
+def strangers_program(out: Path, into: Path) -> Path:
+    """A copy of `out` with one module changed to write the key down, signed by a key of his own."""
+    shutil.copytree(out, into, symlinks=True)
+    signed = into / PROGRAM.parent / SIGNED_IMAGE
+    with zipfile.ZipFile(signed) as archive, tempfile.TemporaryDirectory() as folder:
+        archive.extractall(folder)
+        package = Path(folder) / "rkeyserver"
+        module = package / "service" / "instance.py"
+        line = "        keyring = received.keyring\n"
+        expect(line in module.read_text(), "the stranger finds the line to change")
+        theft = f"{line}        open('/tmp/stolen', 'wb').write(keyring.view)\n"
+        module.write_text(module.read_text().replace(line, theft))
+        image = build_image(package, bytecode=False)
+    key = rsa.generate_private_key(public_exponent=3, key_size=3072)  # SGX signs with exponent 3
+    signed.write_bytes(sign_image(image, key, 1, 1))
+    return into / PROGRAM
+
+
+def story(out: Path, folder: Path, machines: list[Machine]) -> None:
+    """Tell and show it. Machines that are started go into `machines`."""
+
+    def machine(name: str, program: Path = out / PROGRAM) -> Machine:
+        machines.append(Machine(name, folder / name, program))
+        return machines[-1]
+
+    host, backup, third = machine("host"), machine("backup"), machine("third")
+    tell(
+        """Everything here is simulated: the processors are files, and nothing is protected. What is real is the code:
+        the same quotes, checks, encryption and records as on hardware."""
+    )
+
+    scene(1, "The host makes a root key")
+    tell("Its keystore is empty, so it makes one inside the enclave and seals it with its processor's own key.")
+    host.start()
+    domain, generations = keys(host)
+    tell(f"Domain {domain}, root key {generations[0]}: ids, not keys. The record at rest, as anyone may read it:")
+    inspect = [str(out / PROGRAM), "inspect", str(host.keystore)]
+    show(subprocess.run(inspect, capture_output=True, text=True, check=True).stdout)  # noqa: S603
+
+    scene(2, "A backup asks for it: rkeyserver -i HOST -p PORT")
+    tell("Each verifies the other's quote and judges it by its policy; only then does the key travel, encrypted.")
+    backup.start("-i", "127.0.0.1", "-p", str(host.port))
+    expect(keys(backup) == (domain, generations), "the backup holds the same key")
+    tell("Same domain, same root key, sealed anew to the backup's own processor. The host's audit file:")
+    show((host.home / "rkey.bin.audit.jsonl").read_text().splitlines()[-1])
+
+    scene(3, "The host dies")
+    host.end(kill=True)
+    tell("Killed without a warning. A third machine asks the backup:")
+    third.start("-i", f"127.0.0.1:{host.port}", "-i", f"127.0.0.1:{backup.port}")
+    expect(keys(third) == (domain, generations), "the third machine holds the same key")
+    tell("The root key outlived the machine it was made on.")
+
+    scene(4, "A thief copies the backup's record to a machine of his own")
+    thief = machine("thief")
+    thief.home.mkdir()
+    shutil.copy(backup.keystore, thief.keystore)
+    before = hashlib.sha256(thief.keystore.read_bytes()).digest()
+    code, output = thief.fails()
+    show(output)
+    expect(code == EXIT_STATUS[Corrupt], "the record does not open there")
+    expect(hashlib.sha256(thief.keystore.read_bytes()).digest() == before, "the stolen record stays as it was")
+    tell(f"Another processor derives another key: exit status {code}, and the file was left as it was.")
+
+    scene(5, "A stranger changes the program to write the key down, signs it himself, and asks")
+    stranger = machine("stranger", strangers_program(out, folder / "strangers-out"))
+    seen = len(backup.said())
+    code, output = stranger.fails("-i", "127.0.0.1", "-p", str(backup.port), "--once", "--wait", "0")
+    show(output)
+    expect(code == EXIT_STATUS[Rejected], "the stranger is refused")
+    expect(not stranger.keystore.exists(), "the stranger has no record")
+    tell(f"Exit status {code}. He is told no more than that; the backup's log has the reason:")
+    show("\n".join(backup.said()[seen:]))
+
+    scene(6, "The host comes back, from its own record")
+    host.start()
+    expect(keys(host) == (domain, generations), "the host holds the same key again")
+    tell("No other machine was needed. `rkeyserver status` there:")
+    command = [str(out / PROGRAM), "status", "--ops", f"127.0.0.1:{host.ops}"]
+    show(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # noqa: S603
+
+
+def main(out: Path) -> None:
+    """The story, and the end of all it started."""
+    begun = time.monotonic()
+    machines: list[Machine] = []
+    with tempfile.TemporaryDirectory(prefix="rkeyserver-demo-") as folder, contextlib.ExitStack() as ends:
+        ends.callback(lambda: [one.end() for one in machines])
+        story(out, Path(folder), machines)
+    print(f"\n{BOLD}All of it happened as told, in {time.monotonic() - begun:.0f} seconds.{PLAIN} README.md goes on.")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:  # noqa: PLR2004
+        sys.exit("One argument is wanted: the folder that make built into.")
+    os.environ.pop("PYTHONPATH", None)
+    main(Path(sys.argv[1]).absolute())
