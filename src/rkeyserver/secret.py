@@ -204,6 +204,7 @@ def harden_process() -> None:
 def take_bytes(found: bytes) -> SecretBytes:
     """Move a secret that a library returned as bytes into key memory, and erase the bytes."""
     secret = SecretBytes(len(found))
-    ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(secret.view)), found, len(found))
+    if found:
+        ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(secret.view)), found, len(found))
     erase(found)
     return secret

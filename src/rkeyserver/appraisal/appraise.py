@@ -37,7 +37,9 @@ def check_identity(identity: Identity, policy: Policy) -> SgxPolicy:
     if table is None:
         named = ", ".join(sorted(policy.tables))
         raise Rejected(
-            Reason.PLATFORM_NOT_NAMED, f"Platform {identity.platform} is not accepted; the policy names: {named}."
+            Reason.PLATFORM_NOT_NAMED,
+            f"Platform {identity.platform} is not accepted; the policy names: {named}.",
+            advice="A platform without a table in the policy stays outside.",
         )
     if table.machines != "any" and identity.machine not in table.machines:
         raise Rejected(
@@ -59,39 +61,55 @@ def appraise(claims: SgxClaims, policy: Policy, *, now: int) -> Verdict:
         rule(claims, table)
     if claims.expires < now:
         raise Rejected(
-            Reason.TCB_TOO_OLD, f"The collateral expired at {utc(claims.expires)}; it is now {utc(now)} here."
+            Reason.TCB_TOO_OLD,
+            f"The collateral expired at {utc(claims.expires)}; it is now {utc(now)} here.",
+            advice="Fetch newer collateral, or set the clock.",
         )
     return Verdict(claims=claims, policy=policy.digest, at=now)
 
 
 def _not_debug(claims: SgxClaims, _table: SgxPolicy) -> None:
     if claims.debug:
-        raise Rejected(Reason.DEBUG_ENCLAVE, "The enclave is a debug one: its host reads its memory.")
+        raise Rejected(
+            Reason.DEBUG_ENCLAVE,
+            "The enclave is a debug one, whose memory its host reads; wanted is a production one.",
+            advice="Load an image that was not signed for debugging.",
+        )
 
 
 def _measurement(claims: SgxClaims, table: SgxPolicy) -> None:
     if table.mrenclave != "any" and claims.mrenclave not in table.mrenclave:
         raise Rejected(
-            Reason.WRONG_MEASUREMENT, f"MRENCLAVE is {claims.mrenclave}; wanted is one of {', '.join(table.mrenclave)}."
+            Reason.WRONG_MEASUREMENT,
+            f"MRENCLAVE is {claims.mrenclave}; wanted is one of {', '.join(table.mrenclave)}.",
+            advice="Load an accepted image there, or name this one in the policy.",
         )
 
 
 def _signer(claims: SgxClaims, table: SgxPolicy) -> None:
     if table.mrsigner != "any" and claims.mrsigner not in table.mrsigner:
         raise Rejected(
-            Reason.WRONG_SIGNER, f"MRSIGNER is {claims.mrsigner}; wanted is one of {', '.join(table.mrsigner)}."
+            Reason.WRONG_SIGNER,
+            f"MRSIGNER is {claims.mrsigner}; wanted is one of {', '.join(table.mrsigner)}.",
+            advice="Load an image of an accepted signer there, or name this signer in the policy.",
         )
 
 
 def _product(claims: SgxClaims, table: SgxPolicy) -> None:
     if claims.isv_prod_id != table.isv_prod_id:
-        raise Rejected(Reason.WRONG_PRODUCT, f"The product id is {claims.isv_prod_id}; wanted is {table.isv_prod_id}.")
+        raise Rejected(
+            Reason.WRONG_PRODUCT,
+            f"The product id is {claims.isv_prod_id}; wanted is {table.isv_prod_id}.",
+            advice="Another product of the same signer runs there: load this one.",
+        )
 
 
 def _version(claims: SgxClaims, table: SgxPolicy) -> None:
     if claims.isv_svn < table.min_isv_svn:
         raise Rejected(
-            Reason.VERSION_TOO_LOW, f"The version (ISVSVN) is {claims.isv_svn}; wanted is at least {table.min_isv_svn}."
+            Reason.VERSION_TOO_LOW,
+            f"The version (ISVSVN) is {claims.isv_svn}; wanted is at least {table.min_isv_svn}.",
+            advice="Load a newer image there.",
         )
 
 
@@ -119,7 +137,11 @@ def _advisories(claims: SgxClaims, table: SgxPolicy) -> None:
     if table.rejected_advisories != "none":
         found = sorted(set(claims.advisory_ids) & set(table.rejected_advisories))
         if found:
-            raise Rejected(Reason.ADVISORY, f"The policy refuses platforms open to {', '.join(found)}.")
+            raise Rejected(
+                Reason.ADVISORY,
+                f"The platform is open to {', '.join(found)}; the policy refuses that.",
+                advice="Update the machine's BIOS and microcode.",
+            )
 
 
 def _configuration(claims: SgxClaims, table: SgxPolicy) -> None:
@@ -131,7 +153,9 @@ def _configuration(claims: SgxClaims, table: SgxPolicy) -> None:
         # A certificate that does not say is not one that says no.
         if rule == "refuse" and found != "False":
             raise Rejected(
-                Reason.PLATFORM_CONFIGURATION, f"The platform's certificate says {name} is {found}; wanted is False."
+                Reason.PLATFORM_CONFIGURATION,
+                f"The platform's certificate says {name} is {found}; wanted is False.",
+                advice="Change the machine's BIOS settings, or accept it in the policy.",
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Final
+from typing import Final, TextIO
 
 FORM: Final = "%(levelname)s [%(place)s(%(lineno)d) -> %(funcName)s]: %(message)s"
 
@@ -17,15 +17,25 @@ class _Formatter(logging.Formatter):
         return super().format(record)
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """A handler whose reader may go away: a log that nobody reads stops nothing."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.setFormatter(_Formatter(FORM))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def set_up(level: str) -> None:
     """Log to stderr from `level` on, and announcements, always, to stdout."""
-    formatter = _Formatter(FORM)
-    to_stderr = logging.StreamHandler(sys.stderr)
-    to_stderr.setFormatter(formatter)
-    logging.basicConfig(level=logging.WARNING, handlers=[to_stderr], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[_Handler(sys.stderr)], force=True)
     logging.getLogger("rkeyserver").setLevel(level.upper())
-    to_stdout = logging.StreamHandler(sys.stdout)
-    to_stdout.setFormatter(formatter)
+    # What it warns of is a line for each malformed request of anyone: those are counted, not logged one by one.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    to_stdout = _Handler(sys.stdout)
     announce = logging.getLogger("rkeyserver.announce")
     announce.handlers = [to_stdout]
     announce.setLevel(logging.INFO)

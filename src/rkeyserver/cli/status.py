@@ -29,7 +29,7 @@ def ask(ops: str) -> dict[str, Any]:
             f"No instance answers on {address}: {error}.", advice="Is it running? Was it started with another --ops?"
         ) from error
     if response.status_code != httpx.codes.OK or not isinstance(found, dict):
-        raise Unavailable(f"The instance on {address} answers {response.status_code}: {found}.")
+        raise Unavailable(f"What is on {address} answers {response.status_code}: {str(found)[:200]}.")
     return found
 
 
@@ -38,11 +38,24 @@ def status(ops: str, *, as_json: bool) -> str:
     found = ask(ops)
     if as_json:
         return json.dumps(found, indent=2) + "\n"
+    try:
+        return "\n".join(_lines(found)) + "\n"
+    except (LookupError, TypeError, AttributeError) as error:
+        raise Unavailable(f"What is on {ops} answers with something else than a status.") from error
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
     ways = found["ways_back"]
     lines = [
         f"role         {found['role']}",
-        f"domain       {found['domain']}",
-        f"state        epoch {found['epoch']}, sequence {found['sequence']}",
+        *(
+            ["domain       none yet: it is asking its hosts"]
+            if found["domain"] is None
+            else [
+                f"domain       {found['domain']}",
+                f"state        epoch {found['epoch']}, sequence {found['sequence']}",
+            ]
+        ),
         *(f"generation   {one['id']} {one['state']}, made {one['created']}" for one in found["generations"]),
         f"platform     {found['platform']}, machine {found['machine']}",
         f"protection   {found['protects']}",
@@ -57,4 +70,4 @@ def status(ops: str, *, as_json: bool) -> str:
         lines.append("WARNING: one way back. If this machine or its record is lost, so is the root key: add a backup.")
     if found["simulated"]:
         lines.append("SIMULATED: nothing here is protected.")
-    return "\n".join(lines) + "\n"
+    return lines

@@ -23,7 +23,7 @@ MAX_CIPHERTEXT: Final = 256 * 1024 + 2048
 Nonce = Annotated[bytes, msgspec.Meta(min_length=NONCE_SIZE, max_length=NONCE_SIZE)]
 Mac = Annotated[bytes, msgspec.Meta(min_length=MAC_SIZE, max_length=MAC_SIZE)]
 Instance = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern="^[0-9a-z:._-]+$")]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[0-9a-z:._-]+\Z")]
 Opaque = Annotated[bytes, msgspec.Meta(max_length=MAX_IDENTITY)]
 
 

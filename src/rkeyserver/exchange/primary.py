@@ -149,11 +149,7 @@ class Granter:
             raise Rejected(Reason.BAD_MAC, "The challenge is not one that this instance made for this hello.")
         hello, body = decode(request.hello, Hello), decode(challenge.body, ChallengeBody)
         now = self._clock.now()
-        if not body.time <= now <= body.time + CHALLENGE_LIFE:
-            raise Rejected(
-                Reason.CHALLENGE_EXPIRED,
-                f"The challenge was made at {utc(body.time)}, it is now {utc(now)}; it lives {CHALLENGE_LIFE} seconds.",
-            )
+        _check_age(body, now)
         claims = decode(request.attested.claims, RequestClaims)
         if claims.credential_mac or claims.credential:
             raise Rejected(Reason.MALFORMED, "The request answers a credential; this platform gave none.")
@@ -167,7 +163,10 @@ class Granter:
             now=now,
         )
         self._clock.observe(proved.issued)
-        self._used.use(body.nonce, self._clock.now())
+        # Again, for the verification took its time: a challenge that is forgotten as used must not pass any more.
+        later = self._clock.now()
+        _check_age(body, later)
+        self._used.use(body.nonce, later)
         return Proved(
             claims=proved,
             request=claims,
@@ -198,3 +197,11 @@ class Granter:
     def close(self) -> None:
         """Erase the key of the challenges."""
         self._mac_key.close()
+
+
+def _check_age(body: ChallengeBody, now: int) -> None:
+    if not body.time <= now <= body.time + CHALLENGE_LIFE:
+        raise Rejected(
+            Reason.CHALLENGE_EXPIRED,
+            f"The challenge was made at {utc(body.time)}, it is now {utc(now)}; it lives {CHALLENGE_LIFE} seconds.",
+        )

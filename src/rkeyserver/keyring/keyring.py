@@ -24,7 +24,7 @@ from rkeyserver.secret import SecretBytes, copy_secret
 _LENGTH_SIZE: Final = 4
 MAX_KEYRING: Final = 256 * 1024
 
-Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 

@@ -28,17 +28,21 @@ RECORD_KEY_SIZE: Final = 32
 
 _FOREIGN_MAGIC: Final = re.compile(rb"rkeyserver-record/[0-9a-z]+\n")
 
-Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[0-9a-z:._-]+\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class PlatformSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="platform"):
-    """The record key wrapped by the platform of one machine. Field meanings as in SealingIdentity."""
+    """The record key wrapped by the platform of one machine. Field meanings as in SealingIdentity.
 
-    platform: str
-    machine: str
-    policy: str
-    versions: dict[str, str]
+    Whoever writes the file writes these; they are shown before anything is proved, so they are plain names.
+    """
+
+    platform: Name
+    machine: Name
+    policy: Name
+    versions: dict[Name, Name]
     wrapped: bytes
 
 

@@ -104,24 +104,32 @@ def _asking(platform: Platform, verifiers: dict[str, Verifier], clock: Clock, ow
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    # It is said after the keyring was stored: that nobody listens any more undoes nothing.
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        log.warning("Could not print %r: %s.", text, error.strerror)
 
 
 async def _run(config: Config) -> None:
     with assemble(config) as parts, contextlib.ExitStack() as stack:
-        instance, joiner = parts.instance, parts.joiner
-        peers = [] if config.once else [one for address in config.listen for one in open_sockets(address)]
-        ops = [] if config.once else open_sockets(config.ops)
+        if config.once:
+            await start_standby(config, parts.instance, parts.joiner)
+            return
+        peers = [one for address in config.listen for one in open_sockets(address)]
+        ops = open_sockets(config.ops)
         for listener in peers + ops:
             stack.callback(listener.close)
-        again = False
-        if config.hosts:
-            again = await start_standby(config, instance, joiner)
-        else:
-            start_primary(config, instance, look(instance.store, instance.platform))
-        if not config.once:
-            await serve(instance, peers, ops, joiner if again else None)
+        await serve(parts.instance, peers, ops, functools.partial(_begin, config, parts))
+
+
+async def _begin(config: Config, parts: Parts) -> Joiner | None:
+    instance = parts.instance
+    if config.hosts:
+        return parts.joiner if await start_standby(config, instance, parts.joiner) else None
+    start_primary(config, instance, look(instance.store, instance.platform))
+    return None
 
 
 def run(config: Config) -> None:

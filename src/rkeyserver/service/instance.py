@@ -12,7 +12,7 @@ from typing import Any, Final
 from rkeyserver import __version__
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.clock import Clock, utc
-from rkeyserver.errors import Rejected, RkeyError
+from rkeyserver.errors import Reason, Rejected, RkeyError
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.standby import Received
 from rkeyserver.keyring.keyring import Keyring
@@ -24,6 +24,7 @@ from rkeyserver.secret import MemoryKind, SecretBytes
 from rkeyserver.service.audit import Audit, Line, Peer
 
 MAX_PEERS_SHOWN: Final = 1024
+STRANGER_SECONDS: Final = 10
 REPLACED: Final = "file already exist, substitute by new file"
 RECEIVED: Final = "Successfully received the DomainKey from deploy server."
 
@@ -54,6 +55,7 @@ class Instance:
     peers: OrderedDict[str, int] = field(default_factory=OrderedDict)
     refused: Counter[str] = field(default_factory=Counter)
     granted: int = 0
+    stranger_told: int = 0
     started: int = 0
 
     def hold(self, keyring: Keyring) -> None:
@@ -96,6 +98,15 @@ class Instance:
         self.peers.move_to_end(machine)
         while len(self.peers) > MAX_PEERS_SHOWN:
             self.peers.popitem(last=False)
+
+    def tell_of_stranger(self, error: Rejected, address: str) -> None:
+        """Log the line that would enrol a machine that the policy does not name, as `error` has it.
+
+        It is only claimed, not proved, so that anyone can have it logged: at most once in STRANGER_SECONDS.
+        """
+        if error.reason is Reason.MACHINE_NOT_NAMED and self.clock.now() >= self.stranger_told + STRANGER_SECONDS:
+            self.stranger_told = self.clock.now()
+            log.warning("Refused what says it is another machine, at %s: %s. %s", address, error.reason, error)
 
     def count_refusal(self, error: RkeyError) -> None:
         """Count a refusal by its reason."""

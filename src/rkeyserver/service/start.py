@@ -12,7 +12,7 @@ from rkeyserver.address import Address
 from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.config import Config
-from rkeyserver.errors import Corrupt, Rejected, RkeyError, Unavailable
+from rkeyserver.errors import Corrupt, RkeyError, Unavailable
 from rkeyserver.exchange.standby import Asking, Received
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.adopt import (
@@ -68,7 +68,7 @@ class Joiner:
                 continue
             try:
                 await self._adopt(received, own, host)
-            except (Rejected, Corrupt) as error:
+            except RkeyError as error:
                 failure = error
                 received.keyring.close()
                 log.error("%s", error)  # noqa: TRY400 - the text is for the operator, a traceback is not
@@ -82,10 +82,9 @@ class Joiner:
             and own.keyring.extends(received.keyring)
             and not own.keyring.same_as(received.keyring)
         ):
-            check_own_domain(own.keyring, self.config.domain)
+            open_own(self.config, self.instance, own.keyring)
             log.warning("Host %s is behind: this instance's own keyring is an extension of what it has.", host)
             received.keyring.close()
-            self.instance.hold(own.keyring)
             return
         keep = keep_as(own, received.keyring, self.config.domain)
         self.instance.received(received, str(host), keep)
@@ -170,14 +169,14 @@ def open_own(config: Config, instance: Instance, keyring: Keyring) -> None:
 
 
 async def start_standby(config: Config, instance: Instance, joiner: Joiner) -> bool:
-    """Ask the hosts for the keyring; with an own record, serve from it where none gives one.
+    """Ask the hosts for the keyring; with an own record of the domain, serve from it where none gives one.
 
     Returns whether the hosts have to be asked again in the background.
-    Raises: what start_primary() raises of an own record, or the last host's error where there is none.
+    Raises: Corrupt for a record that nothing may replace, or the last host's error where there is no record to serve.
     """
     own = look(instance.store, instance.platform)
     check_may_ask(own, instance.platform.identity())
-    if config.once or not isinstance(own, Opened):
+    if config.once or not isinstance(own, Opened) or config.domain not in (None, own.keyring.domain):
         await joiner.until(own, config.wait)
         return False
     try:

@@ -27,8 +27,8 @@ class SgxClaims:
     cpu_svn, pce_svn: the level that the processor's PCK certificate is for.
     sgx_type: 0 standard, 1 scalable, 2 scalable with integrity.
     dynamic_platform, cached_keys, smt_enabled: "True", "False" or "Undefined", from that certificate.
-    tcb_status: the platform's and the quoting enclave's joined, by Intel's names; "Revoked" is among them, since
-    genuine is not yet acceptable. platform_status, qe_status: each alone. advisory_ids: of both.
+    tcb_status: the platform's and the quoting enclave's joined, by Intel's names; those that no policy accepts too,
+    since genuine is not yet acceptable. platform_status, qe_status: each alone. advisory_ids: of both.
     tcb_eval_data_number: the least of TCB info and QE identity. tcb_date: when the platform's level was current.
     issued, expires: latest issue date and earliest expiration of everything verified.
     report_data: 64 bytes. Dates are seconds since 1970 UTC.

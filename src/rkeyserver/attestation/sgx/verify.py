@@ -5,7 +5,8 @@ The order of the checks, cheapest first:
 1. sizes, 2. structure, 3. the report data is what this exchange wants, 4. every signature, certificate, CRL and date,
 by dcap-qvl, 5. no CRL is dated in the future, which dcap-qvl does not look at.
 
-What the library would accept or refuse by TCB status is left to the appraisal: the claims carry the status as it is.
+What the library would accept or refuse by TCB status is left to the appraisal: the claims carry the status as it is,
+all but Revoked, which the library refuses whatever it is told.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rkeyserver.clock import utc
 from rkeyserver.errors import Reason, Rejected
 
 _MAX_REASON: Final = 300
+_REVOKED: Final = "TCB status is invalid: Revoked"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def verify(
     evidence: the quote; endorsements: its collateral, JSON; platform: the name that claims under `anchor` get;
     expected_report_data: 64 bytes; now: seconds since 1970 UTC, against which every date is checked.
 
-    Raises: Rejected with TOO_LARGE, MALFORMED, NOT_BOUND, DEBUG_ENCLAVE or NOT_GENUINE; Corrupt if `anchor` is damaged.
+    Raises: Rejected with TOO_LARGE, MALFORMED, NOT_BOUND, DEBUG_ENCLAVE, TCB_STATUS or NOT_GENUINE;
+    Corrupt if `anchor` is damaged.
     """
     unproved = quote.require_report_data(evidence, expected_report_data)
     collateral, for_library = _read(endorsements)
@@ -69,12 +72,21 @@ def verify(
         issued = {"root CA's": crl_issued(collateral.root_ca_crl), "PCK CA's": crl_issued(collateral.pck_crl)}
     except (ValueError, TypeError, OverflowError, msgspec.DecodeError) as error:
         text = _printable(error)
-        reason = Reason.DEBUG_ENCLAVE if unproved.debug and "debug" in text.lower() else Reason.NOT_GENUINE
-        raise Rejected(reason, f"The quote is not genuine under {anchor.name} at {_time(now)}: {text}.") from error
+        raise Rejected(
+            _reason(text, debug=unproved.debug),
+            f"The quote is not genuine under {anchor.name} at {_time(now)}: {text}.",
+        ) from error
     if claims.debug:
         raise Rejected(Reason.DEBUG_ENCLAVE, "The quote is of a debug enclave, whose memory anyone can read.")
     _refuse_future_crls(issued, now)
     return claims
+
+
+def _reason(text: str, *, debug: bool) -> Reason:
+    # The library refuses two things by itself that are not forgeries, and an operator has to tell them apart.
+    if debug and "debug" in text.lower():
+        return Reason.DEBUG_ENCLAVE
+    return Reason.TCB_STATUS if text.endswith(_REVOKED) else Reason.NOT_GENUINE
 
 
 @lru_cache(maxsize=16)  # machines of one model send the same; what is cached was read, not believed
