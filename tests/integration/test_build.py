@@ -46,7 +46,7 @@ def make(tree: Path, **environment: str) -> str:
     """`make`, with no target named, in the virtual environment that runs the tests; what it printed."""
     venv = Path(sys.prefix)
     done = subprocess.run(
-        ["make", "-o", str(venv / ".ready"), f"VENV={venv}"],
+        ["make", "--no-print-directory", "-o", str(venv / ".ready"), f"VENV={venv}"],
         cwd=tree,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

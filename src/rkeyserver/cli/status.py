@@ -23,13 +23,19 @@ def ask(ops: str) -> dict[str, Any]:
     try:
         with httpx.Client(trust_env=False, timeout=SECONDS, verify=False) as client:  # noqa: S501 - no TLS here
             response = client.get(f"http://{address}/status")
-            found = response.json()
-    except (httpx.HTTPError, ValueError) as error:
+    except httpx.TransportError as error:
         raise Unavailable(
             f"No instance answers on {address}: {error}.", advice="Is it running? Was it started with another --ops?"
         ) from error
+    try:
+        found = response.json()
+    except ValueError:
+        found = None
     if response.status_code != httpx.codes.OK or not isinstance(found, dict):
-        raise Unavailable(f"What is on {address} answers {response.status_code}: {str(found)[:200]}.")
+        raise Unavailable(
+            f"What is on {address} answers {response.status_code}, and no status.",
+            advice="Is that the operations listener of an instance?",
+        )
     return found
 
 

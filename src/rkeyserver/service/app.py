@@ -18,7 +18,7 @@ from rkeyserver.exchange import messages
 from rkeyserver.exchange.primary import Proved
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.audit import Line, Peer
-from rkeyserver.service.instance import Instance
+from rkeyserver.service.instance import Instance, reason_of
 from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH
 
 HTTP_TOO_LARGE: Final = 413
@@ -71,9 +71,7 @@ class _Endpoint:
         try:
             response = await self.answer(request)
         except RkeyError as error:
-            # Whoever it was, nothing is proved of them: counted, and no line for each (design invariant 9).
-            self.instance.count_refusal(error)
-            log.debug("%s of %s refused. %s", request.url.path, _address(request), error)
+            self.instance.refuse(error, _address(request))
             response = coarse(error)
         await response(scope, receive, send)
 
@@ -82,10 +80,11 @@ def make_app(instance: Instance) -> Router:
     """The application of the peers' listener."""
 
     async def hello(request: Request) -> Response:
+        body = await read_body(request, messages.MAX_MESSAGE[messages.Hello])
+        challenge = instance.granter.challenge(body)
         if instance.keyring is None:
             raise Unavailable(NO_KEYRING)
-        body = await read_body(request, messages.MAX_MESSAGE[messages.Hello])
-        return Response(instance.granter.challenge(body), media_type=CONTENT_TYPE)
+        return Response(challenge, media_type=CONTENT_TYPE)
 
     async def hand_over(request: Request) -> Response:
         body = await read_body(request, messages.MAX_MESSAGE[messages.Request])
@@ -119,16 +118,12 @@ async def grant(instance: Instance, request: bytes, address: str) -> bytes:
     keyring, policy = instance.keyring, instance.policy
     if keyring is None or policy is None:
         raise Unavailable(NO_KEYRING)
-    try:
-        proved = await instance.granter.prove(request, policy)
-    except Rejected as error:
-        instance.tell_of_stranger(error, address)
-        raise
+    proved = await instance.granter.prove(request, policy)
     machine = proved.claims.ppid
     try:
         answer = await _decide(instance, keyring, policy, proved, address)
     except RkeyError as error:
-        log.warning("Refused machine %s at %s: %s. %s", machine, address, getattr(error, "reason", error.code), error)
+        log.warning("Refused machine %s at %s: %s. %s", machine, address, reason_of(error), error)
         raise
     instance.granted += 1
     instance.know(machine)

@@ -128,7 +128,9 @@ async def _begin(config: Config, parts: Parts) -> Joiner | None:
     instance = parts.instance
     if config.hosts:
         return parts.joiner if await start_standby(config, instance, parts.joiner) else None
-    start_primary(config, instance, look(instance.store, instance.platform))
+    with instance.deciding("open"):
+        own = look(instance.store, instance.platform)
+    start_primary(config, instance, own)
     return None
 
 

@@ -45,7 +45,12 @@ async def fetch_keyring(host: Address, asking: Asking) -> Received:
 
 
 def _why(error: Exception) -> str:
-    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+    if isinstance(error, (TimeoutError, httpx.TimeoutException)):
+        return "no answer in time"
+    root: BaseException = error
+    while root.__cause__ is not None:  # the libraries in between each say less than the system did
+        root = root.__cause__
+    return (isinstance(root, OSError) and root.strerror) or str(error) or type(error).__name__
 
 
 async def _exchange(address: Address, asking: Asking) -> Received:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rkeyserver import __version__
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.clock import Clock, utc
-from rkeyserver.errors import Reason, Rejected, RkeyError
+from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.standby import Received
 from rkeyserver.keyring.keyring import Keyring
@@ -24,7 +25,8 @@ from rkeyserver.secret import MemoryKind, SecretBytes
 from rkeyserver.service.audit import Audit, Line, Peer
 
 MAX_PEERS_SHOWN: Final = 1024
-STRANGER_SECONDS: Final = 10
+TOLD: Final = frozenset({Reason.MACHINE_NOT_NAMED, Reason.TALKING_TO_ITSELF})
+TOLD_SECONDS: Final = 10
 REPLACED: Final = "file already exist, substitute by new file"
 RECEIVED: Final = "Successfully received the DomainKey from deploy server."
 
@@ -37,6 +39,11 @@ class Role(enum.StrEnum):
 
     PRIMARY = "primary"
     STANDBY = "standby"
+
+
+def reason_of(error: RkeyError) -> str:
+    """The code of a refusal, in audit lines, counters and logs."""
+    return str(error.reason) if isinstance(error, Rejected) else error.code
 
 
 @dataclass
@@ -55,7 +62,7 @@ class Instance:
     peers: OrderedDict[str, int] = field(default_factory=OrderedDict)
     refused: Counter[str] = field(default_factory=Counter)
     granted: int = 0
-    stranger_told: int = 0
+    told: int = 0
     started: int = 0
 
     def hold(self, keyring: Keyring) -> None:
@@ -74,7 +81,21 @@ class Instance:
         if self.store.replace(sealed, keep_as):
             self.say(REPLACED)
 
-    def received(self, received: Received, address: str, keep_as: str | None) -> None:
+    @contextlib.contextmanager
+    def deciding(self, event: str, *, domain: str = "", peer: Peer | None = None, where: str = "") -> Iterator[None]:
+        """Record it as a refused `event` when what is tried in this context refuses; that it may go on is not recorded.
+
+        where: what `found` begins with. Raises: Unavailable if it cannot be recorded, else the refusal.
+        """
+        try:
+            yield
+        except (Rejected, Corrupt, Misuse) as error:
+            found = where + error.message
+            line = Line(event=event, verdict="refused", domain=domain, peer=peer, reason=reason_of(error), found=found)
+            self.audit.write_now(line)
+            raise
+
+    def received(self, received: Received, peer: Peer, keep_as: str | None) -> None:
         """Record, store and hold a keyring from a peer; only then say so."""
         keyring = received.keyring
         self.audit.write_now(
@@ -83,7 +104,7 @@ class Instance:
                 verdict="accepted",
                 domain=keyring.domain,
                 sequence=keyring.header.sequence,
-                peer=Peer.of(received.verdict.claims, address),
+                peer=peer,
                 policy=received.verdict.policy,
             )
         )
@@ -99,18 +120,18 @@ class Instance:
         while len(self.peers) > MAX_PEERS_SHOWN:
             self.peers.popitem(last=False)
 
-    def tell_of_stranger(self, error: Rejected, address: str) -> None:
-        """Log the line that would enrol a machine that the policy does not name, as `error` has it.
+    def refuse(self, error: RkeyError, address: str) -> None:
+        """Count a refusal by its reason.
 
-        It is only claimed, not proved, so that anyone can have it logged: at most once in STRANGER_SECONDS.
+        Of what has no genuine evidence that is all (design invariant 9): anyone could have it logged. Two reasons need
+        a person to act, and are logged at most once in TOLD_SECONDS.
         """
-        if error.reason is Reason.MACHINE_NOT_NAMED and self.clock.now() >= self.stranger_told + STRANGER_SECONDS:
-            self.stranger_told = self.clock.now()
-            log.warning("Refused what says it is another machine, at %s: %s. %s", address, error.reason, error)
-
-    def count_refusal(self, error: RkeyError) -> None:
-        """Count a refusal by its reason."""
-        self.refused[str(error.reason) if isinstance(error, Rejected) else error.code] += 1
+        reason = reason_of(error)
+        self.refused[reason] += 1
+        log.debug("Refused %s: %s. %s", address, reason, error)
+        if reason in TOLD and self.clock.now() >= self.told + TOLD_SECONDS:
+            self.told = self.clock.now()
+            log.warning("Refused what is at %s, by what it says of itself: %s. %s", address, reason, error)
 
     def status(self) -> dict[str, Any]:
         """What `rkeyserver status` shows. No secret."""

@@ -26,7 +26,7 @@ from rkeyserver.service.adopt import (
     keep_as,
     look,
 )
-from rkeyserver.service.audit import Line
+from rkeyserver.service.audit import Line, Peer
 from rkeyserver.service.instance import Instance
 
 FIRST_DELAY: Final = 0.25
@@ -61,7 +61,8 @@ class Joiner:
         failure: RkeyError = Unavailable("No host was given.")
         for host in hosts:
             try:
-                received = await fetch_keyring(host, asking)
+                with self.instance.deciding("join", where=f"{host}: "):
+                    received = await fetch_keyring(host, asking)
             except RkeyError as error:
                 failure = error
                 log.warning("%s", error)
@@ -86,8 +87,10 @@ class Joiner:
             log.warning("Host %s is behind: this instance's own keyring is an extension of what it has.", host)
             received.keyring.close()
             return
-        keep = keep_as(own, received.keyring, self.config.domain)
-        self.instance.received(received, str(host), keep)
+        peer = Peer.of(received.verdict.claims, str(host))
+        with self.instance.deciding("join", domain=received.keyring.domain, peer=peer):
+            keep = keep_as(own, received.keyring, self.config.domain)
+        self.instance.received(received, peer, keep)
 
     async def until(self, own: Own, seconds: float) -> None:
         """Try again and again for `seconds`.
@@ -142,10 +145,12 @@ def start_primary(config: Config, instance: Instance, own: Own) -> None:
     match own:
         case Opened(keyring, _record):
             open_own(config, instance, keyring)
-        case Unopenable(error, _record, _header):
-            raise error
+        case Unopenable(error, _record, header):
+            with instance.deciding("open", domain=header.domain if header else ""):
+                raise error
         case Nothing():
-            check_may_mint(config.domain)
+            with instance.deciding("mint"):
+                check_may_mint(config.domain)
             keyring = Keyring.mint(now=instance.clock.now(), policy=domain_default(instance).text)
             instance.audit.write_now(
                 Line(event="mint", verdict="accepted", domain=keyring.domain, sequence=keyring.header.sequence)
@@ -160,7 +165,8 @@ def open_own(config: Config, instance: Instance, keyring: Keyring) -> None:
 
     Raises: Rejected(ANOTHER_DOMAIN).
     """
-    check_own_domain(keyring, config.domain)
+    with instance.deciding("open", domain=keyring.domain):
+        check_own_domain(keyring, config.domain)
     instance.audit.write_now(
         Line(event="open", verdict="accepted", domain=keyring.domain, sequence=keyring.header.sequence)
     )
@@ -174,8 +180,9 @@ async def start_standby(config: Config, instance: Instance, joiner: Joiner) -> b
     Returns whether the hosts have to be asked again in the background.
     Raises: Corrupt for a record that nothing may replace, or the last host's error where there is no record to serve.
     """
-    own = look(instance.store, instance.platform)
-    check_may_ask(own, instance.platform.identity())
+    with instance.deciding("open"):
+        own = look(instance.store, instance.platform)
+        check_may_ask(own, instance.platform.identity())
     if config.once or not isinstance(own, Opened) or config.domain not in (None, own.keyring.domain):
         await joiner.until(own, config.wait)
         return False
