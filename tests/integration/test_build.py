@@ -385,3 +385,36 @@ def test_hand_over_between_two_that_were_built(built: Built, tmp_path: Path) -> 
         lines = [json.loads(line) for line in (folder / "rkey.bin.audit.jsonl").read_text().splitlines()]
         (decision,) = [line for line in lines if line["event"] == event]
         assert (decision["verdict"], decision["peer"]["mrenclave"]) == ("accepted", built.measured())
+
+
+def test_demo_tells_what_happens_without_root(built: Built, tmp_path: Path) -> None:
+    shown = subprocess.run(
+        # Whoever runs the tests: inside, a user with none of root's rights.
+        [
+            "unshare",
+            "--user",
+            "--map-user=1000",
+            "--map-group=1000",
+            sys.executable,
+            ROOT / "tools/demo.py",
+            built.folder.parent,
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert re.findall(r"^(\d)\. ", shown.stdout, re.MULTILINE) == list("123456")
+    for words in (
+        "Made the root key of a new domain",
+        "Successfully received the DomainKey from deploy",
+        '"verdict":"accepted"',
+        "The record was sealed by machine",
+        "wrong-signer",
+        "All of it happened as told",
+    ):
+        assert words in shown.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert str(tmp_path) not in subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
