@@ -16,19 +16,26 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 
+def _one_line(text: str) -> str:
+    # An error may quote what a peer or a file says; a log is read by lines, and a terminal obeys what it is shown.
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 class RkeyError(Exception):
     """Base of every error this package raises on purpose.
 
-    message: one sentence, with what was found and what was wanted.
+    message: one sentence, with what was found and what was wanted; what cannot be printed is escaped.
     advice: what the person who reads it can do; may be empty where the message already says so.
     """
 
     code: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, advice: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.advice = advice
+        self.message = _one_line(message)
+        self.advice = _one_line(advice)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.advice}".rstrip()

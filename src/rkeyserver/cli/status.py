@@ -10,6 +10,7 @@ import httpx
 from rkeyserver.address import parse_address
 from rkeyserver.config import DEFAULT_OPS
 from rkeyserver.errors import Unavailable
+from rkeyserver.service.why import why
 
 SECONDS: Final = 5.0
 
@@ -25,7 +26,8 @@ def ask(ops: str) -> dict[str, Any]:
             response = client.get(f"http://{address}/status")
     except httpx.TransportError as error:
         raise Unavailable(
-            f"No instance answers on {address}: {error}.", advice="Is it running? Was it started with another --ops?"
+            f"No instance answers on {address}: {why(error)}.",
+            advice="Is it running? Was it started with another --ops?",
         ) from error
     try:
         found = response.json()
@@ -72,7 +74,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         *(f"peer         {machine}, last {at}" for machine, at in found["peers"].items()),
         f"ways back    {found['ways_back_total']}: " + ", ".join(f"{name} {count}" for name, count in ways.items()),
     ]
-    if found["ways_back_total"] <= 1:
+    if found["domain"] is not None and found["ways_back_total"] <= 1:
         lines.append("WARNING: one way back. If this machine or its record is lost, so is the root key: add a backup.")
     if found["simulated"]:
         lines.append("SIMULATED: nothing here is protected.")

@@ -136,7 +136,8 @@ def parse(record: bytes) -> Record:
                 advice="Start the version that wrote it.",
             )
         raise Corrupt(
-            f"This is no record: it begins with {record[:20]!r}, a record with {MAGIC!r}.",
+            # What it begins with is not said: it may be a key.
+            f"This is no record: it does not begin with {MAGIC.strip().decode()}.",
             advice="Nothing was changed. Restore the file, or move it away and fetch the keyring with -i.",
         )
     end = record.find(b"\n", len(MAGIC), len(MAGIC) + MAX_HEADER)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -59,10 +61,6 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     transcript: str = ""
 
 
-class _Stamped(msgspec.Struct, frozen=True):
-    at: str
-
-
 @dataclass
 class _Waiting:
     data: bytes
@@ -79,7 +77,7 @@ class Audit:
         self._fd = fd
         self._path = path
         self._clock = clock
-        self._torn = _ends_in_mid_line(fd)
+        self._lock = threading.Lock()  # write_now() may come while another thread writes for write()
         self._waiting: list[_Waiting] = []
         self._flushing: asyncio.Task[None] | None = None
 
@@ -97,8 +95,9 @@ class Audit:
         return cls(fd, path, clock)
 
     def _encode(self, line: Line) -> bytes:
-        stamp = msgspec.to_builtins(_Stamped(at=utc(self._clock.now())))
-        return msgspec.json.encode(stamp | msgspec.to_builtins(line)) + b"\n"
+        stamped = {"at": utc(self._clock.now())} | msgspec.to_builtins(line)
+        # ASCII, all else escaped: whatever a peer had put into an error, nobody reads it as two lines or as a command.
+        return json.dumps(stamped, separators=(",", ":")).replace("\x7f", "\\u007f").encode() + b"\n"
 
     def write_now(self, line: Line) -> None:
         """Write one line and wait for the disk; for the time before the event loop runs."""
@@ -128,21 +127,22 @@ class Audit:
                         entry.done.set_result(None)
 
     def _commit(self, data: bytes) -> None:
-        # What a full disk or a crash left of a line stays one bad line: the next one begins on its own.
-        rest = memoryview(b"\n" + data if self._torn else data)
-        self._torn = True
         try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+            with self._lock:
+                # What a full disk or a crash left of a line stays one bad line: the next one begins on its own.
+                rest = memoryview(b"\n" + data if _ends_in_mid_line(self._fd) else data)
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
         except OSError as error:
             raise Unavailable(
                 f"The audit file {self._path} cannot be written: {error.strerror}. No key leaves until it can."
             ) from error
-        self._torn = False
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
+        """Close the file; nothing can be written any more."""
+        with self._lock:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
 
 def _sync_folder(folder: Path) -> None:

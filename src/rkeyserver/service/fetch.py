@@ -16,6 +16,7 @@ from rkeyserver.errors import Reason, Rejected, Unavailable
 from rkeyserver.exchange.messages import MAX_MESSAGE, Challenge, Grant
 from rkeyserver.exchange.standby import Asking, Greeting, Received
 from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH
+from rkeyserver.service.why import why
 
 EXCHANGE_SECONDS: Final = 20.0
 CONNECT_SECONDS: Final = 3.0
@@ -40,17 +41,8 @@ async def fetch_keyring(host: Address, asking: Asking) -> Received:
             async with asyncio.timeout(EXCHANGE_SECONDS):
                 return await _exchange(address, asking)
         except (httpx.TransportError, TimeoutError, Unavailable) as error:
-            failures.append(f"{address}: {_why(error)}")
+            failures.append(f"{address}: {why(error)}")
     raise Unavailable(f"No answer from {host} ({'; '.join(failures)}).")
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, (TimeoutError, httpx.TimeoutException)):
-        return "no answer in time"
-    root: BaseException = error
-    while root.__cause__ is not None:  # the libraries in between each say less than the system did
-        root = root.__cause__
-    return (isinstance(root, OSError) and root.strerror) or str(error) or type(error).__name__
 
 
 async def _exchange(address: Address, asking: Asking) -> Received:

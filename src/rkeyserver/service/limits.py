@@ -1,7 +1,8 @@
 """What one connection, one address and all together may take. uvicorn alone lets idle and half-sent requests live on.
 
-Every connection has a deadline from accept and a cap on the bytes it may send. When an address, or the whole server,
-has as many connections as it may, the oldest one that waits for its client makes room: the idle pay, not the newcomer.
+Every connection has a deadline from accept and a cap on the bytes it sends. When an address, or the whole server, has
+as many connections as it may, the oldest one that waits for its client makes room: the idle pay, not the newcomer. When
+all that wait have sent as much as may be held in memory, the largest one of the address that has sent most does.
 """
 
 from __future__ import annotations
@@ -9,13 +10,20 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 CONNECTION_SECONDS: Final = 30.0
 MAX_CONNECTION_BYTES: Final = 1024 * 1024
+MAX_BYTES: Final = 16 * 1024 * 1024
 PER_ADDRESS: Final = 64
+
+
+def client_of(host: str) -> str:
+    """What a connection from this address counts against: an IPv4 address, or the /64 that one machine has at will."""
+    return IPv6Address(host.partition("%")[0]).exploded[:19] if ":" in host else host
 
 
 @dataclass
@@ -25,19 +33,31 @@ class Guard:
     total: int
     per_address: int = PER_ADDRESS
     seconds: float = CONNECTION_SECONDS
+    most_bytes: int = MAX_BYTES
     _by_address: dict[str, OrderedDict[GuardedProtocol, None]] = field(default_factory=dict, init=False)
     _count: int = field(default=0, init=False)
+    _bytes: int = field(default=0, init=False)
     evicted: int = field(default=0, init=False)
 
     def enter(self, protocol: GuardedProtocol, address: str) -> None:
         """Count a new connection, making room for it where there is none."""
-        mine = self._by_address.setdefault(address, OrderedDict())
-        if len(mine) >= self.per_address:
-            self._evict(mine)
+        mine = self._by_address.get(address)
+        if mine is not None and len(mine) >= self.per_address:
+            self._evict_oldest(mine)
         elif self._count >= self.total:
-            self._evict(max(self._by_address.values(), key=len))
-        mine[protocol] = None
+            self._evict_oldest(max(self._by_address.values(), key=len))
+        # Looked up again: what made room may have been this address's last.
+        self._by_address.setdefault(address, OrderedDict())[protocol] = None
         self._count += 1
+
+    def took(self, size: int) -> None:
+        """Count bytes that a connection has sent, and make room in memory where there is none."""
+        self._bytes += size
+        if self._bytes > self.most_bytes:
+            waiting = [[one for one in connections if not one.busy] for connections in self._by_address.values()]
+            heaviest = max(waiting, key=lambda connections: sum(one.received for one in connections))
+            if heaviest:
+                self._evict(max(heaviest, key=lambda one: one.received))
 
     def leave(self, protocol: GuardedProtocol, address: str) -> None:
         """Forget a connection that is gone."""
@@ -45,13 +65,16 @@ class Guard:
         if mine is not None and protocol in mine:
             del mine[protocol]
             self._count -= 1
+            self._bytes -= protocol.received
             if not mine:
                 del self._by_address[address]
 
-    def _evict(self, connections: OrderedDict[GuardedProtocol, None]) -> None:
-        oldest = next((one for one in connections if not one.busy), next(iter(connections)))
+    def _evict_oldest(self, connections: OrderedDict[GuardedProtocol, None]) -> None:
+        self._evict(next((one for one in connections if not one.busy), next(iter(connections))))
+
+    def _evict(self, protocol: GuardedProtocol) -> None:
         self.evicted += 1
-        oldest.abort()
+        protocol.abort()
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -61,7 +84,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
         super().__init__(*args, **kwargs)
-        self._received = 0
+        self.received = 0
         self._address = ""
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -75,22 +98,29 @@ class GuardedProtocol(HttpToolsProtocol):
         """Drop the connection at once."""
         self.guard.leave(self, self._address)
         self.transport.abort()
+        # Now, and not when the event loop has told the application: a turn of it may read hundreds of bodies.
+        for cycle in (self.cycle, *(cycle for cycle, _app in self.pipeline)):
+            if cycle is not None:
+                cycle.body.clear()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count it, and set its deadline."""
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if peer else ""
+        self._address = client_of(str(peer[0])) if peer else ""
         self.guard.enter(self, self._address)
         self._deadline = self.loop.call_later(self.guard.seconds, self.abort)
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes."""
-        self._received += len(data)
-        if self._received > MAX_CONNECTION_BYTES:
+        if self.transport.is_closing():
+            return  # it was dropped, and is no longer counted
+        self.received += len(data)
+        self.guard.took(len(data))
+        if self.received > MAX_CONNECTION_BYTES:
             self.abort()
-            return
-        super().data_received(data)
+        if not self.transport.is_closing():
+            super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""

@@ -96,6 +96,9 @@ def verify(sigstruct: bytes) -> SigStruct:
         )
     except (InvalidSignature, ValueError) as error:
         raise Corrupt("The enclave's signature does not hold: the image or its signature was changed.") from error
+    if any(sigstruct[1028:1040]):
+        # The other reserved bytes are signed; these would let one signature have many forms.
+        raise Corrupt("The enclave's signature structure has reserved bytes that are not zero.")
     if (_number(sigstruct, 1040), _number(sigstruct, 1424)) != _quotients(signature, modulus):
         raise Corrupt("The enclave's signature structure has wrong quotients Q1 and Q2.")
     prod_id, svn = struct.unpack_from("<HH", sigstruct, 1024)

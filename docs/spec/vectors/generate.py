@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Writes the test vectors of this folder: `PYTHONPATH=src:. python docs/spec/vectors/generate.py`.
+
+Inputs and randomness are given, so the same files come out. ECDSA signatures and KEM encapsulations have randomness of
+their own: what exchange.json and hpke.json have recorded of them is kept, unless --record asks for new.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Final
+
+from tests.vectors.spec_cases import FOLDER, SPEC, Json
+from tests.vectors.spec_writers import exchange, hpke, keyring, messages, policy, record, report_data, simulated
+
+
+def contents(*, new: bool = False) -> dict[str, Json]:
+    """Every file's content. new: record what is random anew."""
+    return {
+        "report-data.json": report_data.content(),
+        "messages.json": messages.content(),
+        "hpke.json": hpke.content(record=new),
+        "keyring.json": keyring.content(),
+        "record.json": record.content(),
+        "simulated.json": simulated.content(),
+        "policy.json": policy.content(),
+        "exchange.json": exchange.content(record_anew=new),
+    }
+
+
+def text(content: Json) -> str:
+    """A file: one line for each case, so that a difference shows which."""
+    cases = ",\n".join("  " + json.dumps(case, ensure_ascii=False) for case in content["cases"])
+    head = "".join(
+        f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)},\n"
+        for key, value in content.items()
+        if key != "cases"
+    )
+    return f'{{\n{head} "cases": [\n{cases}\n ]\n}}\n'
+
+
+BEGIN: Final = "<!-- example -->\n"
+END: Final = "<!-- end of example -->\n"
+_LINE: Final = 16
+
+
+def _dump(data: bytes, start: int, end: int) -> list[str]:
+    lines = []
+    for offset in range(start, end, _LINE):
+        part = data[offset : min(offset + _LINE, end)]
+        shown = "".join(chr(byte) if chr(byte).isascii() and chr(byte).isprintable() else "." for byte in part)
+        lines.append(f"{offset:04x}  {part.hex(' '):<47}  {shown}\n")
+    return lines
+
+
+def example(content: Json) -> str:
+    """The labelled dump of record.json's record, as record.md shows it."""
+    data = bytes.fromhex(next(case["out"] for case in content["cases"] if case["name"] == "record"))
+    first = data.index(b"\n") + 1
+    second = data.index(b"\n", first) + 1
+    keyring = bytes.fromhex(content["shared"]["keyring"])
+    salt = data.index(b'"wrapped":"') + len(b'"wrapped":"')
+    parts = [
+        ("first line", 0, first),
+        ("header, up to the wrapped record key", first, salt),
+        ("salt, wrapped record key and tag, in base64", salt, data.index(b'"', salt)),
+        ("the rest of the header", data.index(b'"', salt), second),
+        (
+            f"ciphertext: header length (4), header ({len(keyring) - 68}), domain secret, root key",
+            second,
+            len(data) - 16,
+        ),
+        ("tag", len(data) - 16, len(data)),
+    ]
+    lines = [line for label, start, end in parts for line in (f"      {label}\n", *_dump(data, start, end))]
+    return f"{BEGIN}```text\n{''.join(lines)}```\n{END}"
+
+
+def with_example(page: str, content: Json) -> str:
+    """record.md with the dump in its place."""
+    before, rest = page.split(BEGIN)
+    return before + example(content) + rest.split(END)[1]
+
+
+def main() -> None:
+    """Write the files, and the example in record.md."""
+    parser = argparse.ArgumentParser(description="Write the test vectors.")
+    parser.add_argument("--record", action="store_true", help="make anew what is random by nature")
+    written = contents(new=parser.parse_args().record)
+    for name, content in written.items():
+        (FOLDER / name).write_text(text(content), "utf-8")
+    page = SPEC / "record.md"
+    page.write_text(with_example(page.read_text("utf-8"), written["record.json"]), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

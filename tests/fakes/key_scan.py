@@ -1,0 +1,131 @@
+"""Looks for the keys of a record in files and in the memory of processes: whole, or in parts of eight bytes.
+
+    key_scan.py MACHINE RECORD [--processes PID...] [--files PATH...]
+
+A process of its own, so that no key is ever in the test that asks. It opens the record as its machine does; prints what
+was found where, as JSON, and how many bytes were looked at; never what was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from rkeyserver.clock import Clock
+from rkeyserver.keyring.derivation import KEY_SIZE
+from rkeyserver.keyring.sealed import open_keyring
+from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+from rkeyserver.platforms.simulated.processor import SEAL_KEY_SIZE
+from rkeyserver.sealing import record
+
+PART: Final = 8
+IN_MEMORY: Final = frozenset({"raw", "hex", "base64"})  # the rest is how a program prints, which the files show
+_BLOCK: Final = 64 * 1024
+_OVERLAP: Final = 64
+
+
+def patterns(key: bytes) -> dict[bytes, str]:
+    """Every form in which `key`, or an eighth byte part of it, may be seen, and that form's name."""
+    found: dict[bytes, str] = {}
+    for start in range(0, len(key), PART):
+        part = key[start : start + PART]
+        found[part] = "raw"
+        found[part[::-1]] = "raw, reversed"
+        found[part.hex().encode()] = "hex"
+        found[part.hex().upper().encode()] = "hex"
+        for between in (" ", ":", "\\x"):
+            found[part.hex(" ").replace(" ", between).encode()] = "hex, separated"
+        for between in (",", ", ", " "):
+            found[between.join(map(str, part)).encode()] = "decimal"
+        found[repr(part)[2:-1].encode()] = "as Python shows it"
+        for shift in range(3):
+            # Of the base64 of anything that this part is in, at any offset, what depends on the part alone.
+            whole = base64.b64encode(bytes(shift) + part + bytes(3))
+            first, last = -(-shift * 8 // 6), (shift + PART) * 8 // 6
+            found[whole[first:last]] = "base64"
+            found[whole[first:last].translate(bytes.maketrans(b"+/", b"-_"))] = "base64"
+    return found
+
+
+def keys(machine: Path, path: Path) -> Iterator[tuple[str, bytes]]:
+    """What has to stay hidden: the keyring's keys, and the record key and the sealing key, which open it."""
+    platform = SimulatedPlatform.open(machine, Clock())
+    parsed = record.parse(path.read_bytes())
+    keyring = open_keyring(parsed, platform)
+    yield "domain secret", bytes(keyring._key(0))
+    yield "root key", bytes(keyring.root_key(keyring.current.id))
+    opened = bytearray(KEY_SIZE)
+    platform.unseal(
+        parsed.header.slot.wrapped, record._slot_data(parsed.header, parsed.header.slot), memoryview(opened)
+    )
+    yield "record key", bytes(opened)
+    sealing = bytearray(SEAL_KEY_SIZE)
+    platform.processor.seal_key(platform.key_policy, platform.enclave, memoryview(sealing))
+    yield "sealing key", bytes(sealing)
+
+
+def memory(pid: int) -> Iterator[tuple[str, bytes]]:
+    """Every readable mapping of a process, in pieces that overlap."""
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as file:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            match = re.match(r"([0-9a-f]+)-([0-9a-f]+) r\S+ \S+ \S+ \S+ *(.*)", line)
+            if match is None or match[3] in {"[vvar]", "[vvar_vclock]", "[vsyscall]"}:
+                continue
+            start, end = int(match[1], 16), int(match[2], 16)
+            for at in range(start, end, _BLOCK):
+                file.seek(at)
+                try:
+                    yield f"process {pid}, {match[3] or 'anonymous'}", file.read(min(_BLOCK + _OVERLAP, end - at))
+                except OSError:
+                    break  # memfd_secret, or a file mapped beyond its end: nobody reads that
+
+
+def contents(path: Path) -> Iterator[tuple[str, bytes]]:
+    """One file."""
+    yield str(path), path.read_bytes()
+
+
+def look(pieces: Iterator[tuple[str, bytes]], wanted: dict[bytes, str], found: set[tuple[str, str]]) -> int:
+    """Add to `found` which of `wanted` is where in `pieces`; the bytes that were looked at.
+
+    What is there many times (zeros, a library that every process has mapped) is looked at once.
+    """
+    looked, seen = 0, set[bytes]()
+    for where, data in pieces:
+        looked += len(data)
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        if digest not in seen:
+            seen.add(digest)
+            found |= {(where, name) for pattern, name in wanted.items() if pattern in data}
+    return looked
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("machine", type=Path)
+    parser.add_argument("record", type=Path)
+    parser.add_argument("--processes", type=int, nargs="*", default=[])
+    parser.add_argument("--files", type=Path, nargs="*", default=[])
+    given = parser.parse_args()
+    wanted, in_memory = dict[bytes, str](), dict[bytes, str]()
+    for name, key in keys(given.machine, given.record):
+        for pattern, form in patterns(key).items():
+            wanted[pattern] = f"{name}, {form}"
+            if form in IN_MEMORY:
+                in_memory[pattern] = wanted[pattern]
+    found: set[tuple[str, str]] = set()
+    looked = look(itertools.chain.from_iterable(map(memory, given.processes)), in_memory, found)
+    looked += look(itertools.chain.from_iterable(map(contents, given.files)), wanted, found)
+    json.dump({"looked": looked, "found": sorted(found)}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.fakes.claims import CLAIMS, NOW, claims_with
+from tests.fakes.processes import environment
+
+from rkeyserver.clock import Clock
+from rkeyserver.errors import Unavailable
+from rkeyserver.service.audit import Audit, Line, Peer
+
+WAIT = 20.0
+LINE = Line(event="mint", verdict="accepted", domain="d" * 32, sequence=1)
+
+
+def clock() -> Clock:
+    return Clock(lambda: NOW)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.jsonl"
+
+
+@pytest.fixture
+def audit(path: Path) -> Iterator[Audit]:
+    opened = Audit.open(path, clock())
+    yield opened
+    opened.close()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """Every line, by every reader's idea of one."""
+    text = path.read_bytes().decode("ascii")
+    assert text == "" or text.endswith("\n")
+    found = text.splitlines()
+    assert found == text.split("\n")[:-1]
+    return [json.loads(line) for line in found]
+
+
+def test_a_decision_is_one_line_with_all_that_was_known(audit: Audit, path: Path) -> None:
+    line = Line(
+        event="hand-over",
+        verdict="refused",
+        domain="d" * 32,
+        sequence=3,
+        peer=Peer.of(CLAIMS, "fd00::2"),
+        policy="e" * 64,
+        reason="tcb-status",
+        found="The TCB status is Revoked.",
+        transcript="f" * 128,
+    )
+    audit.write_now(line)
+    assert lines(path) == [
+        {
+            "at": "2026-05-28T20:26:40Z",
+            "event": "hand-over",
+            "verdict": "refused",
+            "domain": "d" * 32,
+            "sequence": 3,
+            "peer": {
+                "address": "fd00::2",
+                "platform": "sgx",
+                "machine": CLAIMS.ppid,
+                "mrenclave": CLAIMS.mrenclave,
+                "mrsigner": CLAIMS.mrsigner,
+                "isv_prod_id": CLAIMS.isv_prod_id,
+                "isv_svn": CLAIMS.isv_svn,
+                "tcb_status": "UpToDate",
+            },
+            "policy": "e" * 64,
+            "reason": "tcb-status",
+            "found": "The TCB status is Revoked.",
+            "transcript": "f" * 128,
+        }
+    ]
+
+
+def test_what_was_not_known_is_left_out(audit: Audit, path: Path) -> None:
+    audit.write_now(Line(event="open", verdict="refused"))
+    assert lines(path) == [{"at": "2026-05-28T20:26:40Z", "event": "open", "verdict": "refused"}]
+
+
+def test_the_time_is_the_clock_s_at_the_decision(path: Path) -> None:
+    host = [float(NOW)]
+    ticking = Clock(lambda: host[0])
+    audit = Audit.open(path, ticking)
+    audit.write_now(LINE)
+    host[0] += 61
+    audit.write_now(LINE)
+    host[0] -= 1_000_000
+    audit.write_now(LINE)
+    audit.close()
+    assert [line["at"][11:] for line in lines(path)] == ["20:26:40Z", "20:27:41Z", "20:27:41Z"]
+
+
+def test_lines_are_kept_and_added_to_on_opening_again(path: Path) -> None:
+    for sequence in range(3):
+        audit = Audit.open(path, clock())
+        audit.write_now(Line(event="open", verdict="accepted", sequence=sequence))
+        audit.close()
+    assert [line["sequence"] for line in lines(path)] == [0, 1, 2]
+
+
+def test_only_its_owner_reads_it(audit: Audit, path: Path) -> None:
+    audit.write_now(LINE)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_two_writers_lose_nothing(audit: Audit, path: Path) -> None:
+    other = Audit.open(path, clock())
+    for sequence in range(20):
+        (audit, other)[sequence % 2].write_now(Line(event="open", verdict="accepted", sequence=sequence))
+    other.close()
+    assert [line["sequence"] for line in lines(path)] == list(range(20))
+
+
+def test_a_file_that_was_cut_is_added_to_at_its_end(audit: Audit, path: Path) -> None:
+    audit.write_now(LINE)
+    os.truncate(path, 0)
+    audit.write_now(LINE)
+    assert len(lines(path)) == 1
+
+
+TORN: dict[str, tuple[bytes, int]] = {
+    "nothing": (b"", 0),
+    "whole lines": (b'{"at":"x"}\n', 1),
+    "half a line": (b'{"at":"x"}\n{"at"', 2),
+    "one byte": (b"{", 1),
+    "a line that lost its end": (b'{"at":"x"}', 1),
+}
+
+
+@pytest.mark.parametrize(("before", "kept"), TORN.values(), ids=TORN)
+def test_after_a_crash_the_next_line_stands_alone(path: Path, before: bytes, kept: int) -> None:
+    path.write_bytes(before)
+    audit = Audit.open(path, clock())
+    audit.write_now(LINE)
+    audit.write_now(LINE)
+    audit.close()
+    data = path.read_bytes()
+    assert data.startswith(before)
+    found = data.decode().splitlines()
+    assert len(found) == kept + 2
+    assert [json.loads(line)["event"] for line in found[kept:]] == ["mint", "mint"]
+
+
+# What cannot be opened
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _link(path: Path) -> None:
+    path.with_name("elsewhere").touch()
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a folder": (Path.mkdir, "Is a directory"),
+    "a symbolic link": (_link, "Too many levels"),
+    "a symbolic link to itself": (_loop, "Too many levels"),
+}
+
+
+@pytest.mark.parametrize(("make", "says"), PLACES.values(), ids=PLACES)
+def test_what_is_no_file_is_not_opened(path: Path, make: Callable[[Path], object], says: str) -> None:
+    make(path)
+    with pytest.raises(Unavailable, match=says) as raised:
+        Audit.open(path, clock())
+    assert str(path) in raised.value.message
+    assert "--audit" in raised.value.advice
+    assert not path.with_name("elsewhere").exists() or path.with_name("elsewhere").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("below", "says"), [("none/a", "No such file"), ("file/a", "Not a directory"), ("a" * 300, "name too long")]
+)
+def test_a_file_that_cannot_be_made_is_named(tmp_path: Path, below: str, says: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match=says):
+        Audit.open(tmp_path / below, clock())
+
+
+# What cannot be written
+
+
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Files of this process may grow to `size` bytes: the kernel then writes what fits, and refuses the rest."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_refuses_the_decision() -> None:
+    audit = Audit.open(Path("/dev/full"), clock())
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="No space left on device") as raised:
+            audit.write_now(LINE)
+        assert "/dev/full" in raised.value.message
+    with pytest.raises(Unavailable, match="No space left on device"):
+        asyncio.run(audit.write(LINE))
+    audit.close()
+
+
+def test_a_line_that_did_not_fit_is_refused_and_the_next_stands_alone(audit: Audit, path: Path) -> None:
+    audit.write_now(LINE)
+    whole = path.stat().st_size
+    with room_for(whole + 10), pytest.raises(Unavailable, match="File too large"):
+        audit.write_now(LINE)
+    assert path.stat().st_size == whole + 10
+    audit.write_now(LINE)
+    audit.write_now(LINE)
+    found = path.read_text().splitlines()
+    assert [len(line) for line in found] == [whole - 1, 10, whole - 1, whole - 1]
+    assert [json.loads(found[index])["event"] for index in (0, 2, 3)] == ["mint"] * 3
+
+
+def test_a_disk_without_any_room_leaves_no_trace_of_the_line(audit: Audit, path: Path) -> None:
+    audit.write_now(LINE)
+    for _ in range(3):
+        with room_for(path.stat().st_size), pytest.raises(Unavailable, match="File too large"):
+            audit.write_now(LINE)
+    audit.write_now(LINE)
+    assert len(lines(path)) == 2
+
+
+def test_a_closed_file_refuses_the_decision_and_no_other_file_gets_it(path: Path, tmp_path: Path) -> None:
+    audit = Audit.open(path, clock())
+    audit.close()
+    with (tmp_path / "other").open("wb") as other:  # it gets the same number
+        with pytest.raises(Unavailable, match="Bad file descriptor"):
+            audit.write_now(LINE)
+        other.flush()
+        assert (tmp_path / "other").read_bytes() == b""
+    assert path.read_bytes() == b""
+
+
+# Many at once
+
+
+class GatedAudit(Audit):
+    """An audit whose disk is slow: each write waits for its turn."""
+
+    def __init__(self, fd: int, path: Path, clock: Clock) -> None:
+        super().__init__(fd, path, clock)
+        self.began = threading.Semaphore(0)
+        self.turn = threading.Semaphore(0)
+        self.batches: list[bytes] = []
+
+    def _commit(self, data: bytes) -> None:
+        self.batches.append(data)
+        self.began.release()
+        assert self.turn.acquire(timeout=WAIT)
+        super()._commit(data)
+
+
+@pytest.fixture
+def gated(path: Path) -> Iterator[GatedAudit]:
+    opened = GatedAudit.open(path, clock())
+    yield opened
+    opened.close()
+
+
+def numbered(sequence: int) -> Line:
+    return Line(event="hand-over", verdict="accepted", sequence=sequence)
+
+
+async def reached(semaphore: threading.Semaphore) -> None:
+    assert await asyncio.to_thread(semaphore.acquire, timeout=WAIT)
+
+
+def test_lines_that_wait_together_share_one_write_and_none_returns_before_it(gated: GatedAudit, path: Path) -> None:
+    async def check() -> None:
+        first = asyncio.create_task(gated.write(numbered(0)))
+        await reached(gated.began)
+        rest = [asyncio.create_task(gated.write(numbered(sequence))) for sequence in range(1, 51)]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in [first, *rest])
+        gated.turn.release()
+        await asyncio.wait_for(first, WAIT)
+        await reached(gated.began)
+        assert len(lines(path)) == 1
+        assert not any(task.done() for task in rest)
+        gated.turn.release()
+        await asyncio.wait_for(asyncio.gather(*rest), WAIT)
+
+    asyncio.run(check())
+    assert [batch.count(b"\n") for batch in gated.batches] == [1, 50]
+    assert [line["sequence"] for line in lines(path)] == list(range(51))
+
+
+def test_a_decision_that_nobody_waits_for_any_more_holds_up_no_other(gated: GatedAudit, path: Path) -> None:
+    async def check() -> None:
+        gone = [asyncio.create_task(gated.write(numbered(0)))]
+        await reached(gated.began)
+        gone.append(asyncio.create_task(gated.write(numbered(1))))
+        waits = asyncio.create_task(gated.write(numbered(2)))
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        gated.turn.release(2)
+        await asyncio.wait_for(waits, WAIT)
+        assert all(task.cancelled() for task in gone)
+
+    asyncio.run(check())
+    assert [line["sequence"] for line in lines(path)] == [0, 1, 2]
+
+
+def test_a_write_that_fails_refuses_all_that_shared_it_and_nobody_else(gated: GatedAudit, path: Path) -> None:
+    async def check() -> None:
+        first = asyncio.create_task(gated.write(numbered(0)))
+        await reached(gated.began)
+        shared = [asyncio.create_task(gated.write(numbered(sequence))) for sequence in (1, 2, 3)]
+        await asyncio.sleep(0)
+        shared.pop().cancel()
+        gated.turn.release()
+        await asyncio.wait_for(first, WAIT)
+        await reached(gated.began)
+        later = asyncio.create_task(gated.write(numbered(4)))
+        await asyncio.sleep(0)
+        with room_for(len(gated.batches[0])):
+            gated.turn.release()
+            found = await asyncio.wait_for(asyncio.gather(*shared, return_exceptions=True), WAIT)
+        assert [type(one) for one in found] == [Unavailable, Unavailable]
+        gated.turn.release()
+        await asyncio.wait_for(later, WAIT)
+
+    asyncio.run(check())
+    assert [line["sequence"] for line in lines(path)] == [0, 4]
+
+
+def test_a_line_from_before_the_loop_and_one_from_within_do_not_mix(gated: GatedAudit, path: Path) -> None:
+    async def check() -> None:
+        task = asyncio.create_task(gated.write(numbered(0)))
+        await reached(gated.began)
+        gated.turn.release(2)
+        gated.write_now(numbered(1))
+        await asyncio.wait_for(task, WAIT)
+
+    asyncio.run(check())
+    assert sorted(line["sequence"] for line in lines(path)) == [0, 1]
+
+
+def test_threads_that_write_at_once_leave_whole_lines(audit: Audit, path: Path) -> None:
+    threads = [threading.Thread(target=audit.write_now, args=[numbered(sequence)]) for sequence in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert sorted(line["sequence"] for line in lines(path)) == list(range(16))
+
+
+# On disk before the effect
+
+EFFECT = """
+import asyncio, os, sys
+from pathlib import Path
+from rkeyserver.clock import Clock
+from rkeyserver.service.audit import Audit, Line
+audit = Audit.open(Path(sys.argv[1]), Clock())
+audit.write_now(Line(event="now", verdict="accepted"))
+os.write(1, b"EFFECT-now")
+async def decide(event):
+    await audit.write(Line(event=event, verdict="accepted"))
+    os.write(1, b"EFFECT-" + event.encode())
+async def many():
+    await asyncio.gather(decide("one"), decide("two"))
+asyncio.run(many())
+"""
+
+
+def test_a_line_is_on_disk_before_its_effect(path: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    traced = ["strace", "-f", "-s", "200", "-e", "trace=openat,write,fsync", "-o", str(trace)]
+    subprocess.run(
+        [*traced, sys.executable, "-c", EFFECT, str(path)],
+        env=environment(),
+        check=True,
+        timeout=WAIT * 3,
+        stdout=subprocess.DEVNULL,
+    )
+    calls = trace.read_text()
+    opened = re.search(rf'openat\(AT_FDCWD, "{re.escape(str(path))}", (\S+), 0600\) = (\d+)', calls)
+    assert opened is not None
+    assert {"O_APPEND", "O_CREAT", "O_DSYNC", "O_CLOEXEC", "O_NOFOLLOW"} <= set(opened[1].split("|"))
+    # The folder too: or a crash could take the whole new file.
+    synced = re.search(
+        rf'"{re.escape(str(tmp_path))}", \S*O_DIRECTORY\S*\) = (\d+)\n(?:.*\n)*?\d+ +fsync\(\1\) += 0', calls
+    )
+    assert synced is not None
+    assert opened.end() < synced.start() < calls.index("EFFECT-now")
+    for event in ("now", "one", "two"):
+        written = re.search(rf'write\({opened[2]}, ".*{event}.*', calls)
+        assert written is not None
+        # A call that another thread's cut in two has returned when it is resumed.
+        end = written.end()
+        if "unfinished" in written[0]:
+            end = calls.index("write resumed", end)
+        assert end < calls.index(f"EFFECT-{event}")
+    assert [line["event"] for line in lines(path)] == ["now", "one", "two"]
+
+
+# Whatever a peer says
+
+ANYTHING = st.text(max_size=60) | st.text('\n\r\x1b\x9b\x7f\x85\u2028\u2029\x00\x1c\ud800"\\{}', max_size=20)
+
+
+@given(ANYTHING, ANYTHING, ANYTHING)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_text_makes_a_second_line(path: Path, found: str, address: str, status: str) -> None:
+    path.unlink(missing_ok=True)
+    audit = Audit.open(path, clock())
+    peer = Peer.of(claims_with(tcb_status=status), address)
+    audit.write_now(Line(event="join", verdict="refused", peer=peer, found=found, reason="malformed"))
+    audit.close()
+    (line,) = lines(path)
+    assert set(path.read_bytes()) <= set(range(0x20, 0x7F)) | {0x0A}
+    assert line.get("found", "") == found
+    assert (line["peer"]["address"], line["peer"]["tcb_status"]) == (address, status)
+    assert line["verdict"] == "refused"

@@ -1,0 +1,85 @@
+"""docs/spec/policy.md."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from typing import Final
+
+from tests.vectors.spec_reference.notation import HEX16, HEX32, Json, Refused, is_int, is_text, require
+
+
+def one_of(*words: str) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and value in words
+
+
+def list_of(pattern: str) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and bool(value) and all(is_text(one, pattern) for one in value)
+
+
+def within(least: int, most: int) -> Callable[[object], bool]:
+    return lambda value: is_int(value, least, most)
+
+
+def either(*tests: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: any(test(value) for test in tests)
+
+
+STATUSES: Final = "UpToDate|SWHardeningNeeded|ConfigurationNeeded|ConfigurationAndSWHardeningNeeded"
+KEYS: Final[dict[str, Callable[[object], bool]]] = {
+    "machines": either(one_of("any"), list_of(HEX16)),
+    "mrenclave": either(one_of("any"), list_of(HEX32)),
+    "mrsigner": either(one_of("any"), list_of(HEX32)),
+    "isv_prod_id": within(0, 65535),
+    "min_isv_svn": within(0, 65535),
+    "tcb_statuses": list_of(STATUSES),
+    "rejected_advisories": either(one_of("none"), list_of("INTEL-SA-[0-9]{5}")),
+    "min_tcb_evaluation_data_number": within(1, 2147483648),
+    "dynamic_platform": one_of("accept", "refuse"),
+    "cached_keys": one_of("accept", "refuse"),
+    "smt": one_of("accept", "refuse"),
+}
+
+
+def read_policy(text: str) -> Json:
+    require(len(text) <= 131072, "Misuse")
+    try:
+        found = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        raise Refused("Misuse") from None
+    require(type(found.pop("version", None)) is int and tomllib.loads(text)["version"] == 1, "Misuse")
+    require(found and set(found) <= {"sgx", "simulated"}, "Misuse")
+    require(len(found) == 1 or "simulated" not in found, "Misuse")
+    for table in found.values():
+        require(isinstance(table, dict) and set(table) == set(KEYS), "Misuse")
+        require(all(test(table[key]) for key, test in KEYS.items()), "Misuse")
+        require(table["mrenclave"] != "any" or table["mrsigner"] != "any", "Misuse")
+    return found
+
+
+def check_named(policy: Json, platform: str, machine: str) -> Json:
+    require(platform in policy, "platform-not-named")
+    table = policy[platform]
+    require(table["machines"] == "any" or machine in table["machines"], "machine-not-named")
+    assert isinstance(table, dict)
+    return table
+
+
+def appraise(claims: Json, policy: Json, now: int) -> None:
+    table = check_named(policy, claims["platform"], claims["ppid"])
+    require(not claims["debug"], "debug-enclave")
+    require(table["mrenclave"] == "any" or claims["mrenclave"] in table["mrenclave"], "wrong-measurement")
+    require(table["mrsigner"] == "any" or claims["mrsigner"] in table["mrsigner"], "wrong-signer")
+    require(claims["isv_prod_id"] == table["isv_prod_id"], "wrong-product")
+    require(claims["isv_svn"] >= table["min_isv_svn"], "version-too-low")
+    require(claims["tcb_status"] in table["tcb_statuses"], "tcb-status")
+    require(claims["tcb_eval_data_number"] >= table["min_tcb_evaluation_data_number"], "tcb-too-old")
+    refused = [] if table["rejected_advisories"] == "none" else table["rejected_advisories"]
+    require(not set(claims["advisory_ids"]) & set(refused), "advisory")
+    for key, found in (
+        ("dynamic_platform", claims["dynamic_platform"]),
+        ("cached_keys", claims["cached_keys"]),
+        ("smt", claims["smt_enabled"]),
+    ):
+        require(table[key] == "accept" or found == "False", "platform-configuration")
+    require(claims["expires"] >= now, "tcb-too-old")

@@ -1,0 +1,165 @@
+"""policy.json."""
+
+from __future__ import annotations
+
+from tests.vectors.spec_cases import Json
+from tests.vectors.spec_writers.common import NOW, case, complete, numbered
+
+MACHINE, OTHER_MACHINE = numbered(0x70, 16), "00" * 16
+CODE, OTHER_CODE = numbered(0x20, 32), "00" * 32
+SIGNER, OTHER_SIGNER = numbered(0x40, 32), "11" * 32
+
+KEYS = {
+    "machines": f'["{MACHINE}"]',
+    "mrenclave": f'["{CODE}"]',
+    "mrsigner": f'["{SIGNER}"]',
+    "isv_prod_id": "1",
+    "min_isv_svn": "3",
+    "tcb_statuses": '["UpToDate", "SWHardeningNeeded"]',
+    "rejected_advisories": '["INTEL-SA-00615"]',
+    "min_tcb_evaluation_data_number": "17",
+    "dynamic_platform": '"refuse"',
+    "cached_keys": '"refuse"',
+    "smt": '"refuse"',
+}
+CLAIMS: Json = {
+    "platform": "sgx",
+    "ppid": MACHINE,
+    "mrenclave": CODE,
+    "mrsigner": SIGNER,
+    "isv_prod_id": 1,
+    "isv_svn": 3,
+    "debug": False,
+    "tcb_status": "UpToDate",
+    "advisory_ids": [],
+    "tcb_eval_data_number": 17,
+    "dynamic_platform": "False",
+    "cached_keys": "False",
+    "smt_enabled": "False",
+    "expires": NOW,
+}
+
+
+def table(name: str = "sgx", *, left_out: str = "", **changed: str) -> str:
+    """A platform's table."""
+    lines = [f"{key} = {value}\n" for key, value in (KEYS | changed).items() if key != left_out]
+    return f"[{name}]\n" + "".join(lines)
+
+
+GOOD = "version = 1\n" + table()
+
+REFUSED = {
+    "nothing": "",
+    "no TOML": "version = ",
+    "no version": table(),
+    "another version": "version = 2\n" + table(),
+    "no platform": "version = 1\n",
+    "an unknown platform": "version = 1\n" + table("sev"),
+    "an unknown key at the top": "version = 1\nextra = 1\n" + table(),
+    "an unknown key": "version = 1\n" + table(extra="1"),
+    "a table twice": "version = 1\n" + table() + table(),
+    "simulated beside a real platform": "version = 1\n" + table() + table("simulated"),
+    "any code": "version = 1\n" + table(mrenclave='"any"', mrsigner='"any"'),
+    **{f"no {left_out}": "version = 1\n" + table(left_out=left_out) for left_out in KEYS},
+    **{
+        f"an empty list: {key}": "version = 1\n" + table(**{key: "[]"})
+        for key in ("machines", "mrenclave", "mrsigner", "tcb_statuses", "rejected_advisories")
+    },
+    "another word for any": "version = 1\n" + table(machines='"all"'),
+    "any in a list": "version = 1\n" + table(machines='["any"]'),
+    "a machine in upper case": "version = 1\n" + table(machines=f'["{"AB" * 16}"]'),
+    "a machine with a line feed at its end": "version = 1\n" + table(machines=f'["{MACHINE}\\n"]'),
+    "a measurement too short": "version = 1\n" + table(mrenclave='["00"]'),
+    "a product below zero": "version = 1\n" + table(isv_prod_id="-1"),
+    "a product of 17 bits": "version = 1\n" + table(isv_prod_id="65536"),
+    "a version as text": "version = 1\n" + table(min_isv_svn='"1"'),
+    "OutOfDate accepted": "version = 1\n" + table(tcb_statuses='["OutOfDate"]'),
+    "Revoked accepted": "version = 1\n" + table(tcb_statuses='["Revoked"]'),
+    "any TCB status": "version = 1\n" + table(tcb_statuses='"any"'),
+    "an advisory that is none": "version = 1\n" + table(rejected_advisories='["SA-1"]'),
+    "evaluation number zero": "version = 1\n" + table(min_tcb_evaluation_data_number="0"),
+    "evaluation number above the limit": "version = 1\n" + table(min_tcb_evaluation_data_number="2147483649"),
+    "another word for refuse": "version = 1\n" + table(smt='"deny"'),
+    "a switch as a boolean": "version = 1\n" + table(smt="false"),
+}
+
+# In the order of the rules: each case breaks its rule and all that come after it.
+BROKEN: dict[str, tuple[Json, str]] = {
+    "the platform": ({"platform": "simulated"}, "platform-not-named"),
+    "the machine": ({"ppid": OTHER_MACHINE}, "machine-not-named"),
+    "debug": ({"debug": True}, "debug-enclave"),
+    "the measurement": ({"mrenclave": OTHER_CODE}, "wrong-measurement"),
+    "the signer": ({"mrsigner": OTHER_SIGNER}, "wrong-signer"),
+    "the product": ({"isv_prod_id": 2}, "wrong-product"),
+    "the version": ({"isv_svn": 2}, "version-too-low"),
+    "the TCB status": ({"tcb_status": "OutOfDate"}, "tcb-status"),
+    "the evaluation number": ({"tcb_eval_data_number": 16}, "tcb-too-old"),
+    "an advisory": ({"advisory_ids": ["INTEL-SA-00289", "INTEL-SA-00615"]}, "advisory"),
+    "a dynamic platform": ({"dynamic_platform": "True"}, "platform-configuration"),
+    "expired collateral": ({"expires": NOW - 1}, "tcb-too-old"),
+}
+
+ALONE: dict[str, tuple[Json, str]] = {
+    "cached keys": ({"cached_keys": "True"}, "platform-configuration"),
+    "SMT": ({"smt_enabled": "True"}, "platform-configuration"),
+    "SMT that the certificate does not tell of": ({"smt_enabled": "Undefined"}, "platform-configuration"),
+    "a revoked platform": ({"tcb_status": "Revoked"}, "tcb-status"),
+}
+
+ACCEPTED: dict[str, Json] = {
+    "exactly what is wanted": {},
+    "a later version": {"isv_svn": 4},
+    "a later evaluation number": {"tcb_eval_data_number": 18},
+    "another status of the list": {"tcb_status": "SWHardeningNeeded", "advisory_ids": ["INTEL-SA-00289"]},
+}
+
+LAX = "version = 1\n" + table(
+    machines='"any"',
+    mrenclave='"any"',
+    rejected_advisories='"none"',
+    dynamic_platform='"accept"',
+    cached_keys='"accept"',
+    smt='"accept"',
+)
+LAX_CLAIMS: Json = {
+    "ppid": OTHER_MACHINE,
+    "mrenclave": OTHER_CODE,
+    "advisory_ids": ["INTEL-SA-00615"],
+    "dynamic_platform": "True",
+    "cached_keys": "Undefined",
+    "smt_enabled": "True",
+}
+
+
+def content() -> Json:
+    """The file's content."""
+    shared: Json = {"text": GOOD, "claims": CLAIMS, "now": NOW}
+    broken: list[Json] = []
+    worse: Json = {}
+    for name, (change, reason) in reversed(BROKEN.items()):
+        worse = change | worse
+        broken.insert(0, case(f"refused first for {name}", "appraise", claims=CLAIMS | worse, error=reason))
+    alone = BROKEN | ALONE
+    return complete(
+        "policy.json",
+        "policies that are read or refused, and what they accept (policy.md)",
+        [
+            case("digest", "read policy"),
+            case("digest of a lax policy", "read policy", text=LAX),
+            case("digest of a policy for simulated", "read policy", text="version = 1\n" + table("simulated")),
+            case("a comment counts", "read policy", text=GOOD + "# another digest\n"),
+            *(case(f"refused: {name}", "read policy", text=text, error="Misuse") for name, text in REFUSED.items()),
+            case("as long as it may be", "read policy", comment=131_072 - len(GOOD)),
+            case("refused: a character longer", "read policy", comment=131_073 - len(GOOD), error="Misuse"),
+            *(case(f"accepted: {name}", "appraise", claims=CLAIMS | given) for name, given in ACCEPTED.items()),
+            case("accepted: anything, where anything is named", "appraise", text=LAX, claims=CLAIMS | LAX_CLAIMS),
+            case("a debug enclave, where anything is named", "appraise", text=LAX, claims=CLAIMS | {"debug": True})
+            | {"error": "debug-enclave"},
+            *(
+                case(f"refused for {name}", "appraise", claims=CLAIMS | given, error=reason)
+                for name, (given, reason) in alone.items()
+            ),
+            *broken,
+        ],
+        shared,
+    )
