@@ -14,7 +14,6 @@ _LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _LONGEST_NAME: Final = 253
 _DOTTED: Final = re.compile("[0-9.]+")
-_IPV6: Final = re.compile(r"(?P<address>[0-9A-Fa-f:.]+)(?:%[A-Za-z0-9_.-]{1,15})?")
 _BRACKETED: Final = re.compile(r"\[(?P<host>[^\]]*)\](?::(?P<port>.*))?", re.DOTALL)
 _PORT: Final = re.compile("[0-9]{1,5}")
 _HIGHEST_PORT: Final = 65_535
@@ -38,10 +37,10 @@ def parse_address(text: str, default_port: int, *, any_host: bool = False) -> Ad
     """
     if match := _BRACKETED.fullmatch(text):
         host, port = match["host"], match["port"]
-        _check(text, _is_ipv6(host), "an IPv6 address between the brackets")
+        _check(text, _is_ipv6(host), "an IPv6 address without a zone between the brackets")
     elif text.count(":") > 1:
         host, port = text, None
-        _check(text, _is_ipv6(host), "an IPv6 address, with a port as [ADDRESS]:PORT")
+        _check(text, _is_ipv6(host), "an IPv6 address without a zone, with a port as [ADDRESS]:PORT")
     else:
         host, colon, rest = text.partition(":")
         port = rest if colon else None
@@ -62,8 +61,8 @@ def _is_ipv4(text: str) -> bool:
 
 
 def _is_ipv6(text: str) -> bool:
-    match = _IPV6.fullmatch(text)
-    return match is not None and _is_ip(match["address"], 6)
+    # uvloop connects and binds without the zone of a link-local address: better to say so than to fail there.
+    return "%" not in text and _is_ip(text, 6)
 
 
 def _is_ip(text: str, version: int) -> bool:

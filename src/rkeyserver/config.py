@@ -6,7 +6,7 @@ It says where to connect and where to store, never what to accept: nothing here 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -118,10 +118,7 @@ def make_config(file: Options, command_line: Options) -> Config:
         changes["listen"] = tuple(parse_address(text, DEFAULT_PORT, any_host=True) for text in said.pop("listen"))
     if "ops" in said:
         changes["ops"] = parse_address(said.pop("ops"), DEFAULT_OPS.port)
-    known = {field.name for field in fields(Config)}
     for name, value in said.items():
-        if name not in known:
-            raise Misuse(f"Option {name} has no place in the configuration.")
         changes[name] = Path(value) if name in {"keystore", "machine", "audit"} else value
     config = replace(Config(), **changes)  # type: ignore[arg-type]  # msgspec has checked every value's type
     for host in config.hosts:

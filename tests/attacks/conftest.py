@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.attacks.parties import Machines, Pair, honest_pair
+from tests.attacks.wire import Recorded
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +16,8 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Machines:
 def pair(machines: Machines) -> Iterator[Pair]:
     with honest_pair(machines) as pair:
         yield pair
+
+
+@pytest.fixture
+def recorded(pair: Pair) -> Recorded:
+    return Recorded.of(pair)

@@ -1,4 +1,4 @@
-"""Messages changed on their way: bits flipped, cut, swollen, put in another order, written in another form."""
+"""Messages changed on their way: bits flipped, parts cut out or doubled, fields beyond their bounds."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 import functools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.attacks.parties import Machines, Pair, Standby, edited, granted, honest_pair, with_claims
+from tests.attacks.parties import Machines, Pair, edited, honest_pair, with_claims
+from tests.attacks.wire import KINDS, Change, Recorded, Wire
 
 from rkeyserver.attestation.evidence import MAX_ENDORSEMENTS, MAX_EVIDENCE
 from rkeyserver.errors import Reason, Rejected
@@ -32,61 +32,8 @@ from rkeyserver.exchange.messages import (
     decode,
     encode,
 )
-from rkeyserver.exchange.standby import Greeting, Received, Requesting
 
-KINDS: Final = (Hello, Challenge, Request, Grant)
 CHAIN: Final = 1052  # where the certificates of a quote begin
-Change = Callable[[bytes], bytes]
-
-
-@dataclass
-class Wire:
-    """The network between the two: `change` is done to one message of the exchange, by its kind."""
-
-    kind: type[Message]
-    change: Change
-
-    def carry(self, kind: type[Message], message: bytes) -> bytes:
-        return self.change(message) if kind is self.kind else message
-
-    async def exchange(self, standby: Standby, pair: Pair) -> Received:
-        greeting = standby.greet()
-        challenge = pair.primary.challenge(self.carry(Hello, greeting.message))
-        requesting = greeting.challenged(self.carry(Challenge, challenge))
-        grant = await pair.primary.answered(self.carry(Request, requesting.message))
-        return await requesting.granted(self.carry(Grant, grant))
-
-
-@dataclass
-class Recorded:
-    """The messages of one exchange that went well, and its states, to be offered changed ones."""
-
-    greeting: Greeting
-    requesting: Requesting
-    messages: dict[type[Message], bytes]
-
-    @classmethod
-    def of(cls, pair: Pair) -> Recorded:
-        greeting = pair.standby.greet()
-        challenge = pair.primary.challenge(greeting.message)
-        requesting = greeting.challenged(challenge)
-        grant = pair.primary.answer(requesting.message)
-        granted(requesting, grant).keyring.close()
-        return cls(
-            greeting,
-            requesting,
-            {Hello: greeting.message, Challenge: challenge, Request: requesting.message, Grant: grant},
-        )
-
-    async def offer(self, kind: type[Message], message: bytes, pair: Pair) -> object:
-        """Give `message` to whoever is to read it in that place."""
-        if kind is Hello:
-            return pair.primary.challenge(message)
-        if kind is Challenge:
-            return self.greeting.challenged(message)
-        if kind is Request:
-            return await pair.primary.answered(message)
-        return await self.requesting.granted(message)
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +41,6 @@ def steady(machines: Machines) -> Iterator[Pair]:
     """A pair that lives through many examples."""
     with honest_pair(machines) as pair:
         yield pair
-
-
-@pytest.fixture
-def recorded(pair: Pair) -> Recorded:
-    return Recorded.of(pair)
 
 
 def flipped(offset: int, message: bytes) -> bytes:
@@ -348,117 +290,7 @@ def test_a_field_that_is_out_of_its_bounds(kind: type[Message], change: Change, 
     assert pair.primary.keyring.released == released + 1
 
 
-@pytest.mark.parametrize(
-    ("place", "kind"),
-    [
-        (place, kind)
-        for place in KINDS
-        for kind in (*KINDS, ChallengeBody, RequestClaims, GrantClaims)
-        if kind is not place
-    ],
-)
-def test_a_message_in_the_place_of_another(
-    place: type[Message], kind: type[Message], pair: Pair, recorded: Recorded
-) -> None:
-    inner = {
-        ChallengeBody: decode(recorded.messages[Challenge], Challenge).body,
-        RequestClaims: decode(recorded.messages[Request], Request).attested.claims,
-        GrantClaims: decode(recorded.messages[Grant], Grant).attested.claims,
-    }
-    with pair.refuses(Reason.MALFORMED, asked=0):
-        asyncio.run(recorded.offer(place, (recorded.messages | inner)[kind], pair))
-
-
 def test_a_request_without_a_hello(pair: Pair) -> None:
     request = pair.standby.ask(pair.primary).message
     with pair.refuses(Reason.BAD_MAC, asked=0):
         pair.primary.answer(edited(request, Request, hello=b""))
-
-
-def packed(value: Any, *, wide: str = "") -> bytes:
-    """MessagePack by hand, so that what `wide` names is written longer than it has to be."""
-    if value is None or isinstance(value, bool | float):
-        return msgspec.msgpack.encode(value)
-    if isinstance(value, int):
-        return b"\xd3" + value.to_bytes(8, "big", signed=True) if wide == "int" else msgspec.msgpack.encode(value)
-    if isinstance(value, str):
-        text = value.encode()
-        return b"\xdb" + len(text).to_bytes(4, "big") + text if wide == "str" else msgspec.msgpack.encode(value)
-    if isinstance(value, bytes):
-        return b"\xc6" + len(value).to_bytes(4, "big") + value if wide == "bin" else msgspec.msgpack.encode(value)
-    pairs: list[tuple[Any, Any]] = list(value.items()) if isinstance(value, dict) else value
-    head = b"\xdf" + len(pairs).to_bytes(4, "big") if wide == "map" else bytes([0x80 | len(pairs)])
-    return head + b"".join(packed(key, wide=wide) + packed(one, wide=wide) for key, one in pairs)
-
-
-def unpacked(message: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.msgpack.decode(message)
-    return found
-
-
-def without(key: str) -> Change:
-    return lambda message: packed({name: value for name, value in unpacked(message).items() if name != key})
-
-
-FORMS: Final[dict[str, Change]] = {
-    "fields the other way round": lambda message: packed(list(reversed(unpacked(message).items()))),
-    "the last field twice": lambda message: packed([*unpacked(message).items(), list(unpacked(message).items())[-1]]),
-    "the type twice": lambda message: packed([("type", unpacked(message)["type"]), *unpacked(message).items()]),
-    "a field that nobody knows": lambda message: packed(unpacked(message) | {"more": 1}),
-    "no type": without("type"),
-    "a type that nobody knows": lambda message: packed(unpacked(message) | {"type": "other"}),
-    "a type that is a number": lambda message: packed(unpacked(message) | {"type": 1}),
-    "without its last field": lambda message: packed(list(unpacked(message).items())[:-1]),
-    "a list of its values": lambda message: msgspec.msgpack.encode(list(unpacked(message).values())),
-    "every field null": lambda message: packed(
-        dict.fromkeys(unpacked(message), None) | {"type": unpacked(message)["type"]}
-    ),
-    "wide text": lambda message: packed(unpacked(message), wide="str"),
-    "wide bytes": lambda message: packed(unpacked(message), wide="bin"),
-    "a wide map": lambda message: packed(unpacked(message), wide="map"),
-    "a byte behind it": lambda message: message + b"\xc0",
-    "a byte before it": lambda message: b"\xc0" + message,
-    "twice": lambda message: message * 2,
-    "JSON": lambda message: msgspec.json.encode(msgspec.msgpack.decode(message)),
-    "nothing": lambda _message: b"",
-    "a number": lambda _message: b"\x01",
-    "nested deeply": lambda _message: b"\x81\xa4type" * 1000 + b"\xc0",
-    "a map that says it is endless": lambda message: b"\xdf\xff\xff\xff\xff" + message[1:],
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_a_message_in_another_form(form: Change, kind: type[Message], pair: Pair, recorded: Recorded) -> None:
-    message = form(recorded.messages[kind])
-    assert message != recorded.messages[kind]
-    with pair.refuses(Reason.MALFORMED, asked=0):
-        asyncio.run(recorded.offer(kind, message, pair))
-
-
-VERSIONS: Final[dict[str, tuple[bytes, Reason]]] = {
-    "in eight bytes": (packed(1, wide="int"), Reason.MALFORMED),
-    "in two bytes": (b"\xcc\x01", Reason.MALFORMED),
-    "a float": (packed(1.0), Reason.MALFORMED),
-    "true": (packed(True), Reason.MALFORMED),  # noqa: FBT003 - a value to be packed
-    "text": (packed("1"), Reason.MALFORMED),
-    "the one before": (packed(0), Reason.WRONG_VERSION),
-    "the next": (packed(2), Reason.WRONG_VERSION),
-    "below zero": (packed(-1), Reason.WRONG_VERSION),
-    "the largest": (b"\xcf" + b"\xff" * 8, Reason.WRONG_VERSION),
-}
-
-
-@pytest.mark.parametrize(("version", "reason"), VERSIONS.values(), ids=VERSIONS)
-def test_a_version_that_is_not_this_one(version: bytes, reason: Reason, pair: Pair) -> None:
-    hello = pair.standby.greet().message
-    field = packed("version")
-    assert hello.count(field + b"\x01") == 1
-    with pair.refuses(reason, asked=0):
-        pair.primary.challenge(hello.replace(field + b"\x01", field + version))
-
-
-def test_a_hand_made_message_in_the_canonical_form_is_the_same_bytes(recorded: Recorded) -> None:
-    # So that the forms above differ in just what their names say.
-    for kind in (Hello, Challenge):
-        assert packed(unpacked(recorded.messages[kind])) == recorded.messages[kind]

@@ -1,6 +1,6 @@
 """Looks for the keys of a record in files and in the memory of processes: whole, or in parts of eight bytes.
 
-    key_scan.py MACHINE RECORD [--processes PID...] [--files PATH...]
+    python -m tests.fakes.key_scan MACHINE RECORD [--processes PID...] [--files PATH...]
 
 A process of its own, so that no key is ever in the test that asks. It opens the record as its machine does; prints what
 was found where, as JSON, and how many bytes were looked at; never what was found.

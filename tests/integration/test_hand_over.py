@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
@@ -9,9 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.fakes.keyrings import keyring_of
 from tests.fakes.processes import Ended, Machine, Machines, key_proof, reserve, wait_for_end_of
 
+from rkeyserver.appraisal.defaults import default_policy
+from rkeyserver.clock import Clock
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Rejected, Unavailable
+from rkeyserver.keyring.sealed import seal_keyring
+from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 
 RECEIVED = re.compile(r"INFO \[[\w/]+\.py\(\d+\) -> \w+\]: Successfully received the DomainKey from deploy server\.\n")
 REPLACED = "file already exist, substitute by new file\n"
@@ -128,6 +134,54 @@ def test_domain_option_adopts_that_very_one_and_keeps_what_was_there(machines: M
     assert domain_of(back) == here
 
 
+def stored(machine: Machine, *names: str, sequence: int) -> None:
+    """Give a machine that does not run a record of one domain, with root keys of these names."""
+    platform = SimulatedPlatform.open(machine.processor, Clock())
+    policy = default_policy("simulated", mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id)
+    with contextlib.closing(keyring_of(names, sequence=sequence, policy=policy.text)) as keyring:
+        machine.keystore.write_bytes(seal_keyring(keyring, platform, now=1))
+    machine.keystore.chmod(0o600)
+
+
+def test_a_host_that_is_ahead_replaces_and_what_was_there_is_kept(machines: Machines) -> None:
+    host, backup = machines("host"), machines("backup")
+    stored(host, "one", "two", sequence=2)
+    stored(backup, "one", sequence=1)
+    before = backup.record
+    host.start()
+    assert joined(backup, host).out.startswith(REPLACED)
+    assert key_proof(backup) == key_proof(host)
+    (kept,) = backup.kept()
+    assert kept.name == f"rkey.bin.kept.domain-{domain_of(host)}.epoch-0.sequence-1"
+    assert kept.read_bytes() == before
+
+
+def test_a_host_that_is_behind_takes_nothing_away(machines: Machines) -> None:
+    host, backup = machines("host"), machines("backup")
+    stored(host, "one", sequence=1)
+    stored(backup, "one", "two", sequence=2)
+    before = backup.record
+    host.start()
+    running = backup.start("-i", host.address)
+    assert f"Host {host.address} is behind" in running.err.text
+    assert (running.out.text, backup.status()["sequence"], backup.record) == ("", 2, before)
+    assert [(line["event"], line["verdict"]) for line in backup.audit()] == [("open", "accepted")]
+    running.stop()
+
+
+def test_a_host_that_went_another_way_is_refused(machines: Machines) -> None:
+    host, backup = machines("host"), machines("backup")
+    stored(host, "one", "two", sequence=2)
+    stored(backup, "one", "three", sequence=3)
+    before = files(backup.folder)
+    host.start()
+    ended = backup.run("-i", host.address, "--once", "--wait", "0")
+    assert (ended.status, ended.out) == (REFUSED, "")
+    assert "it is at epoch 0, sequence 2, this at epoch 0, sequence 3." in ended.err
+    assert files(backup.folder) == before
+    assert backup.audit()[-1]["reason"] == "not-an-extension"
+
+
 OTHER_DOMAIN = "00112233445566778899aabbccddeeff"
 
 DOMAIN_CASES: dict[str, tuple[list[str], int, str]] = {
@@ -181,11 +235,11 @@ def test_hosts_down_and_an_own_record_serves_and_asks_on(machines: Machines) -> 
 def test_no_record_and_no_host_asks_for_as_long_as_wait_says(machines: Machines) -> None:
     backup = machines("backup")
     with reserve() as dead:
-        ended = backup.run("-i", f"127.0.0.1:{dead.getsockname()[1]}", "--wait", "1.5")
+        ended = backup.run("-i", f"127.0.0.1:{dead.getsockname()[1]}", "--wait", "2.5")
     assert (ended.status, ended.out) == (UNAVAILABLE, "")
     pauses = [float(text) for text in re.findall(r"Asking again in ([\d.]+) seconds", ended.err)]
     assert len(pauses) >= 2, "it asked once only"
-    assert sum(pauses) <= 1.7
+    assert sum(pauses) <= 2.7
     assert "No answer from 127.0.0.1" in ended.err
     assert ended.err.splitlines()[-1].startswith("rkeyserver: No answer from"), "said last, for people"
     assert not backup.keystore.exists(), "a standby never mints"

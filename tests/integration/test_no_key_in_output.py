@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.fakes import key_scan
-from tests.fakes.processes import DEADLINE, Machine, Machines, Running, environment, rkeyserver
+from tests.fakes.processes import DEADLINE, ROOT, Machine, Machines, Running, environment, rkeyserver
 
 DEBUG = ("--log-level", "debug")
 LEAST_MEMORY = 20 * 1024 * 1024
@@ -25,7 +25,7 @@ LEAST_MEMORY = 20 * 1024 * 1024
 
 def scan(machine: Machine, *, processes: Sequence[int] = (), files: Sequence[Path] = ()) -> dict[str, Any]:
     """What of the keys in a machine's record is where; in the name space in which its processes run."""
-    command = [sys.executable, key_scan.__file__, str(machine.processor), str(machine.keystore)]
+    command = [sys.executable, "-m", key_scan.__name__, str(machine.processor), str(machine.keystore)]
     command += ["--processes", *map(str, processes), "--files", *map(str, files)]
     inside = (
         ["nsenter", "--user", "--preserve-credentials", f"--target={processes[0]}"] if processes and under() else []
@@ -96,7 +96,7 @@ def test_the_scanner_finds_what_is_planted(machines: Machines) -> None:
     machine.start().stop()
     leak = machine.folder / "leak"
     program = [*under(), sys.executable, "-c", PLANT, str(machine.processor), str(machine.keystore), str(leak)]
-    planter = Running(program, cwd=Path(__file__).parents[2], env=environment())
+    planter = Running(program, cwd=ROOT, env=environment())
     machine.started.append(planter)
     planter.out.wait_for("planted")
     found = scan(machine, processes=[planter.pid], files=[leak])["found"]

@@ -25,10 +25,7 @@ GOOD: dict[str, Address] = {
     "FD00::ABCD": Address("FD00::ABCD", 8888),
     "[1:2:3:4:5:6:7:8]:9": Address("1:2:3:4:5:6:7:8", 9),
     "::ffff:10.0.0.1": Address("::ffff:10.0.0.1", 8888),
-    "fe80::1%eth0": Address("fe80::1%eth0", 8888),
-    "[fe80::1%eth0]:9": Address("fe80::1%eth0", 9),
-    "[fe80::1%2]": Address("fe80::1%2", 8888),
-    "[fe80::1%a-b_c.d]": Address("fe80::1%a-b_c.d", 8888),
+    "fe80::1": Address("fe80::1", 8888),
     "localhost": Address("localhost", 8888),
     "host-1.example.org:9": Address("host-1.example.org", 9),
     "example.org.": Address("example.org.", 8888),
@@ -97,11 +94,10 @@ BAD: dict[str, str] = {
     "nine groups": "1:2:3:4:5:6:7:8:9",
     "a group of five": "12345::",
     "no hexadecimal": "fg00::1",
+    "a zone": "fe80::1%eth0",
+    "a zone in brackets": "[fe80::1%eth0]:80",
+    "a numeric zone": "[fe80::1%2]",
     "an empty zone": "fe80::1%",
-    "a zone with a bracket": "[fe80::1%a]b]:80",
-    "a zone with a slash": "fe80::1%a/b",
-    "a zone with a line end": "fe80::1%eth0\n",
-    "a zone of 16": "fe80::1%" + "a" * 16,
     "two zones": "fe80::1%a%b",
     "only a zone": "%eth0",
     "a zone with IPv4": "10.0.0.1%eth0",
@@ -142,7 +138,6 @@ def test_a_host_to_ask_is_not_left_out() -> None:
 HOSTS = (
     st.ip_addresses(v=4).map(str)
     | st.ip_addresses(v=6).map(str)
-    | st.builds("{}%{}".format, st.ip_addresses(v=6), st.from_regex(r"[a-z][a-z0-9.-]{0,14}", fullmatch=True))
     | st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z]([a-z0-9]{0,9}))?", fullmatch=True)
 )
 

@@ -26,7 +26,8 @@ class _Parser(argparse.ArgumentParser):
         raise Misuse(f"{message[0].upper()}{message[1:]}.", advice=f"{self.prog} -h lists what there is.")
 
 
-def _serve_parser() -> argparse.ArgumentParser:
+def serve_parser() -> argparse.ArgumentParser:
+    """Of the command that runs an instance."""
     parser = _Parser(
         prog="rkeyserver",
         description="Serve a domain's root key: make it or open it here, or with -i fetch it from a running instance.",
@@ -50,6 +51,21 @@ def _serve_parser() -> argparse.ArgumentParser:
     add("--config", metavar="FILE", help="TOML with the long options' names; the command line wins")
     add("--log-level", choices=LOG_LEVELS, help="default info")
     add("--version", action="version", version=f"rkeyserver {__version__}")
+    return parser
+
+
+def inspect_parser() -> argparse.ArgumentParser:
+    """Of `inspect`."""
+    parser = _Parser(prog="rkeyserver inspect", description="Print a record's readable header.", allow_abbrev=False)
+    parser.add_argument("path", nargs="?", default=str(DEFAULT_KEYSTORE), help=f"default {DEFAULT_KEYSTORE}")
+    return parser
+
+
+def status_parser() -> argparse.ArgumentParser:
+    """Of `status`."""
+    parser = _Parser(prog="rkeyserver status", description="Ask a running instance.", allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print all of it as JSON")
+    parser.add_argument("--ops", default=str(DEFAULT_OPS), metavar="HOST:PORT", help=f"default {DEFAULT_OPS}")
     return parser
 
 
@@ -85,15 +101,10 @@ def parse(argv: Sequence[str]) -> Command:
     Raises: Misuse; SystemExit(0) after -h and --version.
     """
     if argv and argv[0] == "inspect":
-        parser = _Parser(prog="rkeyserver inspect", description="Print a record's readable header.", allow_abbrev=False)
-        parser.add_argument("path", nargs="?", default=str(DEFAULT_KEYSTORE), help=f"default {DEFAULT_KEYSTORE}")
-        return Inspect(Path(parser.parse_args(argv[1:]).path))
+        return Inspect(Path(inspect_parser().parse_args(argv[1:]).path))
     if argv and argv[0] == "status":
-        parser = _Parser(prog="rkeyserver status", description="Ask a running instance.", allow_abbrev=False)
-        parser.add_argument("--json", action="store_true", help="print all of it as JSON")
-        parser.add_argument("--ops", default=str(DEFAULT_OPS), metavar="HOST:PORT", help=f"default {DEFAULT_OPS}")
-        found = parser.parse_args(argv[1:])
+        found = status_parser().parse_args(argv[1:])
         return Status(found.ops, found.json)
-    given = {name.replace("_", "-"): value for name, value in vars(_serve_parser().parse_args(argv)).items()}
+    given = {name.replace("_", "-"): value for name, value in vars(serve_parser().parse_args(argv)).items()}
     config = given.pop("config", None)
     return Serve(given, None if config is None else Path(config))

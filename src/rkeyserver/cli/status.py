@@ -74,8 +74,11 @@ def _lines(found: dict[str, Any]) -> list[str]:
         *(f"peer         {machine}, last {at}" for machine, at in found["peers"].items()),
         f"ways back    {found['ways_back_total']}: " + ", ".join(f"{name} {count}" for name, count in ways.items()),
     ]
+    if found["record_problem"]:
+        lines.append(f"WARNING: the record cannot be read: {found['record_problem']}")
     if found["domain"] is not None and found["ways_back_total"] <= 1:
-        lines.append("WARNING: one way back. If this machine or its record is lost, so is the root key: add a backup.")
+        number = "one" if found["ways_back_total"] else "no"
+        lines.append(f"WARNING: {number} way back. If this machine or its record is lost, so is the key: add a backup.")
     if found["simulated"]:
         lines.append("SIMULATED: nothing here is protected.")
     return lines

@@ -17,12 +17,13 @@ from typing import Annotated, Final, Literal, Self
 
 import msgspec
 
-from rkeyserver.errors import Corrupt
+from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.keyring.derivation import KEY_SIZE, domain_id, generation_id
 from rkeyserver.secret import SecretBytes, copy_secret
 
 _LENGTH_SIZE: Final = 4
 MAX_KEYRING: Final = 256 * 1024
+_MAX_POLICY: Final = 128 * 1024
 
 Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -51,7 +52,7 @@ class KeyringHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epoch: Count
     sequence: Count
     generations: Annotated[list[Generation], msgspec.Meta(min_length=1, max_length=1024)]
-    policy: Annotated[str, msgspec.Meta(min_length=1, max_length=128 * 1024)]
+    policy: Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_POLICY)]
 
 
 class Keyring:
@@ -69,6 +70,7 @@ class Keyring:
         """Make a new domain with one generation.
 
         Only a primary started on an empty keystore may: design invariant 1. now: seconds since 1970.
+        Raises: Misuse for a policy so long that the keyring could not be read again.
         """
         with SecretBytes.random(2 * KEY_SIZE) as keys:
             domain = domain_id(keys.view[:KEY_SIZE])
@@ -77,8 +79,10 @@ class Keyring:
             )
             header = KeyringHeader(version=1, domain=domain, epoch=0, sequence=1, generations=[first], policy=policy)
             encoded = msgspec.json.encode(header)
-            secret = SecretBytes(_LENGTH_SIZE + len(encoded) + len(keys))
             keys_at = _LENGTH_SIZE + len(encoded)
+            if not 0 < len(policy) <= _MAX_POLICY or keys_at + len(keys) > MAX_KEYRING:
+                raise Misuse(f"A policy of {len(policy)} characters does not fit a keyring; wanted is a shorter one.")
+            secret = SecretBytes(keys_at + len(keys))
             secret.view[:_LENGTH_SIZE] = len(encoded).to_bytes(_LENGTH_SIZE, "big")
             secret.view[_LENGTH_SIZE:keys_at] = encoded
             copy_secret(keys.view, secret.view[keys_at:])

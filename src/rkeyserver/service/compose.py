@@ -117,10 +117,8 @@ async def _run(config: Config) -> None:
         if config.once:
             await start_standby(config, parts.instance, parts.joiner)
             return
-        peers = [one for address in config.listen for one in open_sockets(address)]
-        ops = open_sockets(config.ops)
-        for listener in peers + ops:
-            stack.callback(listener.close)
+        peers = [stack.enter_context(one) for address in config.listen for one in open_sockets(address)]
+        ops = [stack.enter_context(one) for one in open_sockets(config.ops)]
         await serve(parts.instance, peers, ops, functools.partial(_begin, config, parts))
 
 

@@ -20,7 +20,7 @@ from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.keystore.store import Keystore
 from rkeyserver.platforms.interface import Platform
-from rkeyserver.sealing.record import parse
+from rkeyserver.sealing.record import Header, parse
 from rkeyserver.secret import MemoryKind, SecretBytes
 from rkeyserver.service.audit import Audit, Line, Peer
 
@@ -138,8 +138,7 @@ class Instance:
         keyring = self.keyring
         with SecretBytes(1) as probe:
             memory = probe.kind
-        data = self.store.load()
-        header = None if data is None else parse(data).header
+        header, problem = self._stored()
         ways = {
             "record": 0 if header is None else len(header.slots),
             "peers": len(self.peers),
@@ -168,9 +167,20 @@ class Instance:
             "hand_overs": self.granted,
             "refused": dict(self.refused),
             "peers": {machine: utc(at) for machine, at in self.peers.items()},
+            "record_problem": problem,
             "slots": []
             if header is None
             else [{"type": "platform", "platform": one.platform, "policy": one.policy} for one in header.slots],
             "ways_back": ways,
             "ways_back_total": sum(ways.values()),
         }
+
+    def _stored(self) -> tuple[Header | None, str]:
+        """The header of the record as it lies there now, and what is wrong with it."""
+        try:
+            data = self.store.load()
+            if data is not None:
+                return parse(data).header, ""
+        except RkeyError as error:
+            return None, str(error)
+        return None, "" if self.keyring is None else "The record is gone."

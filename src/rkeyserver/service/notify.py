@@ -15,6 +15,7 @@ def notify(state: str) -> None:
     if not path:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.setblocking(False)  # noqa: FBT003 - a manager that reads nothing stops nothing
         try:
             channel.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
         except OSError as error:

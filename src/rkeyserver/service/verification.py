@@ -54,13 +54,17 @@ class _Worker:
         with there:
             boot = _BOOT.format(sys.path, platform, there.fileno())
             # Isolated and without site: it imports what this process imports, and no environment says otherwise.
-            process = subprocess.Popen(  # noqa: S603 - this interpreter, arguments of our own
-                [sys.executable, "-IS", "-c", boot], env={}, stdin=subprocess.DEVNULL, pass_fds=[there.fileno()]
-            )
+            try:
+                process = subprocess.Popen(  # noqa: S603 - this interpreter, arguments of our own
+                    [sys.executable, "-IS", "-c", boot], env={}, stdin=subprocess.DEVNULL, pass_fds=[there.fileno()]
+                )
+            except OSError:
+                here.close()
+                raise
         return cls(process, here)
 
     async def ask(self, task: Task) -> Answer:
-        """Raises: OSError, EOFError or msgspec.DecodeError if the process is of no more use."""
+        """Raises: OSError, EOFError or one of _UNREADABLE if the process is of no more use."""
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self.channel, frame(task))
         # One answer is one write of the other side and far smaller than the socket's buffer: mostly one part.
@@ -79,6 +83,7 @@ class _Worker:
 
 
 _ANSWERS: Final = msgspec.msgpack.Decoder(Answer)
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @dataclass
@@ -111,6 +116,7 @@ class VerifierPool:
         task = Task(evidence, endorsements, expected_report_data, now)
         if self._waiting >= MAX_WAITING:
             raise Unavailable(f"{MAX_WAITING} verifications are waiting already.")
+        self._refill()
         self._waiting += 1
         worker = answer = None
         try:
@@ -119,7 +125,7 @@ class VerifierPool:
                 answer = await worker.ask(task)
         except TimeoutError as error:
             raise Unavailable(f"The verification took over {self.seconds:.0f} seconds.") from error
-        except (OSError, EOFError, msgspec.DecodeError) as error:
+        except (OSError, EOFError, *_UNREADABLE) as error:
             raise Unavailable("The process that verified this died of it.") from error
         finally:
             self._waiting -= 1
@@ -137,10 +143,15 @@ class VerifierPool:
         if self._closed:
             return
         log.warning("Verification process %d gave no answer; starting another.", worker.process.pid)
+        self._refill()
+
+    def _refill(self) -> None:
+        # Tried again with each request: what is short now (memory, descriptors) may not be for long.
         try:
-            self._add()
-        except OSError:
-            log.exception("No other verification process can be started.")
+            while len(self._all) < self.size and not self._closed:
+                self._add()
+        except OSError as error:
+            log.warning("No other verification process can be started now: %s.", error.strerror)
 
     def close(self) -> None:
         """End the processes."""

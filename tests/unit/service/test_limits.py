@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from rkeyserver.address import Address
 from rkeyserver.errors import RkeyError
 from rkeyserver.service.app import coarse, read_body
-from rkeyserver.service.limits import MAX_CONNECTION_BYTES, Guard, GuardedProtocol
+from rkeyserver.service.limits import MAX_BYTES, MAX_CONNECTION_BYTES, Guard, GuardedProtocol
 from rkeyserver.service.serve import _server, open_sockets
 
 WAIT = 20.0
@@ -33,6 +33,10 @@ class WatchedGuard(Guard):
 
     def enter(self, protocol: GuardedProtocol, address: str) -> None:
         super().enter(protocol, address)
+        self._tell()
+
+    def took(self, size: int) -> None:
+        super().took(size)
         self._tell()
 
     def leave(self, protocol: GuardedProtocol, address: str) -> None:
@@ -106,6 +110,13 @@ class Site:
         await self.guard.until(before + 1)
         return client
 
+    async def has_sent(self, client: Client, data: bytes) -> None:
+        """Have the client send, and wait until the server has it."""
+        before = self.guard._bytes
+        await client.send(data)
+        async with self.guard.changed:
+            await self.guard.changed.wait_for(lambda: self.guard._bytes >= before + len(data) or self.guard.evicted > 0)
+
     async def busy(self, source: str = "127.0.0.1") -> Client:
         """A connection with a request that is being answered."""
         client = await self.connect(source)
@@ -161,8 +172,10 @@ def _application(site: Site) -> Router:
 
 
 @contextlib.asynccontextmanager
-async def serving(*, total: int = 1000, per_address: int = 1000, seconds: float = NEVER) -> AsyncIterator[Site]:
-    guard = WatchedGuard(total=total, per_address=per_address, seconds=seconds)
+async def serving(
+    *, total: int = 1000, per_address: int = 1000, seconds: float = NEVER, most_bytes: int = MAX_BYTES
+) -> AsyncIterator[Site]:
+    guard = WatchedGuard(total=total, per_address=per_address, seconds=seconds, most_bytes=most_bytes)
     (listener,) = open_sockets(Address("127.0.0.1", 0))
     site = Site(guard, int(listener.getsockname()[1]))
     # What uvicorn's server does with its configuration; its own life cycle takes a quarter of a second to end.
@@ -404,6 +417,61 @@ def test_where_all_places_are_taken_the_address_with_the_most_makes_room() -> No
                 await one.get("/")
                 assert await one.answer() == (200, b"here")
             assert site.guard.evicted == 1
+
+    run(check)
+
+
+LARGE_HEAD = POST.replace(b"/size", b"/every-byte") + b"content-length: 90000\r\n\r\n"
+
+
+def half_sent(size: int) -> bytes:
+    """A request of which `size` bytes are there, and more are to come."""
+    return LARGE_HEAD + b"x" * (size - len(LARGE_HEAD))
+
+
+def test_where_memory_is_full_the_largest_of_the_heaviest_address_makes_room() -> None:
+    async def check() -> None:
+        async with serving(most_bytes=100_000) as site:
+            quiet = await site.idle("127.0.0.2")
+            single = await site.idle("127.0.0.3")
+            small, large = await site.idle("127.0.0.4"), await site.idle("127.0.0.4")
+            await site.has_sent(single, half_sent(40_000))
+            await site.has_sent(small, half_sent(15_000))
+            await site.has_sent(large, half_sent(30_000))
+            assert site.guard.evicted == 0
+            await site.has_sent(quiet, half_sent(16_000))
+            assert await large.dropped() == b""
+            assert site.guard.evicted == 1
+            await single.send(b"x" * (90_000 + len(LARGE_HEAD) - 40_000))
+            assert site.guard._bytes <= 100_000 + 90_000
+
+    run(check)
+
+
+def test_whoever_fills_memory_alone_is_dropped_and_its_bytes_are_given_back() -> None:
+    async def check() -> None:
+        async with serving(most_bytes=50_000) as site:
+            for _ in range(5):
+                client = await site.connect(send=half_sent(50_001))
+                assert await client.dropped() == b""
+            await site.guard.until(0)
+            assert site.guard._bytes == 0
+            await site.serves()
+            assert site.guard.evicted == 5
+
+    run(check)
+
+
+def test_a_request_that_is_being_answered_makes_no_room() -> None:
+    async def check() -> None:
+        async with serving(most_bytes=1_000) as site:
+            busy = await site.busy()
+            for size in (1_001, 1_000, 990):
+                half = await site.connect(send=half_sent(size))
+                assert await half.dropped() == b""
+            site.go.set()
+            assert await busy.answer() == (200, b"done")
+            assert site.guard.evicted == 3
 
     run(check)
 

@@ -1,0 +1,90 @@
+"""docs/operations/commands.md says what the program says of itself."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.fakes.processes import ROOT, machines_in
+
+from rkeyserver.cli import arguments
+from rkeyserver.cli.main import EXIT_INTERRUPTED
+from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_MACHINE, DEFAULT_OPS, DEFAULT_PORT, Config
+from rkeyserver.errors import EXIT_BUG, EXIT_OK, EXIT_STATUS
+
+PAGE = (ROOT / "docs" / "operations" / "commands.md").read_text()
+
+
+def table(section: str, number: int = 0) -> Iterator[list[str]]:
+    """The rows of a section's table."""
+    (text,) = re.findall(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    for line in tables[number].splitlines()[2:]:
+        yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def named(action: argparse.Action) -> str:
+    """An option as the page writes it: every name, and what it takes after the last."""
+    takes = action.metavar or ("{" + ",".join(action.choices) + "}" if action.choices else "")
+    if takes == "" and action.nargs is None and action.type is int:
+        takes = action.dest.upper()
+    names = ", ".join(f"`{name}`" for name in action.option_strings) or f"`{action.dest}`"
+    return names[:-1] + f" {takes}`" if takes else names
+
+
+PARSERS = {
+    "`rkeyserver`": arguments.serve_parser,
+    "`rkeyserver inspect`": arguments.inspect_parser,
+    "`rkeyserver status`": arguments.status_parser,
+}
+
+
+@pytest.mark.parametrize(("section", "make"), PARSERS.items(), ids=PARSERS)
+def test_every_option_is_there(section: str, make: object) -> None:
+    assert callable(make)
+    parser = make()
+    assert {row[0] for row in table(section)} == {named(action) for action in parser._actions}
+
+
+def test_every_command_is_there() -> None:
+    commands = re.findall(r"^\| (`rkeyserver[a-z ]*`) \|", PAGE, re.MULTILINE)
+    assert commands == list(PARSERS)
+    assert re.findall(r"^  rkeyserver (\w+)", arguments.EPILOG, re.MULTILINE) == [
+        command.strip("`").split()[1] for command in commands[1:]
+    ]
+
+
+def test_defaults() -> None:
+    defaults = {row[0].split("`")[-2].split()[0]: row[1] for row in table("`rkeyserver`")}
+    assert defaults["--port"] == str(DEFAULT_PORT)
+    assert defaults["--keystore"] == f"`{DEFAULT_KEYSTORE}`"
+    assert defaults["--machine"] == f"`{DEFAULT_MACHINE}`"
+    assert defaults["--ops"] == f"`{DEFAULT_OPS}`"
+    assert defaults["--wait"] == f"{Config().wait:.0f}"
+    assert defaults["--log-level"] == Config().log_level
+    assert defaults["--listen"].startswith(f"`{Config().listen[0]}`")
+    assert Config().audit_path == Path(f"{DEFAULT_KEYSTORE}.audit.jsonl")
+
+
+def test_exit_statuses_are_the_program_s() -> None:
+    found = {int(row[0]): row[1] for row in table("Exit status")}
+    kinds = {status: kind.code for kind, status in EXIT_STATUS.items()}
+    assert found == {EXIT_OK: "", EXIT_BUG: "a bug", EXIT_INTERRUPTED: "interrupted"} | kinds
+
+
+def test_help_has_the_exit_statuses() -> None:
+    (line,) = re.findall(r"^exit status: (.*)$", arguments.EPILOG, re.MULTILINE)
+    found = [int(number) for number in re.findall(r"\b\d\b", line)]
+    assert sorted(found) == sorted({EXIT_OK, EXIT_BUG, *EXIT_STATUS.values()})
+
+
+def test_every_field_of_the_status_is_there(tmp_path: Path) -> None:
+    with machines_in(tmp_path) as machines:
+        host = machines("host")
+        host.start()
+        found = host.status()
+    documented = [name for row in table("`rkeyserver status`", 1) for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(documented) == sorted(found)

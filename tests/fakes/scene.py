@@ -1,0 +1,103 @@
+"""An instance on a fake platform, with its keystore in memory and a real audit file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rkeyserver.appraisal.appraise import Verdict
+from rkeyserver.appraisal.defaults import default_policy
+from rkeyserver.clock import Clock
+from rkeyserver.exchange.primary import Granter
+from rkeyserver.exchange.standby import Received
+from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.sealed import open_keyring, seal_keyring
+from rkeyserver.sealing.record import parse
+from rkeyserver.service.audit import Audit
+from rkeyserver.service.instance import Instance, Role
+from tests.fakes.claims import NOW, claims_with
+from tests.fakes.keyrings import keyring_of
+from tests.fakes.machines import HostTime
+from tests.fakes.platform import ISV_PROD_ID, MRSIGNER, FakePlatform
+from tests.fakes.store import MemoryKeystore
+
+DEFAULT = default_policy("simulated", mrsigner=MRSIGNER, isv_prod_id=ISV_PROD_ID)
+PEER = claims_with(platform="simulated", ppid="b2" * 16, mrsigner=MRSIGNER, isv_prod_id=ISV_PROD_ID)
+
+
+@dataclass
+class Scene:
+    """One instance and what surrounds it."""
+
+    folder: Path
+    host: HostTime = field(default_factory=lambda: HostTime(NOW))
+    platform: FakePlatform = field(default_factory=FakePlatform)
+    store: MemoryKeystore = field(default_factory=MemoryKeystore)
+    said: list[str] = field(default_factory=list)
+    keyrings: list[Keyring] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        clock = Clock(self.host)
+        self.granter = Granter(attester=self.platform, verifiers={}, clock=clock, random=bytes, instance=bytes(16))
+        self.instance = Instance(
+            role=Role.STANDBY,
+            platform=self.platform,
+            store=self.store,
+            audit=Audit.open(self.folder / "audit.jsonl", clock),
+            clock=clock,
+            granter=self.granter,
+            say=self.said.append,
+            started=NOW,
+        )
+
+    def keyring(self, *names: str, **said: Any) -> Keyring:
+        """A keyring with the default policy; closed with the scene."""
+        made = keyring_of(names or ("a",), **{"policy": DEFAULT.text} | said)
+        self.keyrings.append(made)
+        return made
+
+    def received(self, *names: str, **said: Any) -> Received:
+        """Such a keyring, as from a peer that was accepted."""
+        return Received(Verdict(claims=PEER, policy=DEFAULT.digest, at=NOW), self.keyring(*names, **said))
+
+    def holds_record_of(self, keyring: Keyring) -> bytes:
+        """Put the keyring's record into the store."""
+        self.store.record = seal_keyring(keyring, self.platform, now=NOW)
+        return self.store.record
+
+    def stored(self) -> Keyring:
+        """The keyring in the store."""
+        assert self.store.record is not None
+        opened = open_keyring(parse(self.store.record), self.platform)
+        self.keyrings.append(opened)
+        return opened
+
+    def audit_fails(self) -> None:
+        """From now on there is no room for a line."""
+        self.instance.audit.close()
+        self.instance.audit = Audit.open(Path("/dev/full"), self.instance.clock)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The audit file."""
+        return [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
+
+    def decisions(self) -> list[tuple[str, str]]:
+        return [(line["event"], line["verdict"]) for line in self.lines()]
+
+    def close(self) -> None:
+        self.instance.audit.close()
+        self.granter.close()
+        for keyring in self.keyrings:
+            keyring.close()
+        if self.instance.keyring is not None:
+            self.instance.keyring.close()
+
+
+def is_closed(keyring: Keyring) -> bool:
+    try:
+        _ = keyring.view
+    except ValueError:
+        return True
+    return False

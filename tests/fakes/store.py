@@ -1,0 +1,38 @@
+"""A keystore in memory, that can be told to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rkeyserver.errors import RkeyError
+
+
+@dataclass
+class MemoryKeystore:
+    """Implements keystore.store.Keystore. fails: what load() and replace() raise; before: called by replace() first."""
+
+    record: bytes | None = None
+    kept: dict[str, bytes] = field(default_factory=dict)
+    fails: RkeyError | None = None
+    before: Callable[[], None] = lambda: None
+    writes: int = 0
+    closed: bool = False
+
+    def load(self) -> bytes | None:
+        if self.fails is not None:
+            raise self.fails
+        return self.record
+
+    def replace(self, record: bytes, keep_as: str | None) -> bool:
+        if self.fails is not None:
+            raise self.fails
+        self.before()
+        before, self.record = self.record, record
+        if before is not None and keep_as is not None:
+            self.kept[keep_as] = before
+        self.writes += 1
+        return before is not None
+
+    def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,225 @@
+"""What an operator asks a running instance: status, health, and where that is answered."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.fakes.processes import (
+    DEADLINE,
+    PROGRAM,
+    Ended,
+    Machine,
+    Machines,
+    Running,
+    environment,
+    reserve,
+    rkeyserver,
+)
+
+import rkeyserver as package
+from rkeyserver.config import Config
+from rkeyserver.errors import EXIT_STATUS, Unavailable
+
+UNAVAILABLE = EXIT_STATUS[Unavailable]
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+
+
+def ask(machine: Machine, *words: str) -> str:
+    ended = rkeyserver("status", "--ops", machine.ops, *words, cwd=machine.folder)
+    assert (ended.status, ended.err) == (0, "")
+    return ended.out
+
+
+def health(machine: Machine) -> tuple[int, Any]:
+    answer = httpx.get(f"http://{machine.ops}/healthz", trust_env=False)
+    return answer.status_code, answer.json()
+
+
+def test_status_has_everything(machines: Machines) -> None:
+    host, backup = machines("host"), machines("backup")
+    host.start()
+    backup.start("-i", host.address)
+    for machine, role, peer, handed in ((host, "primary", backup, 1), (backup, "standby", host, 0)):
+        found = json.loads(ask(machine, "--json"))
+        (generation,) = found.pop("generations")
+        assert re.fullmatch("[0-9a-f]{32}", generation.pop("id"))
+        assert re.fullmatch(TIME, generation.pop("created"))
+        assert generation == {"state": "current"}
+        assert re.fullmatch(TIME, found.pop("started"))
+        assert re.fullmatch("[0-9a-f]{64}", found.pop("policy"))
+        ((known, at),) = found.pop("peers").items()
+        assert known == json.loads(ask(peer, "--json"))["machine"]
+        assert re.fullmatch(TIME, at)
+        assert re.fullmatch("[0-9a-f]{32}", found.pop("domain"))
+        assert re.fullmatch("[0-9a-f]{32}", found.pop("machine"))
+        assert found.pop("protects").startswith("Nothing: ")
+        assert found.pop("key_memory") in {"memfd_secret", "locked"}
+        assert isinstance(found.pop("key_memory_hidden"), bool)
+        assert found == {
+            "version": package.__version__,
+            "role": role,
+            "epoch": 0,
+            "sequence": 1,
+            "platform": "simulated",
+            "simulated": True,
+            "hand_overs": handed,
+            "refused": {},
+            "record_problem": "",
+            "slots": [{"type": "platform", "platform": "simulated", "policy": "mrsigner"}],
+            "ways_back": {"record": 1, "peers": 1, "recovery": 0},
+            "ways_back_total": 2,
+        }
+
+
+def test_status_for_people_warns_of_the_last_way_back(machines: Machines) -> None:
+    host, backup = machines("host"), machines("backup")
+    host.start()
+    said = ask(host)
+    assert "WARNING: one way back." in said
+    assert said.endswith("SIMULATED: nothing here is protected.\n")
+    assert backup.run("-i", host.address, "--once").status == 0
+    assert "WARNING" not in ask(host)
+    httpx.post(f"http://{host.address}/v1/hand-over", content=b"nonsense", trust_env=False)
+    assert "refused      1 for malformed" in ask(host)
+
+
+def test_a_standby_that_still_asks(machines: Machines) -> None:
+    host, backup = machines("host"), machines("backup")
+    running = backup.begin("-i", host.address)
+    running.err.wait_for("Asking again in")
+    assert health(backup) == (503, {"serving": False})
+    found = json.loads(ask(backup, "--json"))
+    assert (found["role"], found["domain"], found["generations"], found["slots"]) == ("standby", None, [], [])
+    assert "none yet: it is asking its hosts" in ask(backup)
+    for path in ("/v1/hello", "/v1/hand-over"):
+        assert httpx.post(f"http://{backup.address}{path}", content=b"", trust_env=False).status_code in {403, 503}
+    assert httpx.get(f"http://{backup.address}/v1/hint", trust_env=False).status_code == 503
+    host.start()
+    running.ready()
+    assert health(backup) == (200, {"serving": True})
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "emptied": (lambda path: path.write_bytes(b""), "is empty; a sealed record is wanted"),
+    "something else": (lambda path: path.write_bytes(b"nonsense"), "This is no record"),
+    "removed": (Path.unlink, "The record is gone."),
+}
+
+
+@pytest.mark.parametrize(("damage", "says"), DAMAGE.values(), ids=DAMAGE)
+def test_what_happens_to_the_record_meanwhile(machines: Machines, damage: Callable[[Path], object], says: str) -> None:
+    """It serves what it holds; that a restart would not is what the operator has to see."""
+    host, backup = machines("host"), machines("backup")
+    host.start()
+    damage(host.keystore)
+    found = json.loads(ask(host, "--json"))
+    assert says in found["record_problem"]
+    assert (found["ways_back"]["record"], found["slots"]) == (0, [])
+    said = ask(host)
+    assert says in said
+    assert "WARNING: no way back." in said
+    assert health(host) == (200, {"serving": True})
+    assert backup.run("-i", host.address, "--once").status == 0
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[int]:
+    """A server that is no instance; its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join(DEADLINE)
+
+
+def asked(port: int, folder: Path) -> Ended:
+    return rkeyserver("status", "--ops", f"127.0.0.1:{port}", cwd=folder)
+
+
+FOREIGN: dict[str, tuple[int, bytes]] = {
+    "no JSON": (200, b"<html>"),
+    "another JSON": (200, b"{}"),
+    "a list": (200, b"[]"),
+    "of another shape": (200, b'{"role": 1, "ways_back": 2, "domain": null, "generations": 3}'),
+    "nothing": (200, b""),
+    "an error": (404, b"{}"),
+    "a redirect": (302, b""),
+}
+
+
+@pytest.mark.parametrize(("status", "body"), FOREIGN.values(), ids=FOREIGN)
+def test_what_is_no_instance(tmp_path: Path, status: int, body: bytes) -> None:
+    with answering(status, body) as port:
+        ended = asked(port, tmp_path)
+    assert (ended.status, ended.out) == (UNAVAILABLE, "")
+    assert ended.err.startswith(f"rkeyserver: What is on 127.0.0.1:{port} answers")
+    assert "Traceback" not in ended.err
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with reserve() as dead:
+        port = dead.getsockname()[1]
+        ended = asked(port, tmp_path)
+    assert (ended.status, ended.out) == (UNAVAILABLE, "")
+    assert ended.err.startswith(f"rkeyserver: No instance answers on 127.0.0.1:{port}: Connection refused.")
+    assert "Was it started with another --ops?" in ended.err
+
+
+def listening(pid: int) -> set[str]:
+    """The addresses, as the kernel writes them, that sockets of the process listen on."""
+    files = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in files}
+
+
+def test_operations_are_on_the_loopback_alone_and_peers_everywhere(machines: Machines) -> None:
+    assert Config().ops.host == "127.0.0.1"
+    assert [str(address) for address in Config().listen] == [":8888"]
+    host, backup = machines("host"), machines("backup")
+    words = [":0" if word == host.address else word for word in host.words()]
+    running = Running([*PROGRAM, *words], cwd=host.folder, env=environment()).ready()
+    host.started.append(running)
+    assert listening(running.pid) == {"0100007F", "00000000", "0" * 32}
+    port = running.err.wait_for(r"Serving as primary on \[::\]:(\d+), 0\.0\.0\.0:\1;")[0][1]
+    for address in ("127.0.0.1", "127.1.2.3", "[::1]"):
+        assert backup.run("-i", f"{address}:{port}", "--once").status == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://{address.replace('127.0.0.1', '127.0.0.2')}:{host.ops_port}/healthz", trust_env=False)
+
+
+def test_operations_listener_answers_nothing_else(machines: Machines) -> None:
+    host = machines("host")
+    host.start()
+    for method, path, status in (
+        ("GET", "/v1/hint", 404),
+        ("POST", "/v1/hello", 404),
+        ("POST", "/status", 405),
+        ("DELETE", "/healthz", 405),
+        ("GET", "/", 404),
+    ):
+        assert httpx.request(method, f"http://{host.ops}{path}", trust_env=False).status_code == status

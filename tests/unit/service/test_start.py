@@ -1,0 +1,650 @@
+"""How an instance comes to its keyring, with hosts that answer as a test says and a clock that waits for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from tests.fakes.keyrings import OTHER_SECRET, SECRET, id_of
+from tests.fakes.loop import run_timeless
+from tests.fakes.platform import FakePlatform
+from tests.fakes.scene import DEFAULT, PEER, Scene, is_closed
+from tests.fakes.sealer import FakeSealer
+from tests.unit.service.conftest import MakeScene
+
+from rkeyserver.address import Address
+from rkeyserver.appraisal.policy import Policy
+from rkeyserver.config import Config
+from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
+from rkeyserver.exchange.standby import Asking, Received
+from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.service import fetch
+from rkeyserver.service.adopt import Nothing, Opened, Own, look
+from rkeyserver.service.start import (
+    BACKGROUND_DELAY,
+    FIRST_DELAY,
+    WAITING_DELAY,
+    Joiner,
+    open_own,
+    start_primary,
+    start_standby,
+)
+
+DOMAIN, OTHER_DOMAIN = id_of(SECRET), id_of(OTHER_SECRET)
+A, B, C = (Address(name, 8888) for name in "abc")
+NO_ANSWER = Unavailable("no answer")
+REFUSED = Rejected(Reason.REFUSED_BY_PEER, "it refused", advice="look there")
+
+Answer = Received | RkeyError
+
+
+@dataclass
+class Hosts:
+    """Hosts that answer by a script; the last answer of each is repeated. asked: when, whom, by which policy."""
+
+    scene: Scene
+    answers: dict[str, list[Answer]]
+    asked: list[tuple[float, str]] = field(default_factory=list)
+    policies: list[Policy] = field(default_factory=list)
+    jitter: float = 0.5
+
+    async def fetch(self, host: Address, asking: Asking) -> Received:
+        self.asked.append((asyncio.get_running_loop().time(), host.host))
+        self.policies.append(asking.policy)
+        script = self.answers[host.host]
+        answer = script.pop(0) if len(script) > 1 else script[0]
+        if isinstance(answer, RkeyError):
+            raise answer
+        return answer
+
+    def asking(self, policy: Policy) -> Asking:
+        instance = self.scene.instance
+        return Asking(
+            attester=self.scene.platform,
+            verifiers={},
+            policy=policy,
+            clock=instance.clock,
+            random=bytes,
+            instance=bytes(16),
+        )
+
+    def joiner(self, **said: object) -> Joiner:
+        hosts = tuple(Address(name, 8888) for name in self.answers)
+        config = Config(hosts=hosts, **said)  # type: ignore[arg-type]  # a test says it
+        return Joiner(config, self.scene.instance, self.asking, lambda: self.jitter)
+
+    @property
+    def times(self) -> list[float]:
+        return [round(at, 6) for at, _ in self.asked]
+
+
+HostsOf = Callable[..., Hosts]
+
+
+@pytest.fixture
+def hosts_of(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> HostsOf:
+    """Hosts by name, each with its answer or answers."""
+
+    def make(**answers: Answer | list[Answer]) -> Hosts:
+        hosts = Hosts(scene, {name: one if isinstance(one, list) else [one] for name, one in answers.items()})
+        monkeypatch.setattr(fetch, "fetch_keyring", hosts.fetch)
+        return hosts
+
+    return make
+
+
+def opened(scene: Scene, keyring: Keyring) -> Opened:
+    scene.holds_record_of(keyring)
+    own = look(scene.store, scene.platform)
+    assert isinstance(own, Opened)
+    scene.keyrings.append(own.keyring)
+    return own
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+# A primary
+
+
+def test_an_empty_keystore_gets_a_root_key(scene: Scene) -> None:
+    recorded: list[tuple[str, str]] = []
+    scene.store.before = lambda: recorded.extend(scene.decisions())
+    start_primary(Config(), scene.instance, Nothing())
+    keyring = scene.instance.keyring
+    assert keyring is not None
+    assert scene.stored().same_as(keyring)
+    assert recorded == [("mint", "accepted")], "on record before it is stored"
+    assert scene.lines()[0]["domain"] == keyring.domain
+    assert keyring.header.policy == DEFAULT.text
+    assert scene.said == []
+
+
+def test_every_root_key_is_another(make_scene: MakeScene) -> None:
+    domains = set()
+    for _ in range(3):
+        scene = make_scene()
+        start_primary(Config(), scene.instance, Nothing())
+        assert scene.instance.keyring is not None
+        domains.add(scene.instance.keyring.domain)
+    assert len(domains) == 3
+
+
+def test_an_own_record_is_opened_and_not_written_again(scene: Scene) -> None:
+    own = opened(scene, scene.keyring("a", "b", sequence=3))
+    start_primary(Config(), scene.instance, own)
+    assert scene.instance.keyring is own.keyring
+    assert scene.store.writes == 0
+    assert scene.decisions() == [("open", "accepted")]
+    assert (scene.lines()[0]["domain"], scene.lines()[0]["sequence"]) == (DOMAIN, 3)
+
+
+def test_the_domain_that_was_asked_for_is_opened(scene: Scene) -> None:
+    start_primary(Config(domain=DOMAIN), scene.instance, opened(scene, scene.keyring()))
+    assert scene.instance.keyring is not None
+
+
+def _junk(scene: Scene) -> Own:
+    scene.store.record = b"junk"
+    return look(scene.store, scene.platform)
+
+
+def _updated(scene: Scene) -> Own:
+    scene.holds_record_of(scene.keyring())
+    return look(scene.store, scene.platform.sealer.updated())
+
+
+STOPPED: dict[str, tuple[Callable[[Scene], Own], str | None, type[RkeyError], tuple[str, str, str]]] = {
+    "a root key where a domain was asked for": (
+        lambda _scene: Nothing(), DOMAIN, Misuse, ("mint", "misuse", "")),
+    "a record of another domain than was asked for": (
+        lambda scene: opened(scene, scene.keyring()), OTHER_DOMAIN, Rejected, ("open", "another-domain", DOMAIN)),
+    "a record that cannot be read": (_junk, None, Corrupt, ("open", "corrupt", "")),
+    "a record that does not open": (_updated, None, Corrupt, ("open", "corrupt", DOMAIN)),
+    "a record that does not open, its domain asked for": (_updated, DOMAIN, Corrupt, ("open", "corrupt", DOMAIN)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("own", "domain", "kind", "line"), STOPPED.values(), ids=STOPPED)
+def test_a_start_that_is_refused_touches_nothing_and_is_on_record(
+    scene: Scene,
+    own: Callable[[Scene], Own],
+    domain: str | None,
+    kind: type[RkeyError],
+    line: tuple[str, str, str],
+) -> None:
+    found = own(scene)
+    before = scene.store.record
+    with pytest.raises(kind) as raised:
+        start_primary(Config(domain=domain), scene.instance, found)
+    assert type(raised.value) is kind
+    assert (scene.store.record, scene.store.writes, scene.instance.keyring) == (before, 0, None)
+    (only,) = scene.lines()
+    assert (only["event"], only["reason"], only.get("domain", "")) == line
+    assert only["verdict"] == "refused"
+    assert only["found"] == raised.value.message
+
+
+def test_no_root_key_is_made_that_is_not_on_record(scene: Scene) -> None:
+    scene.audit_fails()
+    with pytest.raises(Unavailable, match="audit file"):
+        start_primary(Config(), scene.instance, Nothing())
+    assert (scene.store.record, scene.instance.keyring) == (None, None)
+
+
+def test_no_record_is_served_that_was_not_put_on_record(scene: Scene) -> None:
+    own = opened(scene, scene.keyring())
+    scene.audit_fails()
+    with pytest.raises(Unavailable, match="audit file"):
+        open_own(Config(), scene.instance, own.keyring)
+    assert scene.instance.keyring is None
+
+
+def test_a_root_key_that_could_not_be_stored_is_not_served(scene: Scene) -> None:
+    scene.store.fails = Unavailable("the disk")
+    with pytest.raises(Unavailable, match="the disk"):
+        start_primary(Config(), scene.instance, Nothing())
+    assert scene.instance.keyring is None
+
+
+# Asking the hosts once
+
+
+def test_the_first_host_that_gives_a_keyring_is_the_last_one_asked(scene: Scene, hosts_of: HostsOf) -> None:
+    received = scene.received()
+    hosts = hosts_of(a=NO_ANSWER, b=received, c=scene.received())
+    asyncio.run(hosts.joiner().try_hosts(Nothing()))
+    assert [name for _, name in hosts.asked] == ["a", "b"]
+    assert scene.instance.keyring is received.keyring
+    assert scene.stored().same_as(received.keyring)
+    assert scene.said == []
+
+
+def test_where_no_host_gives_one_the_last_error_is_told_and_each_is_logged(
+    scene: Scene, hosts_of: HostsOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    hosts = hosts_of(a=Unavailable("a is off"), b=REFUSED, c=Unavailable("c is off"))
+    with pytest.raises(Unavailable, match="c is off"):
+        asyncio.run(hosts.joiner().try_hosts(Nothing()))
+    assert warnings(caplog) == ["a is off", "it refused look there", "c is off"]
+    assert (scene.store.record, scene.instance.keyring) == (None, None)
+
+
+def test_a_refusal_by_a_host_is_on_record_and_silence_is_not(scene: Scene, hosts_of: HostsOf) -> None:
+    hosts = hosts_of(a=NO_ANSWER, b=REFUSED, c=Rejected(Reason.NOT_GENUINE, "no quote"))
+    with pytest.raises(Rejected):
+        asyncio.run(hosts.joiner().try_hosts(Nothing()))
+    assert [(line["event"], line["verdict"], line["reason"], line["found"]) for line in scene.lines()] == [
+        ("join", "refused", "refused-by-peer", "b:8888: it refused"),
+        ("join", "refused", "not-genuine", "c:8888: no quote"),
+    ]
+
+
+def test_a_host_is_judged_by_the_own_keyring_s_policy_or_else_by_the_default(scene: Scene, hosts_of: HostsOf) -> None:
+    text = DEFAULT.text + "# the domain's own\n"
+    hosts = hosts_of(a=NO_ANSWER)
+    for own in (Nothing(), opened(scene, scene.keyring(policy=text)), _junk(scene)):
+        with pytest.raises(Unavailable):
+            asyncio.run(hosts.joiner().try_hosts(own))
+    assert [policy.text for policy in hosts.policies] == [DEFAULT.text, text, DEFAULT.text]
+
+
+def test_an_unchanged_keyring_leaves_no_copy(scene: Scene, hosts_of: HostsOf) -> None:
+    own = opened(scene, scene.keyring())
+    asyncio.run(hosts_of(a=scene.received()).joiner().try_hosts(own))
+    assert scene.store.kept == {}
+    assert scene.decisions() == [("join", "accepted")]
+
+
+def test_an_extension_replaces_and_what_it_replaces_is_kept(scene: Scene, hosts_of: HostsOf) -> None:
+    own = opened(scene, scene.keyring("a"))
+    before = scene.store.record
+    received = scene.received("a", "b", sequence=2)
+    asyncio.run(hosts_of(a=received).joiner().try_hosts(own))
+    assert scene.store.kept == {f"domain-{DOMAIN}.epoch-0.sequence-1": before}
+    assert scene.instance.keyring is received.keyring
+
+
+BEHIND: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "an earlier sequence": ({"sequence": 3}, {"sequence": 2}),
+    "an earlier epoch": ({"epoch": 1, "sequence": 1}, {"sequence": 5}),
+    "the same state, and another content": ({}, {"policy": DEFAULT.text + "# theirs\n"}),
+}
+
+
+@pytest.mark.parametrize(("mine", "theirs"), BEHIND.values(), ids=BEHIND)
+def test_a_host_that_is_behind_is_told_of_and_the_own_record_is_served(
+    scene: Scene,
+    hosts_of: HostsOf,
+    caplog: pytest.LogCaptureFixture,
+    mine: dict[str, object],
+    theirs: dict[str, object],
+) -> None:
+    own = opened(scene, scene.keyring("a", **mine))
+    received = scene.received("a", **theirs)
+    hosts = hosts_of(a=received, b=scene.received())
+    asyncio.run(hosts.joiner().try_hosts(own))
+    assert scene.instance.keyring is own.keyring
+    assert not is_closed(own.keyring)
+    assert is_closed(received.keyring)
+    assert scene.store.writes == 0
+    assert "a:8888 is behind" in warnings(caplog)[0]
+    assert len(hosts.asked) == 1
+
+
+def test_a_host_that_lost_a_generation_is_behind(scene: Scene, hosts_of: HostsOf) -> None:
+    own = opened(scene, scene.keyring("a", "b", sequence=2))
+    asyncio.run(hosts_of(a=scene.received("a")).joiner().try_hosts(own))
+    assert scene.instance.keyring is own.keyring
+
+
+def test_a_fork_is_refused_on_record_and_the_next_host_is_asked(
+    scene: Scene, hosts_of: HostsOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = opened(scene, scene.keyring("a", "b", sequence=2))
+    before = scene.store.record
+    fork, better = scene.received("a", "c", sequence=9), scene.received("a", "b", "c", sequence=3)
+    asyncio.run(hosts_of(a=fork, b=better).joiner().try_hosts(own))
+    assert is_closed(fork.keyring)
+    assert scene.instance.keyring is better.keyring
+    assert list(scene.store.kept.values()) == [before]
+    assert scene.decisions() == [("join", "refused"), ("join", "accepted")]
+    line = scene.lines()[0]
+    assert (line["reason"], line["peer"]["address"], line["peer"]["machine"]) == (
+        "not-an-extension",
+        "a:8888",
+        PEER.ppid,
+    )
+    assert "no extension" in warnings(caplog)[0]
+
+
+def test_another_domain_is_refused_with_both_ids_and_the_record_stays(scene: Scene, hosts_of: HostsOf) -> None:
+    own = opened(scene, scene.keyring())
+    before = scene.store.record
+    other = scene.received(secret=OTHER_SECRET)
+    with pytest.raises(Rejected) as raised:
+        asyncio.run(hosts_of(a=other).joiner().try_hosts(own))
+    assert raised.value.reason is Reason.ANOTHER_DOMAIN
+    assert DOMAIN in raised.value.message
+    assert OTHER_DOMAIN in raised.value.message
+    assert (scene.store.record, scene.store.kept, scene.instance.keyring) == (before, {}, None)
+    assert is_closed(other.keyring)
+    assert not is_closed(own.keyring)
+    assert (scene.lines()[0]["domain"], scene.lines()[0]["reason"]) == (OTHER_DOMAIN, "another-domain")
+
+
+def test_another_domain_is_adopted_where_it_was_asked_for(scene: Scene, hosts_of: HostsOf) -> None:
+    own = opened(scene, scene.keyring())
+    before = scene.store.record
+    other = scene.received(secret=OTHER_SECRET)
+    asyncio.run(hosts_of(a=other).joiner(domain=OTHER_DOMAIN).try_hosts(own))
+    assert scene.instance.keyring is other.keyring
+    assert scene.store.kept == {f"domain-{DOMAIN}.epoch-0.sequence-1": before}
+
+
+def test_a_host_with_another_domain_than_was_asked_for_is_passed_over(scene: Scene, hosts_of: HostsOf) -> None:
+    right = scene.received()
+    hosts = hosts_of(a=scene.received(secret=OTHER_SECRET), b=right)
+    asyncio.run(hosts.joiner(domain=DOMAIN).try_hosts(Nothing()))
+    assert scene.instance.keyring is right.keyring
+
+
+def test_a_record_that_does_not_open_is_kept_beside_the_one_received(scene: Scene, hosts_of: HostsOf) -> None:
+    own = _updated(scene)
+    before = scene.store.record
+    received = scene.received()
+    asyncio.run(hosts_of(a=received).joiner().try_hosts(own))
+    assert scene.store.kept == {f"domain-{DOMAIN}.epoch-0.sequence-1": before}
+    assert scene.instance.keyring is received.keyring
+
+
+def test_what_cannot_be_recorded_is_not_adopted(scene: Scene, hosts_of: HostsOf) -> None:
+    received = scene.received()
+    scene.audit_fails()
+    with pytest.raises(Unavailable, match="audit file"):
+        asyncio.run(hosts_of(a=received).joiner().try_hosts(Nothing()))
+    assert (scene.store.record, scene.instance.keyring) == (None, None)
+    assert is_closed(received.keyring)
+
+
+def test_what_cannot_be_stored_is_not_adopted_and_not_left_open(scene: Scene, hosts_of: HostsOf) -> None:
+    received = scene.received()
+    scene.store.fails = Unavailable("the disk")
+    with pytest.raises(Unavailable, match="the disk"):
+        asyncio.run(hosts_of(a=received).joiner().try_hosts(Nothing()))
+    assert scene.instance.keyring is None
+    assert is_closed(received.keyring)
+
+
+def test_without_a_host_there_is_nothing_to_adopt(hosts_of: HostsOf) -> None:
+    with pytest.raises(Unavailable, match="No host was given"):
+        asyncio.run(hosts_of().joiner().try_hosts(Nothing()))
+
+
+# Asking for so long
+
+
+def expected_times(seconds: float, factor: float) -> list[float]:
+    times, delay = [0.0], FIRST_DELAY
+    while times[-1] < seconds:
+        times.append(min(times[-1] + delay * factor, seconds))
+        delay = min(2 * delay, WAITING_DELAY)
+    return [round(at, 6) for at in times]
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5, math.nextafter(1.0, 0.0)])
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 1.0, 30.0])
+def test_it_asks_again_with_growing_jittered_pauses_until_the_time_is_over(
+    hosts_of: HostsOf, jitter: float, seconds: float
+) -> None:
+    hosts = hosts_of(a=NO_ANSWER)
+    hosts.jitter = jitter
+
+    async def check() -> None:
+        with pytest.raises(Unavailable, match="no answer"):
+            await hosts.joiner().until(Nothing(), seconds)
+
+    run_timeless(check)
+    assert hosts.times == pytest.approx(expected_times(seconds, 0.5 + jitter))
+    assert hosts.times[-1] == seconds
+
+
+def test_refusals_too_are_tried_again(scene: Scene, hosts_of: HostsOf) -> None:
+    received = scene.received()
+    hosts = hosts_of(a=[NO_ANSWER, REFUSED, REFUSED, received])
+
+    async def check() -> None:
+        await hosts.joiner().until(Nothing(), 30)
+
+    run_timeless(check)
+    assert len(hosts.asked) == 4
+    assert scene.instance.keyring is received.keyring
+
+
+def test_what_a_person_has_to_look_at_is_not_tried_again(scene: Scene, hosts_of: HostsOf) -> None:
+    hosts = hosts_of(a=scene.received())
+    own = _junk(scene)
+
+    async def check() -> None:
+        with pytest.raises(Corrupt, match="cannot be told"):
+            await hosts.joiner().until(own, 30)
+
+    run_timeless(check)
+    assert hosts.times == [0.0]
+    assert scene.store.record == b"junk"
+
+
+# Asking in the background
+
+
+def test_it_asks_on_with_pauses_that_grow_to_a_limit_and_never_ends_by_itself(
+    scene: Scene, hosts_of: HostsOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    keyring = scene.keyring()
+    scene.holds_record_of(keyring)
+    scene.instance.hold(keyring)
+    later = scene.received("a", "b", sequence=2)
+    hosts = hosts_of(a=[NO_ANSWER] * 9 + [REFUSED, later])
+
+    async def check() -> None:
+        await hosts.joiner().in_background()
+
+    run_timeless(check)
+    pauses = [after - before for before, after in zip([0.0, *hosts.times], hosts.times, strict=False)]
+    assert pauses == pytest.approx([5, 10, 20, 40, 80, 160, 300, 300, 300, 300, 300])
+    assert max(pauses) == BACKGROUND_DELAY
+    assert scene.instance.keyring is later.keyring
+    assert is_closed(keyring)
+    assert any("about 300 seconds" in text for text in warnings(caplog))
+
+
+@pytest.mark.parametrize(("jitter", "pause"), [(0.0, 2.5), (math.nextafter(1.0, 0.0), 7.5)])
+def test_the_pauses_are_jittered(scene: Scene, hosts_of: HostsOf, jitter: float, pause: float) -> None:
+    scene.instance.hold(scene.keyring())
+    hosts = hosts_of(a=scene.received("a", "b", sequence=2))
+    hosts.jitter = jitter
+
+    async def check() -> None:
+        await hosts.joiner().in_background()
+
+    run_timeless(check)
+    assert hosts.times == pytest.approx([pause])
+
+
+def test_a_keystore_that_cannot_be_read_now_does_not_end_it(scene: Scene, hosts_of: HostsOf) -> None:
+    scene.instance.hold(scene.keyring())
+    scene.store.fails = Corrupt("the disk")
+    hosts = hosts_of(a=scene.received("a", "b", sequence=2))
+
+    async def check() -> None:
+        task = asyncio.ensure_future(hosts.joiner().in_background())
+        await asyncio.sleep(40)
+        assert not task.done()
+        scene.store.fails = None
+        await task
+
+    run_timeless(check)
+    assert scene.store.writes == 1
+
+
+def test_a_fork_found_in_the_background_leaves_what_is_served(scene: Scene, hosts_of: HostsOf) -> None:
+    keyring = scene.keyring("a", "b", sequence=2)
+    scene.instance.hold(keyring)
+    fork = scene.received("a", "c", sequence=3)
+    hosts = hosts_of(a=[fork, NO_ANSWER])
+
+    async def check() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(hosts.joiner().in_background(), 100)
+
+    run_timeless(check)
+    assert scene.instance.keyring is keyring
+    assert not is_closed(keyring)
+    assert is_closed(fork.keyring)
+
+
+def test_it_ends_where_there_is_nothing_to_serve(hosts_of: HostsOf) -> None:
+    hosts = hosts_of(a=NO_ANSWER)
+
+    async def check() -> None:
+        await hosts.joiner().in_background()
+
+    run_timeless(check)
+    assert hosts.asked == []
+
+
+# A standby's start
+
+
+def started(hosts: Hosts, again: list[bool] | None = None, **said: object) -> None:
+    """Run start_standby(); what it returns goes into `again`."""
+
+    async def check() -> None:
+        joiner = hosts.joiner(**said)
+        found = await start_standby(joiner.config, hosts.scene.instance, joiner)
+        if again is not None:
+            again.append(found)
+
+    run_timeless(check)
+
+
+def test_without_a_record_it_asks_for_as_long_as_it_was_told(scene: Scene, hosts_of: HostsOf) -> None:
+    hosts = hosts_of(a=NO_ANSWER, b=REFUSED)
+    with pytest.raises(Rejected, match="it refused"):
+        started(hosts, wait=2.0)
+    assert [name for _, name in hosts.asked] == ["a", "b"] * (len(hosts.asked) // 2)
+    assert hosts.times[-1] == 2.0
+    assert (scene.store.record, scene.instance.keyring) == (None, None), "never minted by accident"
+
+
+def test_without_a_record_it_serves_what_it_received(scene: Scene, hosts_of: HostsOf) -> None:
+    again: list[bool] = []
+    received = scene.received()
+    started(hosts_of(a=[NO_ANSWER, received]), again)
+    assert again == [False]
+    assert scene.instance.keyring is received.keyring
+
+
+SILENT: dict[str, Answer] = {"no answer": NO_ANSWER, "a refusal": REFUSED}
+
+
+@pytest.mark.parametrize("answer", SILENT.values(), ids=SILENT)
+def test_with_a_record_it_serves_at_once_and_asks_on(
+    scene: Scene, hosts_of: HostsOf, caplog: pytest.LogCaptureFixture, answer: Answer
+) -> None:
+    keyring = scene.keyring()
+    before = scene.holds_record_of(keyring)
+    again: list[bool] = []
+    hosts = hosts_of(a=answer)
+    started(hosts, again)
+    assert again == [True]
+    assert hosts.times == [0.0]
+    assert scene.instance.keyring is not None
+    assert scene.instance.keyring.same_as(keyring)
+    assert scene.store.record == before
+    assert scene.decisions()[-1] == ("open", "accepted")
+    assert "serving from the own record" in warnings(caplog)[-1]
+
+
+def test_another_domain_at_the_host_leaves_the_own_record_served(scene: Scene, hosts_of: HostsOf) -> None:
+    scene.holds_record_of(scene.keyring())
+    again: list[bool] = []
+    started(hosts_of(a=scene.received(secret=OTHER_SECRET)), again)
+    assert again == [True]
+    assert scene.instance.keyring is not None
+    assert scene.instance.keyring.domain == DOMAIN
+    assert scene.decisions() == [("join", "refused"), ("open", "accepted")]
+
+
+def test_with_a_record_and_a_host_that_answers_nothing_is_asked_again(scene: Scene, hosts_of: HostsOf) -> None:
+    scene.holds_record_of(scene.keyring())
+    again: list[bool] = []
+    started(hosts_of(a=scene.received("a", "b", sequence=2)), again)
+    assert again == [False]
+    assert scene.instance.keyring is not None
+    assert len(scene.instance.keyring.generation_ids) == 2
+
+
+def test_once_fetches_and_does_not_fall_back_on_the_record(scene: Scene, hosts_of: HostsOf) -> None:
+    before = scene.holds_record_of(scene.keyring())
+    with pytest.raises(Unavailable, match="no answer"):
+        started(hosts_of(a=NO_ANSWER), once=True, wait=1.0)
+    assert (scene.store.record, scene.instance.keyring) == (before, None)
+
+
+def test_a_record_of_another_domain_than_was_asked_for_is_not_served(scene: Scene, hosts_of: HostsOf) -> None:
+    before = scene.holds_record_of(scene.keyring())
+    with pytest.raises(Unavailable, match="no answer"):
+        started(hosts_of(a=NO_ANSWER), domain=OTHER_DOMAIN, wait=1.0)
+    assert (scene.store.record, scene.instance.keyring) == (before, None)
+
+
+def test_a_record_that_does_not_open_is_not_served_but_replaced(scene: Scene, hosts_of: HostsOf) -> None:
+    _updated(scene)
+    scene.platform = FakePlatform(sealer=scene.platform.sealer.updated())
+    scene.instance.platform = scene.platform
+    received = scene.received("a", "b", sequence=2)
+    started(hosts_of(a=[NO_ANSWER, received]))
+    assert scene.instance.keyring is received.keyring
+    assert len(scene.store.kept) == 1
+
+
+FOREIGN: dict[str, FakeSealer] = {
+    "of another machine": FakeSealer(platform="simulated", machine="c3" * 16),
+    "of another platform": FakeSealer(platform="sgx", machine="a1" * 16),
+}
+
+
+@pytest.mark.parametrize("sealer", FOREIGN.values(), ids=FOREIGN)
+def test_no_host_is_asked_where_the_record_is_another_machine_s(
+    scene: Scene, hosts_of: HostsOf, sealer: FakeSealer
+) -> None:
+    before = Scene.holds_record_of(scene, scene.keyring())
+    scene.instance.platform = FakePlatform(sealer=sealer)
+    hosts = hosts_of(a=scene.received())
+    with pytest.raises(Corrupt):
+        started(hosts, domain=DOMAIN)
+    assert hosts.asked == []
+    assert (scene.store.record, scene.store.writes) == (before, 0)
+    assert scene.decisions() == [("open", "refused")]
+
+
+def test_no_host_is_asked_where_the_keystore_cannot_be_read(scene: Scene, hosts_of: HostsOf) -> None:
+    scene.store.fails = Corrupt("the disk")
+    hosts = hosts_of(a=scene.received())
+    with pytest.raises(Corrupt, match="the disk"):
+        started(hosts)
+    assert hosts.asked == []
+    assert scene.decisions() == [("open", "refused")]
+
+
+def test_a_record_that_cannot_be_read_stays_where_no_host_answers(scene: Scene, hosts_of: HostsOf) -> None:
+    _junk(scene)
+    with pytest.raises(Unavailable):
+        started(hosts_of(a=NO_ANSWER), wait=0.0)
+    assert (scene.store.record, scene.store.kept) == (b"junk", {})
