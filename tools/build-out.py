@@ -50,6 +50,9 @@ def start():
     if not (sys.flags.isolated and sys.flags.no_site):  # handed to an interpreter: start as the first line has it
         os.execv(sys.executable, [sys.executable, "-IS", os.path.realpath(__file__)] + sys.argv[1:])
     here = os.path.dirname(os.path.realpath(__file__))
+    # OpenSSL would load what a configuration file of the starter's names.
+    for name in ("OPENSSL_CONF", "OPENSSL_CONF_INCLUDE", "OPENSSL_ENGINES", "OPENSSL_MODULES"):
+        os.environ.pop(name, None)
     # After the standard library, so that nothing takes its place; the image before the libraries, for the same reason.
     sys.path += [os.path.join(here, "@SIGNED@"), os.path.join(os.path.dirname(here), "lib")]
     from rkeyserver.cli.main import main
@@ -113,7 +116,7 @@ def make_libraries(lib: Path) -> None:
 
 
 def put(path: Path, data: bytes, mode: int) -> None:
-    """Write a file whole, or leave it if it is that already: a program that is running keeps the file it opened."""
+    """Write a file whole, or leave it if it is that already. A program that runs from the old one has to be restarted."""
     if path.is_file() and path.read_bytes() == data and path.stat().st_mode & 0o777 == mode:
         return
     new = path.with_name(f".{path.name}.new")

@@ -219,12 +219,18 @@ def story(out: Path, folder: Path, machines: list[Machine]) -> None:
     show(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # noqa: S603
 
 
+def end_all(machines: list[Machine]) -> None:
+    """End every instance that still runs."""
+    for machine in machines:
+        machine.end()
+
+
 def main(out: Path) -> None:
     """The story, and the end of all it started."""
     begun = time.monotonic()
     machines: list[Machine] = []
     with tempfile.TemporaryDirectory(prefix="rkeyserver-demo-") as folder, contextlib.ExitStack() as ends:
-        ends.callback(lambda: [one.end() for one in machines])
+        ends.callback(end_all, machines)
         story(out, Path(folder), machines)
     print(f"\n{BOLD}All of it happened as told, in {time.monotonic() - begun:.0f} seconds.{PLAIN} README.md goes on.")
 

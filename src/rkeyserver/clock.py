@@ -1,7 +1,8 @@
-"""The time that checks are made against.
+"""The time that checks are made against: the host's, but never going back within one run.
 
-A host may set its clock back, so the time is the larger of the host's clock and the newest issue date of
-anything whose signature was verified. It never goes back within one run.
+Else a host that sets its clock back could let a challenge live again that was answered or had expired. A clock that
+jumped ahead has to be set right and the program started again. What was verified cannot move it: verification refuses
+every date after this time.
 """
 
 from __future__ import annotations
@@ -14,24 +15,20 @@ from datetime import UTC, datetime
 
 @dataclass
 class Clock:
-    """Seconds since 1970 UTC, never before the newest verified issue date seen.
-
-    host: where the host's time comes from; tests give their own.
-    """
+    """Seconds since 1970 UTC. host: where the host's time comes from; tests give their own."""
 
     host: Callable[[], float] = time.time
-    _floor: float = field(default=0.0, init=False)
+    _latest: float = field(default=0.0, init=False)
 
     def now(self) -> int:
         """Whole seconds since 1970 UTC."""
-        self._floor = max(self._floor, self.host())
-        return int(self._floor)
-
-    def observe(self, issued: int) -> None:
-        """Remember the issue date (seconds since 1970) of something verified: it cannot be earlier than that now."""
-        self._floor = max(self._floor, float(issued))
+        self._latest = max(self._latest, self.host())
+        return int(self._latest)
 
 
 def utc(seconds: int) -> str:
     """`seconds` since 1970 as people and logs read it, in UTC to the second."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # a clock or a document that is beyond the calendar
+        return f"second {seconds}"

@@ -16,7 +16,8 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """`text` with everything escaped that cannot be printed."""
     # An error may quote what a peer or a file says; a log is read by lines, and a terminal obeys what it is shown.
     if text.isprintable():
         return text
@@ -33,8 +34,8 @@ class RkeyError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, advice: str = "") -> None:
-        self.message = _one_line(message)
-        self.advice = _one_line(advice)
+        self.message = one_line(message)
+        self.advice = one_line(advice)
         super().__init__(self.message)
 
     def __str__(self) -> str:

@@ -2,7 +2,8 @@
 
 A SecretBytes lies in a mapping of its own that the kernel hides from every other process and from itself
 (memfd_secret(2)): not in core dumps, not in swap, not in /proc/PID/mem, not inherited by fork. Where the kernel has no
-memfd_secret (older ones, Gramine) it lies in a locked, dump-excluded anonymous mapping, and `kind` says so.
+memfd_secret (before Linux 6.5, unless booted with secretmem.enable=1; Gramine) it lies in a locked, dump-excluded
+anonymous mapping, and `kind` says so.
 
 Use its view in place: in `readinto`, `derive_into`, as the key of a cipher. Never make it `bytes`, a slice
 assignment or a string: each leaves a copy that nothing erases. docs/limitations.md says what remains.
@@ -71,6 +72,8 @@ def _map_hidden(length: int) -> int | None:
     try:
         os.ftruncate(fd, length)
         return _map(length, mmap.MAP_SHARED, fd)
+    except OSError:  # it counts as a file, and RLIMIT_FSIZE may allow none so large
+        return None
     finally:
         os.close(fd)
 

@@ -127,7 +127,7 @@ def test_a_one_time_key_that_is_none(pair: Pair) -> None:
     claims = edited(decode(request, Request).attested.claims, RequestClaims, kem_public_key=bytes(1216))
     attested = vouch(pair.standby.platform, Context.HAND_OVER_REQUEST, transcript_before(request), claims)
     before = pair.primary.keyring.released
-    with pytest.raises(Exception, match="one-time public key is none") as refused:
+    with pytest.raises(Exception, match="one-time public key is not valid") as refused:
         pair.primary.answer(with_attested(request, attested))
     assert getattr(refused.value, "reason", None) is Reason.MALFORMED
     assert pair.primary.keyring.released == before + 1  # it was to be sealed, and nothing left

@@ -117,8 +117,13 @@ class Player:
             (r"\bprocess \d+\b", "process PID"),
             (r"(?<=Asking again in )[\d.]+", "SECONDS"),
             (r"(?<=Python)/[\d.]+", ""),
+            # How keys lie in memory is the kernel's doing; where it hides them nothing is said of it.
+            (r"(?<=^key memory   )(?:memfd_secret|locked)$", "KIND"),
+            (r'"memfd_secret",(\s+"key_memory_hidden":) true\b', r'"KIND",\1 HIDDEN'),
+            (r'"locked",(\s+"key_memory_hidden":) false\b', r'"KIND",\1 HIDDEN'),
+            (r"^WARNING \[\S*\(LINE\) -> warn_of_memory\]: .*\n", ""),
         ):
-            text = re.sub(pattern, name, text)
+            text = re.sub(pattern, name, text, flags=re.MULTILINE)
         text = re.sub(r"\b(?:[0-9a-f]{32}|[0-9a-f]{64})\b", self._id, text)
         # Python 3.13 names an option's argument once, and no longer quotes what there is to choose from.
         text = re.sub(r"-(\w) (\S+), (--\S+ \2)( *)", _once, text)

@@ -3,7 +3,7 @@
     python -m tests.fakes.key_scan MACHINE RECORD [--processes PID...] [--files PATH...]
 
 A process of its own, so that no key is ever in the test that asks. It opens the record as its machine does; prints what
-was found where, as JSON, and how many bytes were looked at; never what was found.
+was found where, as JSON, how many bytes were looked at, and how much key memory each process has; never what was found.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,8 @@ from rkeyserver.sealing import record
 
 PART: Final = 8
 IN_MEMORY: Final = frozenset({"raw", "hex", "base64"})  # the rest is how a program prints, which the files show
+KEY_MEMORY: Final = frozenset({"lo", "dd", "dc"})  # locked, in no dump, in no child
+HIDDEN: Final = "/secretmem (deleted)"
 _BLOCK: Final = 64 * 1024
 _OVERLAP: Final = 64
 
@@ -72,18 +75,44 @@ def keys(machine: Path, path: Path) -> Iterator[tuple[str, bytes]]:
     yield "sealing key", bytes(sealing)
 
 
+@dataclass(frozen=True)
+class Mapping:
+    """A piece of a process's address space. flags: as smaps abbreviates them."""
+
+    start: int
+    end: int
+    rights: str
+    name: str
+    flags: frozenset[str]
+
+    @property
+    def holds_keys(self) -> bool:
+        """Whether it is as a SecretBytes makes one: nothing else of these processes is locked, undumped and unforked.
+
+        Neighbours may have become one mapping.
+        """
+        return self.flags >= KEY_MEMORY and (self.rights, self.name) in {("rw-p", ""), ("rw-s", HIDDEN)}
+
+
+def mappings(pid: int | str) -> Iterator[Mapping]:
+    """All that a process has mapped."""
+    pattern = r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \S+ *(.*)$(?:\n\w+: .*)*?\nVmFlags: (.*)$"
+    for found in re.finditer(pattern, Path(f"/proc/{pid}/smaps").read_text(), re.MULTILINE):
+        start, end, rights, name, flags = found.groups()
+        yield Mapping(int(start, 16), int(end, 16), rights, name, frozenset(flags.split()))
+
+
 def memory(pid: int) -> Iterator[tuple[str, bytes]]:
     """Every readable mapping of a process, in pieces that overlap."""
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as file:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            match = re.match(r"([0-9a-f]+)-([0-9a-f]+) r\S+ \S+ \S+ \S+ *(.*)", line)
-            if match is None or match[3] in {"[vvar]", "[vvar_vclock]", "[vsyscall]"}:
+        for one in mappings(pid):
+            if not one.rights.startswith("r") or one.name in {"[vvar]", "[vvar_vclock]", "[vsyscall]"}:
                 continue
-            start, end = int(match[1], 16), int(match[2], 16)
-            for at in range(start, end, _BLOCK):
+            where = "key memory" if one.holds_keys else one.name or "anonymous"
+            for at in range(one.start, one.end, _BLOCK):
                 file.seek(at)
                 try:
-                    yield f"process {pid}, {match[3] or 'anonymous'}", file.read(min(_BLOCK + _OVERLAP, end - at))
+                    yield f"process {pid}, {where}", file.read(min(_BLOCK + _OVERLAP, one.end - at))
                 except OSError:
                     break  # memfd_secret, or a file mapped beyond its end: nobody reads that
 
@@ -124,7 +153,8 @@ def main() -> None:
     found: set[tuple[str, str]] = set()
     looked = look(itertools.chain.from_iterable(map(memory, given.processes)), in_memory, found)
     looked += look(itertools.chain.from_iterable(map(contents, given.files)), wanted, found)
-    json.dump({"looked": looked, "found": sorted(found)}, sys.stdout)
+    key_memory = {pid: sum(one.end - one.start for one in mappings(pid) if one.holds_keys) for pid in given.processes}
+    json.dump({"looked": looked, "found": sorted(found), "key_memory": key_memory}, sys.stdout)
 
 
 if __name__ == "__main__":

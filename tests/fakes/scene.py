@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,10 @@ class Scene:
         return opened
 
     def audit_fails(self) -> None:
-        """From now on there is no room for a line."""
+        """From now on no line can be written."""
         self.instance.audit.close()
-        self.instance.audit = Audit.open(Path("/dev/full"), self.instance.clock)
+        path = self.folder / "audit.jsonl"
+        self.instance.audit = Audit(os.open(path, os.O_RDONLY), path, self.instance.clock)
 
     def lines(self) -> list[dict[str, Any]]:
         """The audit file."""

@@ -24,6 +24,10 @@ class MemoryKeystore:
             raise self.fails
         return self.record
 
+    def check_new(self) -> None:
+        if self.fails is not None:
+            raise self.fails
+
     def replace(self, record: bytes, keep_as: str | None) -> bool:
         if self.fails is not None:
             raise self.fails

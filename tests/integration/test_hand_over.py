@@ -22,6 +22,7 @@ from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 RECEIVED = re.compile(r"INFO \[[\w/]+\.py\(\d+\) -> \w+\]: Successfully received the DomainKey from deploy server\.\n")
 REPLACED = "file already exist, substitute by new file\n"
 REFUSED, UNAVAILABLE, CORRUPT, MISUSE = (EXIT_STATUS[kind] for kind in (Rejected, Unavailable, Corrupt, Misuse))
+FULL = 1024 * 1024
 
 
 def domain_of(machine: Machine) -> str:
@@ -414,16 +415,18 @@ def test_a_fetch_that_is_stopped_does_not_look_done(machines: Machines, number: 
 def test_decisions_are_recorded_before_their_effect(machines: Machines) -> None:
     """With an audit file that takes nothing, there is no key, no hand-over and no serving."""
     host, backup = machines("host"), machines("backup")
-    full = ("--audit", "/dev/full")
-    ended = host.run(*full)
+    audit = host.folder.parent / "full"
+    audit.write_bytes(b"\n" * FULL)
+    full, limit = ("--audit", str(audit)), ("prlimit", f"--fsize={FULL}")
+    ended = host.run(*full, under=limit)
     assert (ended.status, host.keystore.exists()) == (UNAVAILABLE, False)
     minted(host)
-    ended = host.run(*full)
+    ended = host.run(*full, under=limit)
     assert ended.status == UNAVAILABLE
-    assert "The audit file /dev/full cannot be written: No space left on device." in ended.err
+    assert f"The audit file {audit} cannot be written: File too large." in ended.err
     host.start()
     before = files(host.folder)
-    ended = backup.run("-i", host.address, "--once", "--wait", "0", *full)
+    ended = backup.run("-i", host.address, "--once", "--wait", "0", *full, under=limit)
     assert (ended.status, ended.out, backup.keystore.exists()) == (UNAVAILABLE, "", False)
     assert files(host.folder) == before
 

@@ -75,8 +75,8 @@ def test_status_has_everything(machines: Machines) -> None:
             "refused": {},
             "record_problem": "",
             "slots": [{"type": "platform", "platform": "simulated", "policy": "mrsigner"}],
-            "ways_back": {"record": 1, "peers": 1, "recovery": 0},
-            "ways_back_total": 2,
+            "ways_back": {"record": 1, "hosts": 1 - handed, "recovery": 0},
+            "ways_back_total": 2 - handed,
         }
 
 
@@ -84,10 +84,11 @@ def test_status_for_people_warns_of_the_last_way_back(machines: Machines) -> Non
     host, backup = machines("host"), machines("backup")
     host.start()
     said = ask(host)
-    assert "WARNING: one way back." in said
+    assert "so is the key. Add a backup." in said
     assert said.endswith("SIMULATED: nothing here is protected.\n")
     assert backup.run("-i", host.address, "--once").status == 0
-    assert "WARNING" not in ask(host)
+    # That the backup has stored it, only the backup can tell.
+    assert "so is the key. It was given to 1:" in ask(host)
     httpx.post(f"http://{host.address}/v1/hand-over", content=b"nonsense", trust_env=False)
     assert "refused      1 for malformed" in ask(host)
 

@@ -21,7 +21,7 @@ import pytest
 
 from rkeyserver.cli import arguments
 from rkeyserver.config import Config, Options, check_options, make_config, read_file
-from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Rejected
+from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse
 
 ROOT = Path(__file__).parents[2]
 PACKAGING = ROOT / "packaging"
@@ -120,7 +120,7 @@ def test_service_manager_waits_longer_than_a_standby_asks() -> None:
 
 
 def test_no_restart_after_what_a_restart_cannot_help() -> None:
-    wanted = {EXIT_STATUS[kind] for kind in (Misuse, Rejected, Corrupt)}
+    wanted = {EXIT_STATUS[kind] for kind in (Misuse, Corrupt)}
     assert {int(status) for status in one("RestartPreventExitStatus").split()} == wanted
     assert one("Restart") == "on-failure"
 

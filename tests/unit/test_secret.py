@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import copy
+import mmap
 import pickle
+import resource
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from tests.fakes.key_scan import HIDDEN, KEY_MEMORY, mappings
 
+from rkeyserver.errors import Unavailable
 from rkeyserver.secret import MemoryKind, SecretBytes, copy_secret, erase, fill_random
 
 LEAKS: dict[str, Callable[[SecretBytes], object]] = {
@@ -62,11 +67,62 @@ def test_larger_than_a_page() -> None:
         assert len(secret.view) == 10_000
 
 
-def test_falls_back_where_the_kernel_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rkeyserver.secret._map_hidden", lambda _length: None)
-    with SecretBytes.random(32) as secret:
-        assert secret.kind is MemoryKind.LOCKED
-        assert any(secret.view)
+@pytest.fixture(params=["as this kernel has it", "without memfd_secret"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MemoryKind:
+    """What a SecretBytes of this test will be."""
+    if request.param == "without memfd_secret":
+        monkeypatch.setattr("rkeyserver.secret._map_hidden", lambda _length: None)
+        return MemoryKind.LOCKED
+    with SecretBytes(1) as probe:
+        return probe.kind
+
+
+def key_memory() -> int:
+    """Bytes of this process's key memory."""
+    return sum(one.end - one.start for one in mappings("self") if one.holds_keys)
+
+
+@pytest.mark.parametrize(
+    ("size", "pages"), [(0, 1), (1, 1), (mmap.PAGESIZE, 1), (mmap.PAGESIZE + 1, 2), (3 * mmap.PAGESIZE, 3)]
+)
+def test_has_pages_of_its_own_and_gives_them_back(kind: MemoryKind, size: int, pages: int) -> None:
+    before = key_memory()
+    with SecretBytes(size) as secret:
+        assert secret.kind is kind
+        assert key_memory() == before + pages * mmap.PAGESIZE
+    assert key_memory() == before
+
+
+def test_who_can_read_it(kind: MemoryKind) -> None:
+    """Root, through the kernel: what is only locked, never what memfd_secret hides. No dump or child has either."""
+    with SecretBytes.random(32) as secret, Path("/proc/self/mem").open("rb", buffering=0) as memory:
+        address = secret._address
+        (mapping,) = [one for one in mappings("self") if one.start <= address < one.end]
+        assert mapping.flags >= KEY_MEMORY
+        assert (mapping.name == HIDDEN) is (kind is MemoryKind.MEMFD_SECRET)
+        memory.seek(address)
+        if kind is MemoryKind.LOCKED:
+            assert memory.read(32) == secret.view
+        else:
+            with pytest.raises(OSError, match="Input/output error"):
+                memory.read(32)
+
+
+def test_falls_back_where_files_may_not_be_so_large() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (mmap.PAGESIZE - 1, limits[1]))
+    try:
+        with SecretBytes.random(32) as secret:
+            assert secret.kind is MemoryKind.LOCKED
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_no_memory_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_map_hidden", "_map_locked"):
+        monkeypatch.setattr(f"rkeyserver.secret.{name}", lambda _length: None)
+    with pytest.raises(Unavailable, match=r"^No locked memory for a key: 32 bytes wanted, RLIMIT_MEMLOCK is -?\d+\."):
+        SecretBytes(32)
 
 
 def test_erase_overwrites_what_a_library_returned() -> None:

@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, Final
 
 import httpx
 
 from rkeyserver.address import parse_address
 from rkeyserver.config import DEFAULT_OPS
-from rkeyserver.errors import Unavailable
+from rkeyserver.errors import Unavailable, one_line
 from rkeyserver.service.why import why
 
 SECONDS: Final = 5.0
+MAX_STATUS: Final = 1024 * 1024
 
 
 def ask(ops: str) -> dict[str, Any]:
-    """The status of the instance whose operations listener is `ops`.
+    """The status of the instance whose operations listener is `ops`. Any user of this machine may be what answers.
 
-    Raises: Misuse for no address; Unavailable if nothing answers there.
+    Raises: Misuse for no address; Unavailable if nothing answers there, or something else than an instance.
     """
     address = parse_address(ops, DEFAULT_OPS.port)
     try:
-        with httpx.Client(trust_env=False, timeout=SECONDS, verify=False) as client:  # noqa: S501 - no TLS here
-            response = client.get(f"http://{address}/status")
+        code, body = _get(f"http://{address}/status")
     except httpx.TransportError as error:
         raise Unavailable(
             f"No instance answers on {address}: {why(error)}.",
             advice="Is it running? Was it started with another --ops?",
         ) from error
     try:
-        found = response.json()
-    except ValueError:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
         found = None
-    if response.status_code != httpx.codes.OK or not isinstance(found, dict):
+    if code != httpx.codes.OK or not isinstance(found, dict):
         raise Unavailable(
-            f"What is on {address} answers {response.status_code}, and no status.",
+            f"What is on {address} answers {code}, and no status.",
             advice="Is that the operations listener of an instance?",
         )
     return found
+
+
+def _get(url: str) -> tuple[int, bytes]:
+    end = time.monotonic() + SECONDS
+    body = b""
+    with (
+        httpx.Client(trust_env=False, timeout=SECONDS, verify=False) as client,  # noqa: S501 - no TLS here
+        client.stream("GET", url, headers={"accept-encoding": "identity"}) as response,
+    ):
+        for part in response.iter_raw():
+            body += part
+            if len(body) > MAX_STATUS or time.monotonic() > end:
+                raise httpx.ReadError(f"more than {MAX_STATUS} bytes, or not whole within {SECONDS:.0f} seconds")
+        return response.status_code, body
 
 
 def status(ops: str, *, as_json: bool) -> str:
@@ -47,9 +62,15 @@ def status(ops: str, *, as_json: bool) -> str:
     if as_json:
         return json.dumps(found, indent=2) + "\n"
     try:
-        return "\n".join(_lines(found)) + "\n"
+        return "\n".join(one_line(line) for line in _lines(found)) + "\n"
     except (LookupError, TypeError, AttributeError) as error:
         raise Unavailable(f"What is on {ops} answers with something else than a status.") from error
+
+
+def _advice(found: dict[str, Any]) -> str:
+    if not found["peers"]:
+        return "Add a backup."
+    return f"It was given to {len(found['peers'])}: see by their own status that they have stored it."
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
@@ -78,7 +99,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"WARNING: the record cannot be read: {found['record_problem']}")
     if found["domain"] is not None and found["ways_back_total"] <= 1:
         number = "one" if found["ways_back_total"] else "no"
-        lines.append(f"WARNING: {number} way back. If this machine or its record is lost, so is the key: add a backup.")
+        lines.append(
+            f"WARNING: {number} way back. If this machine or its record is lost, so is the key. {_advice(found)}"
+        )
     if found["simulated"]:
         lines.append("SIMULATED: nothing here is protected.")
     return lines

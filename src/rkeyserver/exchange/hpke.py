@@ -73,6 +73,10 @@ def seal(plaintext: memoryview, public: bytes, info: bytes) -> bytes:
             MLKEM768PublicKey.from_public_bytes(public[:_MLKEM_PUBLIC_SIZE]),
             X25519PublicKey.from_public_bytes(public[_MLKEM_PUBLIC_SIZE:]),
         )
-        return _SUITE.encrypt(plaintext, key, info)
+        ciphertext = _SUITE.encrypt(plaintext, key, info)
+        # The shared secret stays in memory that the library has freed; with the ciphertext it opens the keyring. The
+        # same calls once more, over zeros, overwrite it with secrets of nothing.
+        _SUITE.encrypt(bytes(len(plaintext)), key, info)
     except ValueError as error:
-        raise Rejected(Reason.MALFORMED, f"The one-time public key is none: {error}.") from error
+        raise Rejected(Reason.MALFORMED, f"The one-time public key is not valid: {error}.") from error
+    return ciphertext

@@ -6,7 +6,7 @@ non-canonical form of the same message are refused. Sizes are capped before anyt
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -108,8 +108,6 @@ class GrantClaims(Message, frozen=True, tag="grant-claims"):
     credential_answer: Annotated[bytes, msgspec.Meta(max_length=MAC_SIZE)]
 
 
-AnyMessage = Hello | ChallengeBody | Challenge | Request | RequestClaims | Grant | GrantClaims
-
 MAX_MESSAGE: Final[dict[type[Message], int]] = {
     Hello: 2 * MAX_IDENTITY,
     ChallengeBody: 3 * MAX_IDENTITY,
@@ -152,6 +150,3 @@ def _name(kind: type[Message]) -> str:
 def identity_of(message: Hello | ChallengeBody) -> Identity:
     """Who the sender says it is."""
     return Identity(message.platform, message.machine)
-
-
-Role = Literal["primary", "standby"]

@@ -138,7 +138,6 @@ class Requesting:
             verifiers=asking.verifiers,
             now=now,
         )
-        asking.clock.observe(proved.issued)
         verdict = appraise(proved, asking.policy, now=now)
         if not hmac.compare_digest(claims.nonce, self.nonce):
             raise Rejected(Reason.NOT_BOUND, "The grant answers another request.")

@@ -19,7 +19,7 @@ import msgspec
 
 from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.keyring.derivation import KEY_SIZE, domain_id, generation_id
-from rkeyserver.secret import SecretBytes, copy_secret
+from rkeyserver.secret import MemoryKind, SecretBytes, copy_secret
 
 _LENGTH_SIZE: Final = 4
 MAX_KEYRING: Final = 256 * 1024
@@ -159,6 +159,11 @@ class Keyring:
         """All bytes: to seal, or to hand to a peer with a verdict. Nothing else."""
         return self._secret.view
 
+    @property
+    def memory(self) -> MemoryKind:
+        """How its memory is kept."""
+        return self._secret.kind
+
     def root_key(self, generation: str) -> memoryview:
         """The root key of a generation, in place.
 
@@ -174,11 +179,16 @@ class Keyring:
         return self._secret == other._secret
 
     def extends(self, other: Keyring) -> bool:
-        """Whether this one may replace `other`: same domain, no generation lost, not an earlier state."""
-        return (
+        """Whether this one may replace `other`: the very same, or a later one of its domain with all its generations.
+
+        The policy has to be the same text: it says who gets the key, and nobody can sign a change of it yet. Two
+        keyrings of one state that differ are no extensions of each other.
+        """
+        return self.same_as(other) or (
             self.domain == other.domain
+            and self.header.policy == other.header.policy
             and set(self.generation_ids) >= set(other.generation_ids)
-            and (self.header.epoch, self.header.sequence) >= (other.header.epoch, other.header.sequence)
+            and (self.header.epoch, self.header.sequence) > (other.header.epoch, other.header.sequence)
         )
 
     def close(self) -> None:

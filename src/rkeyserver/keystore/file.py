@@ -8,7 +8,7 @@ half-written file, which the next open() removes. Beside the record `rkey.bin` l
     rkey.bin.kept.NAME       what was replaced; NAME is the caller's, with a number where it is taken
     rkey.bin.new~16 hex      being written
 
-Only files of these names are ever removed, so a copy that a person puts there stays.
+Only files of these names are ever removed: give a copy of your own another one.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno
 class FileKeystore:
     """The record at one path: see store.Keystore. Made by open(), used by one thread at a time, ended by close()."""
 
-    def __init__(self, record: Path, lock: FileLock, folder_fd: int) -> None:
+    def __init__(self, record: Path, lock: FileLock, folder_fd: int, *, linked: bool = False) -> None:
         self._record = record
+        self._linked = linked
         self._folder = record.parent
         self._lock = lock
         self._folder_fd = folder_fd
@@ -82,7 +83,7 @@ class FileKeystore:
         try:
             with step("open the keystore's folder", "Nothing was changed.", record.parent):
                 folder_fd = os.open(record.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                store = cls(record, lock, folder_fd)
+                store = cls(record, lock, folder_fd, linked=path.is_symlink())
                 store._remove_stale()
             warn_if_exposed(record)
         except BaseException:
@@ -91,6 +92,18 @@ class FileKeystore:
             lock.release()
             raise
         return store
+
+    def owns(self, path: Path) -> bool:
+        """Whether a file of that path is, or may become, part of this keystore: the record, its lock, its copies."""
+        try:
+            found = path.resolve()
+        except (OSError, RuntimeError):
+            return False
+        mine = found.parent == self._folder and (
+            found == self._record
+            or any(found.name.startswith(self._record.name + infix) for infix in (_LOCK, _KEPT_INFIX, _NEW_INFIX))
+        )
+        return mine or (found.exists() and self._record.exists() and found.samefile(self._record))
 
     @property
     def path(self) -> Path:
@@ -118,15 +131,25 @@ class FileKeystore:
         if record is not None:
             return record
         self._lock.check()  # ENOENT also comes from a folder that was removed, or unmounted, since open()
-        kept = self.kept()
-        if kept:
-            names = ", ".join(path.name for path in kept)
+        with step("look for copies kept beside the record", "Nothing was changed.", self._folder):
+            start = self._record.name + _KEPT_INFIX
+            traces = sorted(path.name for path in self._folder.iterdir() if path.name.startswith(start))
+        if traces:
+            newest = next((path.name for path in self.kept()), traces[-1])
             raise Corrupt(
-                f"{self._record} is missing, but was there once: beside it lie {names}.",
-                advice=f"Nothing was changed. Copy the newest ({kept[0].name}) to {self._record.name}, or fetch the"
+                f"{self._record} is missing, but was there once: beside it lie {', '.join(traces)}.",
+                advice=f"Nothing was changed. Copy the newest ({newest}) to {self._record.name}, or fetch the"
                 " keyring from a living peer. Only for a new domain: move the kept copies elsewhere.",
             )
         return None
+
+    def check_new(self) -> None:
+        """As store.Keystore: what a symbolic link names may lie on a disk that is not mounted."""
+        if self._linked:
+            raise Corrupt(
+                f"The keystore is a symbolic link to {self._record}, which is not there.",
+                advice="Nothing was changed. Mount or restore what it names. For a new domain, name the file itself.",
+            )
 
     def replace(self, record: bytes, keep_as: str | None) -> bool:
         """Store `record` durably (file mode 0600); True if there was something to replace. See store.Keystore.

@@ -21,6 +21,12 @@ class Keystore(Protocol):
         set-aside ones show that there was. Nothing is changed.
         """
 
+    def check_new(self) -> None:
+        """Whether a first record may be made here, where load() finds none.
+
+        Raises: Corrupt if something else says that one belongs here.
+        """
+
     def replace(self, record: bytes, keep_as: str | None) -> bool:
         """Store `record` durably in place of what is there; True if there was something to replace.
 

@@ -146,7 +146,7 @@ def parse(record: bytes) -> Record:
     line = record[len(MAGIC) : end]
     try:
         header = msgspec.json.decode(line, type=Header)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Corrupt(f"The record's header is damaged: {error}.") from error
     if msgspec.json.encode(header) != line:
         raise Corrupt("The record's header is not in its canonical form: it was edited.")

@@ -40,6 +40,11 @@ class Unopenable:
 Own = Nothing | Opened | Unopenable
 
 
+def record_of(own: Own) -> bytes | None:
+    """The bytes that were judged; None for none."""
+    return None if isinstance(own, Nothing) or not own.record else own.record
+
+
 def look(store: Keystore, sealer: PlatformSealer) -> Own:
     """What the keystore holds for this machine. Changes nothing.
 

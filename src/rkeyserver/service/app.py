@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
@@ -22,6 +23,7 @@ from rkeyserver.service.instance import Instance, reason_of
 from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH
 
 HTTP_TOO_LARGE: Final = 413
+_LONGEST_LENGTH: Final = 20  # digits; Python refuses to read endless ones
 NO_KEYRING: Final = "This instance has no keyring yet."
 Answer = Callable[[Request], Awaitable[Response]]
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ async def read_body(request: Request, most: int) -> bytes:
     Raises: Rejected(TOO_LARGE), Unavailable if the client left.
     """
     declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal() or int(declared) > most:
+    if not declared.isdecimal() or len(declared) > _LONGEST_LENGTH or int(declared) > most:
         raise Rejected(Reason.TOO_LARGE, f"A body of {declared[:20]} bytes; at most {most} are read.")
     body = bytearray()
     try:
@@ -144,14 +146,18 @@ async def _decide(instance: Instance, keyring: Keyring, policy: Policy, proved: 
     try:
         accepted = instance.granter.appraise(proved, policy)
     except Rejected as error:
-        refusal = {"verdict": "refused", "reason": str(error.reason), "found": error.message}
-        await instance.audit.write(_changed(line, refusal))
+        await instance.audit.write(_not_given(line, error))
         raise
     await instance.audit.write(line)
-    if instance.keyring is not keyring:
-        raise Unavailable("The keyring was replaced while this hand-over was recorded.")
-    return instance.granter.grant(accepted, keyring)
+    try:
+        if instance.keyring is not keyring:
+            raise Unavailable("The keyring was replaced while this hand-over was recorded.")
+        return instance.granter.grant(accepted, keyring)
+    except RkeyError as error:
+        # A second line: the first says that it may be given, this one that it was not.
+        await instance.audit.write(_not_given(line, error))
+        raise
 
 
-def _changed(line: Line, changes: dict[str, str]) -> Line:
-    return Line(**{name: getattr(line, name) for name in Line.__struct_fields__} | changes)
+def _not_given(line: Line, error: RkeyError) -> Line:
+    return msgspec.structs.replace(line, verdict="refused", reason=reason_of(error), found=error.message)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import stat
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,11 @@ import msgspec
 
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.clock import Clock, utc
-from rkeyserver.errors import Unavailable
+from rkeyserver.errors import Misuse, Unavailable
 
 # O_DSYNC: a write returns when it is on disk.
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DSYNC
+_HELD: Final = re.compile(rb'\{"at":"[^"]*","event":"(?:mint|open|join|hand-over)","verdict":"accepted"')
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -86,6 +89,12 @@ class Audit:
         """Open or create the file, to append only."""
         try:
             fd = os.open(path, _FLAGS, 0o600)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                os.close(fd)
+                raise Misuse(f"The audit file {path} is no regular file: nothing would be kept of what is decided.")
+            if os.pread(fd, 1, 0) not in (b"", b"{", b"\n"):
+                os.close(fd)
+                raise Misuse(f"{path} is no audit file: it begins with something else than a line of one.")
             _sync_folder(path.parent)
         except OSError as error:
             raise Unavailable(
@@ -137,6 +146,15 @@ class Audit:
             raise Unavailable(
                 f"The audit file {self._path} cannot be written: {error.strerror}. No key leaves until it can."
             ) from error
+
+    def had_a_keyring(self) -> str:
+        """The last line of this file by which the instance that wrote it held a keyring; empty if there is none."""
+        found = b""
+        with self._path.open("rb") as file:
+            for line in file:
+                if _HELD.match(line):
+                    found = line
+        return found.decode("ascii", "replace").strip()
 
     def close(self) -> None:
         """Close the file; nothing can be written any more."""

@@ -17,13 +17,14 @@ from typing import Final
 from rkeyserver.appraisal.policy import Policy
 from rkeyserver.clock import Clock
 from rkeyserver.config import Config
+from rkeyserver.errors import Misuse
 from rkeyserver.exchange.attested import Verifier
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.standby import Asking
 from rkeyserver.keystore.file import FileKeystore
 from rkeyserver.platforms import registry
 from rkeyserver.platforms.interface import Platform
-from rkeyserver.secret import harden_process
+from rkeyserver.secret import MemoryKind, SecretBytes, harden_process
 from rkeyserver.service.adopt import look
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.instance import Instance, Role
@@ -49,6 +50,19 @@ def open_platform(config: Config, clock: Clock) -> Platform:
     return SimulatedPlatform.open(config.machine, clock)
 
 
+def warn_of_memory() -> None:
+    """Say so where the kernel does not hide key memory.
+
+    Raises: Unavailable if it gives none at all.
+    """
+    with SecretBytes(1) as probe:
+        if probe.kind is MemoryKind.LOCKED:
+            log.warning(
+                "No memfd_secret(2) here: keys lie in locked memory, out of swap and dumps, where root can read them. "
+                "Linux 6.5 or later has it on; before that, boot with secretmem.enable=1."
+            )
+
+
 @dataclass(frozen=True)
 class Parts:
     """What an instance is made of; closed when its context ends."""
@@ -64,12 +78,18 @@ def assemble(config: Config) -> Iterator[Parts]:
     clock = Clock()
     with contextlib.ExitStack() as stack:
         platform = open_platform(config, clock)
+        warn_of_memory()
         workers = min(MAX_WORKERS, os.cpu_count() or 1)
         pool = VerifierPool(platform.name, workers)
         stack.callback(pool.close)
         pool.start()
         store = FileKeystore.open(config.keystore)
         stack.callback(store.close)
+        if store.owns(config.audit_path):
+            raise Misuse(
+                f"The audit file {config.audit_path} is part of the keystore {config.keystore}.",
+                advice="Nothing was changed. Name another file with --audit.",
+            )
         audit = Audit.open(config.audit_path, clock)
         stack.callback(audit.close)
         verifiers: dict[str, Verifier] = {platform.name: pool}
@@ -88,6 +108,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             say=_say,
             started=clock.now(),
         )
+        stack.callback(instance.close)
         asking = functools.partial(_asking, platform, verifiers, clock, own_id)
         yield Parts(instance, Joiner(config, instance, asking, random.random))
 

@@ -1,6 +1,7 @@
 """Asking another instance for the keyring: the standby's side of the exchange over HTTP.
 
-One exchange goes to one address over one connection. A name is resolved once, and its addresses are tried in order.
+One exchange goes to one address, over one connection at a time. A name is resolved once, and its addresses are tried in
+order.
 """
 
 from __future__ import annotations
@@ -20,28 +21,48 @@ from rkeyserver.service.why import why
 
 EXCHANGE_SECONDS: Final = 20.0
 CONNECT_SECONDS: Final = 3.0
+MAX_ADDRESSES: Final = 8
+
+
+class _NoAnswer(Exception):
+    """An address gave no answer that the exchange could go on with. What it says is not proved by anything."""
 
 
 async def _resolve(address: Address) -> list[Address]:
+    loop = asyncio.get_running_loop()
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise Unavailable(f"The name {address.host} does not resolve: {error.strerror}.") from error
-    return list(dict.fromkeys(Address(str(entry[4][0]), address.port) for entry in found))
+        async with asyncio.timeout(CONNECT_SECONDS):
+            found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError as error:  # TimeoutError is one
+        raise Unavailable(f"The name {address.host} does not resolve: {why(error)}.") from error
+    return list(dict.fromkeys(Address(str(entry[4][0]), address.port) for entry in found))[:MAX_ADDRESSES]
 
 
 async def fetch_keyring(host: Address, asking: Asking) -> Received:
     """The keyring from the instance at `host`, after both sides have proved themselves; the caller closes it.
 
-    Raises: Unavailable if no address of it answers; Rejected if one side refuses the other.
+    Raises: Unavailable if no address of it answers, or if this machine cannot prove or verify now; Rejected if one side
+    refuses the other. An answer that refuses is not proved: the other addresses are asked all the same.
     """
     failures: list[str] = []
+    refused = False
     for address in await _resolve(host):
         try:
             async with asyncio.timeout(EXCHANGE_SECONDS):
                 return await _exchange(address, asking)
-        except (httpx.TransportError, TimeoutError, Unavailable) as error:
+        except (httpx.TransportError, TimeoutError, _NoAnswer) as error:
             failures.append(f"{address}: {why(error)}")
+        except Rejected as error:
+            if error.reason is not Reason.REFUSED_BY_PEER:
+                raise
+            refused = True
+            failures.append(f"{address} refused this machine")
+    if refused:
+        raise Rejected(
+            Reason.REFUSED_BY_PEER,
+            f"{failures[0]}." if len(failures) == 1 else f"{host} refused this machine ({'; '.join(failures)}).",
+            advice="The log and the audit file there have the reason.",
+        )
     raise Unavailable(f"No answer from {host} ({'; '.join(failures)}).")
 
 
@@ -58,7 +79,8 @@ async def _exchange(address: Address, asking: Asking) -> Received:
         challenge = await _post(client, HELLO_PATH, greeting.message, MAX_MESSAGE[Challenge])
         requesting = greeting.challenged(challenge)
         grant = await _post(client, HAND_OVER_PATH, requesting.message, MAX_MESSAGE[Grant])
-        return await requesting.granted(grant)
+    # Outside, so that nothing is waited for once the keyring is open: it would be lost to a deadline.
+    return await requesting.granted(grant)
 
 
 async def _post(client: httpx.AsyncClient, path: str, body: bytes, most: int) -> bytes:
@@ -71,11 +93,5 @@ async def _post(client: httpx.AsyncClient, path: str, body: bytes, most: int) ->
         if response.status_code == httpx.codes.OK:
             return bytes(answer)
         if response.status_code == httpx.codes.FORBIDDEN:
-            raise Rejected(
-                Reason.REFUSED_BY_PEER,
-                f"{client.base_url} refused this machine.",
-                advice="Its log and audit file have the reason.",
-            )
-        if httpx.codes.is_client_error(response.status_code):
-            raise Rejected(Reason.REFUSED_BY_PEER, f"{client.base_url} answers {response.status_code} to {path}.")
-        raise Unavailable(f"it answers {response.status_code} to {path}")
+            raise Rejected(Reason.REFUSED_BY_PEER, f"{client.base_url} refused this machine.")
+        raise _NoAnswer(f"it answers {response.status_code} to {path}")

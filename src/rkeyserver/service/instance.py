@@ -48,7 +48,11 @@ def reason_of(error: RkeyError) -> str:
 
 @dataclass
 class Instance:
-    """State of one server. `keyring` is None until it was opened, minted or received."""
+    """State of one server. `keyring` is None until it was opened, minted or received.
+
+    peers: machines that were given the keyring or gave it, and when last. hosts: those that gave it, and so have it;
+    whether one that was given it has stored it, nothing here can tell.
+    """
 
     role: Role
     platform: Platform
@@ -60,6 +64,7 @@ class Instance:
     keyring: Keyring | None = None
     policy: Policy | None = None
     peers: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    hosts: set[str] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)
     granted: int = 0
     told: int = 0
@@ -71,6 +76,12 @@ class Instance:
         before, self.keyring, self.policy = self.keyring, keyring, policy
         if before is not None and before is not keyring:
             before.close()
+
+    def close(self) -> None:
+        """Erase the keyring."""
+        if self.keyring is not None:
+            self.keyring.close()
+            self.keyring = None
 
     def store_keyring(self, keyring: Keyring, keep_as: str | None) -> None:
         """Seal `keyring` for this machine and store it durably.
@@ -110,11 +121,12 @@ class Instance:
         )
         self.store_keyring(keyring, keep_as)
         self.know(received.verdict.claims.ppid)
+        self.hosts.add(received.verdict.claims.ppid)
         self.hold(keyring)
         announce.info(RECEIVED)
 
     def know(self, machine: str) -> None:
-        """Remember a machine that holds the keyring."""
+        """Remember a machine that the keyring went to or came from."""
         self.peers[machine] = self.clock.now()
         self.peers.move_to_end(machine)
         while len(self.peers) > MAX_PEERS_SHOWN:
@@ -136,12 +148,11 @@ class Instance:
     def status(self) -> dict[str, Any]:
         """What `rkeyserver status` shows. No secret."""
         keyring = self.keyring
-        with SecretBytes(1) as probe:
-            memory = probe.kind
+        memory = self._memory()
         header, problem = self._stored()
         ways = {
             "record": 0 if header is None else len(header.slots),
-            "peers": len(self.peers),
+            "hosts": len(self.hosts),
             "recovery": 0,
         }
         return {
@@ -174,6 +185,12 @@ class Instance:
             "ways_back": ways,
             "ways_back_total": sum(ways.values()),
         }
+
+    def _memory(self) -> MemoryKind:
+        if self.keyring is not None:
+            return self.keyring.memory
+        with SecretBytes(1) as probe:
+            return probe.kind
 
     def _stored(self) -> tuple[Header | None, str]:
         """The header of the record as it lies there now, and what is wrong with it."""

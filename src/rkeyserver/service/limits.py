@@ -54,10 +54,9 @@ class Guard:
         """Count bytes that a connection has sent, and make room in memory where there is none."""
         self._bytes += size
         if self._bytes > self.most_bytes:
-            waiting = [[one for one in connections if not one.busy] for connections in self._by_address.values()]
-            heaviest = max(waiting, key=lambda connections: sum(one.received for one in connections))
-            if heaviest:
-                self._evict(max(heaviest, key=lambda one: one.received))
+            # Who waits for its client pays first; who does not read its answer holds memory too.
+            heaviest = max(self._by_address.values(), key=lambda connections: sum(one.received for one in connections))
+            self._evict(max(heaviest, key=lambda one: (not one.busy, one.received)))
 
     def leave(self, protocol: GuardedProtocol, address: str) -> None:
         """Forget a connection that is gone."""
@@ -75,6 +74,10 @@ class Guard:
     def _evict(self, protocol: GuardedProtocol) -> None:
         self.evicted += 1
         protocol.abort()
+
+
+class PipelinedError(Exception):
+    """Ends the parsing of what a client sent ahead of its turn."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -121,6 +124,14 @@ class GuardedProtocol(HttpToolsProtocol):
             self.abort()
         if not self.transport.is_closing():
             super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Refuse a request before the answer to the one before: each would be kept until its turn, however many."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True  # what is being answered has no one any more to go to
+            raise PipelinedError
+        super().on_message_begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""

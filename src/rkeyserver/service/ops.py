@@ -23,4 +23,4 @@ def make_ops_app(instance: Instance) -> Router:
         serving = instance.keyring is not None
         return JSONResponse({"serving": serving}, status_code=200 if serving else HTTP_STATUS[Unavailable])
 
-    return Router(routes=[Route("/status", status), Route("/healthz", healthz)])
+    return Router(redirect_slashes=False, routes=[Route("/status", status), Route("/healthz", healthz)])

@@ -58,9 +58,9 @@ def open_sockets(address: Address) -> list[socket.socket]:
     for family, host in families:
         try:
             listener = socket.socket(family, socket.SOCK_STREAM)
-        except OSError:
+        except OSError as error:
             if address.host:
-                raise
+                raise Unavailable(f"Cannot listen on {Address(host, port)}: {error.strerror}.") from error
             continue  # a machine without that family has nobody to serve on it
         sockets.append(listener)
         try:
@@ -154,8 +154,13 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, life.cancel)
     try:
+        # A listener that ends by itself ends the instance: one that serves nothing must not look alive.
+        ended, _ = await asyncio.wait([life, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        life.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await life
+        if life not in ended:
+            raise Unavailable("A listener ended by itself; the log has the reason.")
     finally:
         notify("STOPPING=1")
         log.info("Stopping.")

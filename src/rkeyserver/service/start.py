@@ -25,10 +25,12 @@ from rkeyserver.service.adopt import (
     check_own_domain,
     keep_as,
     look,
+    record_of,
 )
 from rkeyserver.service.audit import Line, Peer
 from rkeyserver.service.instance import Instance
 
+FIRST_SECONDS: Final = 20.0  # for all hosts together, where an own record could be served meanwhile
 FIRST_DELAY: Final = 0.25
 WAITING_DELAY: Final = 5.0
 BACKGROUND_DELAY: Final = 300.0
@@ -83,14 +85,42 @@ class Joiner:
             and own.keyring.extends(received.keyring)
             and not own.keyring.same_as(received.keyring)
         ):
-            open_own(self.config, self.instance, own.keyring)
+            if self.instance.keyring is not own.keyring:
+                open_own(self.config, self.instance, own.keyring)
             log.warning("Host %s is behind: this instance's own keyring is an extension of what it has.", host)
             received.keyring.close()
             return
+        if self.instance.store.load() != record_of(own):
+            raise Unavailable(
+                "The record here was changed while the host was asked.",
+                advice="It was left as it is and is looked at again.",
+            )
         peer = Peer.of(received.verdict.claims, str(host))
         with self.instance.deciding("join", domain=received.keyring.domain, peer=peer):
             keep = keep_as(own, received.keyring, self.config.domain)
         self.instance.received(received, peer, keep)
+        if isinstance(own, Opened):
+            own.keyring.close()
+
+    def _as_it_lies_there(self, own: Own) -> Own:
+        """What the keystore holds now, if that is no longer what was judged: a person may have put a record there."""
+        if self.instance.store.load() == record_of(own):
+            return own
+        found = look(self.instance.store, self.instance.platform)
+        check_may_ask(found, self.instance.platform.identity())
+        return found
+
+    def _served(self, keyring: Keyring) -> Own:
+        """The keyring that is served with its record; what the keystore holds instead, if that is something else."""
+        found = look(self.instance.store, self.instance.platform)
+        match found:
+            case Opened(stored, record):
+                if stored.same_as(keyring):
+                    stored.close()
+                    return Opened(keyring, record)
+            case Nothing():
+                return Opened(keyring, b"")
+        return found
 
     async def until(self, own: Own, seconds: float) -> None:
         """Try again and again for `seconds`.
@@ -100,6 +130,7 @@ class Joiner:
         loop = asyncio.get_running_loop()
         end, delay = loop.time() + seconds, FIRST_DELAY
         while True:
+            own = self._as_it_lies_there(own)
             try:
                 await self.try_hosts(own)
             except Corrupt:
@@ -124,7 +155,7 @@ class Joiner:
             if keyring is None:
                 return
             try:
-                await self.try_hosts(Opened(keyring, self.instance.store.load() or b""))
+                await self.try_hosts(self._served(keyring))
             except RkeyError as error:
                 log.warning("Still serving from the own record; asking again in about %.0f seconds. %s", delay, error)
             else:
@@ -151,6 +182,13 @@ def start_primary(config: Config, instance: Instance, own: Own) -> None:
         case Nothing():
             with instance.deciding("mint"):
                 check_may_mint(config.domain)
+            instance.store.check_new()
+            if line := instance.audit.had_a_keyring():
+                raise Corrupt(
+                    f"The keystore is empty, but by its audit file ({config.audit_path}) there was a keyring: {line}",
+                    advice="Nothing was changed. Restore the record, or fetch the keyring with -i. "
+                    "Only for a new domain: move the audit file elsewhere.",
+                )
             keyring = Keyring.mint(now=instance.clock.now(), policy=domain_default(instance).text)
             instance.audit.write_now(
                 Line(event="mint", verdict="accepted", domain=keyring.domain, sequence=keyring.header.sequence)
@@ -187,9 +225,11 @@ async def start_standby(config: Config, instance: Instance, joiner: Joiner) -> b
         await joiner.until(own, config.wait)
         return False
     try:
-        await joiner.try_hosts(own)
-    except RkeyError as error:
-        log.warning("No host gave the keyring; serving from the own record and asking on. (%s)", error.code)
+        async with asyncio.timeout(FIRST_SECONDS):
+            await joiner.try_hosts(own)
+    except (RkeyError, TimeoutError) as error:
+        code = error.code if isinstance(error, RkeyError) else "no answer in time"
+        log.warning("No host gave the keyring; serving from the own record and asking on. (%s)", code)
         open_own(config, instance, own.keyring)
         return True
     return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -53,10 +54,13 @@ class _Worker:
         here.setblocking(False)  # noqa: FBT003 - the socket module's signature
         with there:
             boot = _BOOT.format(sys.path, platform, there.fileno())
-            # Isolated and without site: it imports what this process imports, and no environment says otherwise.
+            # Isolated and without site: it imports what this process imports, and no environment says otherwise. Where
+            # the interpreter's own library lies is the one thing it may have to be told.
+            environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+            command = [sys.executable, "-IS", "-c", boot]
             try:
                 process = subprocess.Popen(  # noqa: S603 - this interpreter, arguments of our own
-                    [sys.executable, "-IS", "-c", boot], env={}, stdin=subprocess.DEVNULL, pass_fds=[there.fileno()]
+                    command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[there.fileno()]
                 )
             except OSError:
                 here.close()

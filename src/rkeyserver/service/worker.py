@@ -1,7 +1,7 @@
 """A verification process: evidence in, claims or a refusal out, over one socket. It never had the keyring.
 
-What goes either way is data of the types below and is parsed as such: a process that hostile evidence has taken over
-can lie about that evidence and nothing more.
+What goes either way is data of the types below and is parsed as such. A process that hostile evidence has taken over
+reads no key; but it can lie about any evidence that it is asked about from then on.
 
     frame = length, 4 bytes big-endian ‖ msgpack
 """

@@ -184,7 +184,7 @@ NO_KEYS = {
 
 @pytest.mark.parametrize("public", NO_KEYS.values(), ids=NO_KEYS)
 def test_what_is_no_public_key(public: bytes) -> None:
-    with pytest.raises(Rejected, match="one-time public key is none") as refused:
+    with pytest.raises(Rejected, match="one-time public key is not valid") as refused:
         seal(memoryview(SECRET), public, INFO)
     assert refused.value.reason is Reason.MALFORMED
 

@@ -292,10 +292,12 @@ EXTENDS: dict[str, tuple[Keyring, Keyring, bool]] = {
     "an earlier sequence": (of("a", 0, 1), of("a", 0, 2), False),
     "a later epoch": (of("a", 1, 0), of("a", 0, 9), True),
     "an earlier epoch": (of("a", 0, 9), of("a", 1, 0), False),
-    "a generation more": (of("ab", 0, 1), of("a", 0, 1), True),
+    "a generation more": (of("ab", 0, 2), of("a", 0, 1), True),
+    "a generation more in the same state": (of("ab", 0, 1), of("a", 0, 1), False),
     "a generation less": (of("a", 9, 9), of("ab", 0, 1), False),
     "another generation": (of("ac", 9, 9), of("ab", 0, 1), False),
-    "another order": (of("ba"), of("ab"), True),
+    "another order": (of("ba"), of("ab"), False),
+    "another order, later": (of("ba", 0, 2), of("ab"), True),
     "another domain": (of("a", 9, 9, OTHER_SECRET), of("a", 0, 1), False),
 }
 

@@ -15,7 +15,9 @@ def make_scene(tmp_path: Path) -> Iterator[MakeScene]:
     made: list[Scene] = []
 
     def make(**differences: Any) -> Scene:
-        scene = Scene(tmp_path, **differences)
+        folder = tmp_path / f"scene-{len(made)}"
+        folder.mkdir()
+        scene = Scene(folder, **differences)
         made.append(scene)
         return scene
 

@@ -20,7 +20,7 @@ from tests.fakes.claims import CLAIMS, NOW, claims_with
 from tests.fakes.processes import environment
 
 from rkeyserver.clock import Clock
-from rkeyserver.errors import Unavailable
+from rkeyserver.errors import Misuse, Unavailable
 from rkeyserver.service.audit import Audit, Line, Peer
 
 WAIT = 20.0
@@ -211,15 +211,22 @@ def room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_refuses_the_decision() -> None:
-    audit = Audit.open(Path("/dev/full"), clock())
-    for _ in range(2):
-        with pytest.raises(Unavailable, match="No space left on device") as raised:
-            audit.write_now(LINE)
-        assert "/dev/full" in raised.value.message
-    with pytest.raises(Unavailable, match="No space left on device"):
-        asyncio.run(audit.write(LINE))
-    audit.close()
+def test_a_file_that_takes_nothing_refuses_the_decision(audit: Audit, path: Path) -> None:
+    with room_for(0):
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="File too large") as raised:
+                audit.write_now(LINE)
+            assert str(path) in raised.value.message
+        with pytest.raises(Unavailable, match="File too large"):
+            asyncio.run(audit.write(LINE))
+
+
+@pytest.mark.parametrize("name", ["/dev/null", "/dev/full", "pipe"])
+def test_what_keeps_nothing_is_no_audit_file(tmp_path: Path, name: str) -> None:
+    if name == "pipe":
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(Misuse, match="no regular file"):
+        Audit.open(tmp_path / name, clock())
 
 
 def test_a_line_that_did_not_fit_is_refused_and_the_next_stands_alone(audit: Audit, path: Path) -> None:

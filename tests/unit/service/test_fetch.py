@@ -194,17 +194,21 @@ def test_the_next_address_of_a_name_is_asked_where_one_is_dead(
     run(check)
 
 
-def test_an_address_that_refuses_is_the_last_one_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_refuses_keeps_no_other_from_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is on the network can send such an answer: it is not proved."""
+
     async def check() -> None:
-        async with peer_that(always(http(403))) as refusing, peer_that(always(http(403))) as other:
+        async with peer_that(always(http(403))) as refusing, peer_that(always(http(503))) as other:
 
             async def resolve(_host: Address) -> list[Address]:
                 return [refusing.address, other.address]
 
             monkeypatch.setattr(fetch, "_resolve", resolve)
-            with pytest.raises(Rejected):
+            with pytest.raises(Rejected) as raised:
                 await fetch_keyring(Address("name", 1), asking())
-            assert other.asked == []
+            assert raised.value.reason is Reason.REFUSED_BY_PEER
+            assert f"{refusing.address} refused this machine; {other.address}: it answers 503" in raised.value.message
+            assert len(other.asked) == 1
 
     run(check)
 
@@ -266,10 +270,10 @@ def test_an_address_needs_no_resolver() -> None:
 # Answers of the wrong kind
 
 STATUS: dict[int, tuple[type[RkeyError], str]] = {
-    400: (Rejected, "answers 400"),
+    400: (Unavailable, "answers 400"),
     403: (Rejected, "refused this machine"),
-    404: (Rejected, "answers 404"),
-    413: (Rejected, "answers 413"),
+    404: (Unavailable, "answers 404"),
+    413: (Unavailable, "answers 413"),
     500: (Unavailable, "answers 500"),
     503: (Unavailable, "answers 503"),
     204: (Unavailable, "answers 204"),

@@ -292,7 +292,7 @@ def test_the_status_says_what_is_held_and_how_many_ways_lead_back(scene: Scene) 
     ]
     assert found["generations"][0]["created"] == "1970-01-01T00:16:40Z"
     assert found["policy"] == DEFAULT.digest
-    assert found["ways_back"] == {"record": 1, "peers": 1, "recovery": 0}
+    assert found["ways_back"] == {"record": 1, "hosts": 1, "recovery": 0}
     assert found["ways_back_total"] == 2
     assert found["slots"] == [{"type": "platform", "platform": "simulated", "policy": "mrsigner"}]
     assert (found["hand_overs"], found["refused"]) == (3, {"bad-mac": 1})

@@ -357,25 +357,62 @@ def test_the_oldest_idle_connection_of_an_address_makes_room() -> None:
     run(check)
 
 
-NOT_BUSY: dict[str, bytes] = {name: sent for name, sent in STALLED.items() if b"/wait" not in sent} | {
-    "answered": b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
-    "answered, and half of the next": b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP",
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+NOT_BUSY: dict[str, tuple[bytes, bytes]] = {
+    name: (sent, b"") for name, sent in STALLED.items() if b"/wait" not in sent
+} | {
+    "answered": (GET, b""),
+    "answered, then half of the next": (GET, b"GET / HTTP"),
 }
 
 
-@pytest.mark.parametrize("sent", NOT_BUSY.values(), ids=NOT_BUSY)
-def test_whoever_waits_for_its_client_makes_room_for_the_newcomer(sent: bytes) -> None:
+@pytest.mark.parametrize(("sent", "then"), NOT_BUSY.values(), ids=NOT_BUSY)
+def test_whoever_waits_for_its_client_makes_room_for_the_newcomer(sent: bytes, then: bytes) -> None:
     async def check() -> None:
         async with serving(per_address=2) as site:
             busy = await site.busy()
             stalled = await site.idle(send=sent)
-            if sent.startswith(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"):
+            if sent == GET:
                 assert await stalled.answer() == (200, b"here")
+                await site.has_sent(stalled, then)
             await site.serves()
             await stalled.dropped()
             site.go.set()
             assert await busy.answer() == (200, b"done")
             assert site.guard.evicted == 1
+
+    run(check)
+
+
+AHEAD: dict[str, bytes] = {
+    "a whole request": GET,
+    "one byte of a request": b"G",
+    "half a request": STALLED["half a body"],
+    "many requests": GET * 100,
+}
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one piece", "while it is answered"])
+@pytest.mark.parametrize("ahead", AHEAD.values(), ids=AHEAD)
+def test_whoever_sends_ahead_of_its_turn_is_dropped_with_no_other_answer(ahead: bytes, at_once: bool) -> None:  # noqa: FBT001 - a case
+    waiting = b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n"
+
+    async def check() -> None:
+        async with serving() as site:
+            other = await site.busy()
+            client = await site.connect(send=waiting + (ahead if at_once else b""))
+            if not at_once:
+                await site.began.acquire()
+                await client.send(ahead)
+            status, body = await client.answer()
+            assert (status, body) == (400, b"Invalid HTTP request received.")
+            assert await client.dropped() == b"", "what was running answers nobody"
+            await site.guard.until(1)
+            await site.serves()
+            site.go.set()
+            assert await other.answer() == (200, b"done")
+            assert site.guard.evicted == 0
 
     run(check)
 

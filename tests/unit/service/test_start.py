@@ -132,7 +132,17 @@ def test_every_root_key_is_another(make_scene: MakeScene) -> None:
         start_primary(Config(), scene.instance, Nothing())
         assert scene.instance.keyring is not None
         domains.add(scene.instance.keyring.domain)
+        (scene.folder / "audit.jsonl").unlink()
     assert len(domains) == 3
+
+
+def test_no_root_key_is_made_where_the_audit_file_knows_of_one(make_scene: MakeScene) -> None:
+    start_primary(Config(), make_scene().instance, Nothing())
+    scene = make_scene()
+    with pytest.raises(Corrupt, match="there was a keyring") as raised:
+        start_primary(Config(), scene.instance, Nothing())
+    assert '"event":"mint"' in raised.value.message
+    assert (scene.store.record, scene.instance.keyring) == (None, None)
 
 
 def test_an_own_record_is_opened_and_not_written_again(scene: Scene) -> None:
@@ -273,7 +283,6 @@ def test_an_extension_replaces_and_what_it_replaces_is_kept(scene: Scene, hosts_
 BEHIND: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "an earlier sequence": ({"sequence": 3}, {"sequence": 2}),
     "an earlier epoch": ({"epoch": 1, "sequence": 1}, {"sequence": 5}),
-    "the same state, and another content": ({}, {"policy": DEFAULT.text + "# theirs\n"}),
 }
 
 

@@ -14,7 +14,7 @@ from tests.fakes.machines import NOW, HostTime, loaded, machine, other_signer, r
 from rkeyserver.attestation.evidence import MAX_ENDORSEMENTS, MAX_EVIDENCE
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.clock import Clock
-from rkeyserver.errors import Corrupt, Reason, Rejected, Unavailable
+from rkeyserver.errors import Corrupt, Reason, Rejected
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import open_keyring, seal_keyring
 from rkeyserver.platforms.simulated import tcb
@@ -278,9 +278,10 @@ def test_a_peer_whose_clock_is_an_hour_behind_believes_it(tmp_path: Path) -> Non
     assert claims.identity == platform.attester_identity()
 
 
-def test_where_nothing_can_be_kept_it_does_not_start(tmp_path: Path) -> None:
+def test_where_nothing_can_be_kept_it_starts_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     open_processor(tmp_path)
     (tmp_path / PROVISIONED_FILE).mkdir()
-    with pytest.raises(Unavailable, match="cannot be written"):
-        SimulatedPlatform.open(tmp_path, Clock(HostTime()))
+    platform = SimulatedPlatform.open(tmp_path, Clock(HostTime()))
+    assert platform.endorsements()
+    assert "cannot be written" in caplog.records[0].getMessage()
     assert sorted(one.name for one in tmp_path.iterdir()) == [STATE_FILE, PROVISIONED_FILE]

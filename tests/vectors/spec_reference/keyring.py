@@ -88,5 +88,6 @@ def describe_keyring(data: bytes) -> Json:
 
 def extends(new: Json, old: Json) -> bool:
     ids, had = ({one["id"] for one in keyring["generations"]} for keyring in (new, old))
-    later = (new["epoch"], new["sequence"]) >= (old["epoch"], old["sequence"])
-    return bool(new["domain"] == old["domain"] and had <= ids and later)
+    later = (new["epoch"], new["sequence"]) > (old["epoch"], old["sequence"])
+    same_policy = new["policy"] == old["policy"]
+    return bool(new == old or (new["domain"] == old["domain"] and had <= ids and later and same_policy))

@@ -78,6 +78,8 @@ def content() -> Json:
     next_epoch = OPERATIONS["write keyring"](made(first, second, epoch=1, sequence=0))
     other = OPERATIONS["mint"](minted | {"domain_secret": SECOND_KEY})
     lost = OPERATIONS["write keyring"](made(second, sequence=3))
+    other_policy = OPERATIONS["write keyring"](made(first, second, sequence=3) | {"policy": "another"})
+    other_order = OPERATIONS["write keyring"](made(second, first, sequence=2))
 
     def derived(name: str, *, purpose: str, label: bytes, length: int = 32) -> Json:
         return case(name, "derive", root_key=ROOT_KEY, domain=domain, purpose=purpose, label=label.hex(), length=length)
@@ -107,5 +109,7 @@ def content() -> Json:
             case("an earlier epoch does not", "extends", new=later, old=next_epoch),
             case("a lost generation does not", "extends", new=lost, old=rotated),
             case("another domain does not", "extends", new=other, old=one.hex()),
+            case("another policy does not", "extends", new=other_policy, old=rotated),
+            case("the same state with other contents does not", "extends", new=other_order, old=rotated),
         ],
     )

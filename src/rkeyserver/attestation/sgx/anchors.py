@@ -31,7 +31,7 @@ class TrustAnchor:
         self.checked()
 
     def checked(self) -> bytes:
-        """The DER, its digest compared once more: unpickling goes past the constructor.
+        """The DER, its digest compared once more: a damaged one aborts the library, not just the verification.
 
         Raises: Corrupt if it does not have the digest.
         """

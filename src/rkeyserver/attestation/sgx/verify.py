@@ -11,6 +11,7 @@ all but Revoked, which the library refuses whatever it is told.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -25,12 +26,13 @@ from rkeyserver.clock import utc
 from rkeyserver.errors import Reason, Rejected
 
 _MAX_REASON: Final = 300
+_RUST_TIME: Final = re.compile(r"UnixTime\((\d{1,18})\)")
 _REVOKED: Final = "TCB status is invalid: Revoked"
 
 
 @dataclass(frozen=True)
 class SgxVerifier:
-    """verify() with its platform's name and trust anchor settled: a value that crosses to a process of a pool."""
+    """verify() with its platform's name and trust anchor settled: one value that a registry can name."""
 
     platform: str
     anchor: TrustAnchor
@@ -74,7 +76,7 @@ def verify(
         text = _printable(error)
         raise Rejected(
             _reason(text, debug=unproved.debug),
-            f"The quote is not genuine under {anchor.name} at {_time(now)}: {text}.",
+            f"The quote is not genuine under {anchor.name} at {utc(now)}: {text}.",
         ) from error
     if claims.debug:
         raise Rejected(Reason.DEBUG_ENCLAVE, "The quote is of a debug enclave, whose memory anyone can read.")
@@ -121,18 +123,12 @@ def _refuse_future_crls(crls: dict[str, int], now: int) -> None:
         if issued > now:
             raise Rejected(
                 Reason.NOT_GENUINE,
-                f"The {name} CRL was issued at {_time(issued)}, which is after this clock's {_time(now)}.",
+                f"The {name} CRL was issued at {utc(issued)}, which is after this clock's {utc(now)}.",
                 advice="Set the clock.",
             )
 
 
-def _time(seconds: int) -> str:
-    try:
-        return utc(seconds)
-    except (ValueError, OverflowError, OSError):
-        return f"second {seconds}"
-
-
 def _printable(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    # The library writes times as numbers in its own notation; people compare dates.
+    text = _RUST_TIME.sub(lambda found: utc(int(found[1])), " ".join(str(error).split()))
     return "".join(character for character in text if character.isprintable())[:_MAX_REASON]

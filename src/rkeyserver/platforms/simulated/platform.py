@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Self
@@ -13,7 +14,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rkeyserver.attestation.evidence import Identity
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.clock import Clock
-from rkeyserver.errors import Unavailable
 from rkeyserver.platforms.simulated import anchor, files, tcb
 from rkeyserver.platforms.simulated.image import EnclaveIdentity, load_signed, running_image
 from rkeyserver.platforms.simulated.processor import (
@@ -31,6 +31,7 @@ from rkeyserver.secret import SecretBytes
 PROVISIONED_FILE: Final = "provisioned.json"
 BACKDATED: Final = 86400  # seconds: so that a peer whose clock is behind does not see a document from the future
 PROTECTS: Final = "Nothing: its fuses lie in a file and the keys above it are public. For trying out and for tests."
+log = logging.getLogger(__name__)
 
 
 class _Provisioned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,7 +68,7 @@ class SimulatedPlatform:
     def open(cls, machine_dir: Path, clock: Clock) -> Self:
         """The machine of a folder (made where there is none), with the image of the running code loaded.
 
-        Raises: Corrupt if image or machine state are damaged, Misuse if the folder cannot be used, Unavailable.
+        Raises: Corrupt if image or machine state are damaged; Misuse, Unavailable if the folder cannot be used.
         """
         enclave = load_signed(running_image())
         return cls(processor=open_processor(machine_dir), enclave=enclave, folder=machine_dir, clock=clock)
@@ -162,4 +163,5 @@ class SimulatedPlatform:
         try:
             files.replace(self.folder / PROVISIONED_FILE, msgspec.json.encode(provisioned))
         except OSError as error:
-            raise Unavailable(f"{self.folder / PROVISIONED_FILE} cannot be written: {error}.") from error
+            # Nothing is lost: it is made anew at the next start.
+            log.warning("%s cannot be written: %s.", self.folder / PROVISIONED_FILE, error.strerror)
