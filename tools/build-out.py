@@ -116,7 +116,7 @@ def make_libraries(lib: Path) -> None:
 
 
 def put(path: Path, data: bytes, mode: int) -> None:
-    """Write a file whole, or leave it if it is that already. A program that runs from the old one has to be restarted."""
+    """Write a file whole, or leave it if it is that already. What runs from the old one has to be started again."""
     if path.is_file() and path.read_bytes() == data and path.stat().st_mode & 0o777 == mode:
         return
     new = path.with_name(f".{path.name}.new")

@@ -94,7 +94,7 @@ def patterns(values: dict[str, bytes]) -> dict[bytes, str]:
 
 
 def candidates(memory: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-    """What lies in memory as a key does, each once: aligned, of many different bytes, no text, no two zeros in a row."""
+    """What lies in memory as a key does, each once: aligned, many different bytes, no text, no two zeros in a row."""
     seen: set[bytes] = set()
     for where, data in memory:
         at = 0
@@ -148,7 +148,7 @@ def main() -> None:
         looked += len(data)
         where = one.name or "anonymous"
         found |= {(where, name) for pattern, name in values.items() if pattern in data}
-        if "w" in one.rights and not one.name.startswith("/"):
+        if "w" in one.rights:
             writable.append((where, data))
     opened, number = tried(writable, recorded) if recorded else (set(), 0)
     json.dump({"found": sorted(found), "opened": sorted(opened), "looked": looked, "tried": number}, sys.stdout)

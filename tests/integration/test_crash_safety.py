@@ -162,7 +162,7 @@ FAILURES = {
     "record cannot be read": Failure(r"read\(.*rkey.bin>", "EIO", CORRUPT, "old", "Input/output error"),
     # writing
     "old record cannot be looked at": Failure(
-        r'(newfstatat|lstat)\(.*rkey.bin", ', "EIO", UNAVAILABLE, "old", "look at", nth=2
+        r'(newfstatat|lstat)\(.*rkey.bin", ', "EIO", UNAVAILABLE, "old", "look at", nth=3
     ),
     "new file: ENOSPC": Failure(r"openat\(.*new~.*O_EXCL", "ENOSPC", UNAVAILABLE, "old", "Free some space"),
     "new file: EMFILE": Failure(r"openat\(.*new~.*O_EXCL", "EMFILE", UNAVAILABLE, "old", "LimitNOFILE"),

@@ -182,13 +182,13 @@ def start_primary(config: Config, instance: Instance, own: Own) -> None:
         case Nothing():
             with instance.deciding("mint"):
                 check_may_mint(config.domain)
-            instance.store.check_new()
-            if line := instance.audit.had_a_keyring():
-                raise Corrupt(
-                    f"The keystore is empty, but by its audit file ({config.audit_path}) there was a keyring: {line}",
-                    advice="Nothing was changed. Restore the record, or fetch the keyring with -i. "
-                    "Only for a new domain: move the audit file elsewhere.",
-                )
+                instance.store.check_new()
+                if line := instance.audit.had_a_keyring():
+                    raise Corrupt(
+                        f"The keystore is empty, but by its audit file ({config.audit_path}) there was a keyring: {line}",
+                        advice="Nothing was changed. Restore the record, or fetch the keyring with -i. "
+                        "Only for a new domain: move the audit file elsewhere.",
+                    )
             keyring = Keyring.mint(now=instance.clock.now(), policy=domain_default(instance).text)
             instance.audit.write_now(
                 Line(event="mint", verdict="accepted", domain=keyring.domain, sequence=keyring.header.sequence)

@@ -279,6 +279,23 @@ def test_a_minted_keyring_at_its_limits_is_read_again(policy: str) -> None:
     read.close()
 
 
+def policy_for(size: int) -> str:
+    """A policy, of characters that take two bytes each, with which a keyring of one generation has `size` bytes."""
+    room = size - len(keyring_bytes(policy="x", sequence=1))
+    return "x" + "x" * (room % 2) + "\n" * (room // 2)
+
+
+def test_a_keyring_has_so_many_bytes_and_no_more() -> None:
+    largest = policy_for(MAX_KEYRING)
+    assert len(largest) < MOST_POLICY
+    for keyring in (keyring_of(policy=largest), Keyring.mint(now=1_000, policy=largest)):
+        assert len(keyring.view) == MAX_KEYRING
+        keyring.close()
+    assert "no keyring" in refused(keyring_bytes(policy=largest + "x")).message
+    with pytest.raises(Misuse, match="does not fit a keyring"):
+        Keyring.mint(now=1_000, policy=largest + "x")
+
+
 # Which replaces which
 
 

@@ -344,6 +344,16 @@ def test_an_answer_is_read_to_its_cap_and_no_further(step: str, answer: Callable
     run(check)
 
 
+def test_an_answer_at_its_cap_is_read() -> None:
+    async def check() -> None:
+        async with peer_that(always(http(200, bytes(MAX_MESSAGE[Challenge])))) as peer:
+            error = await refused_by(peer)
+            assert isinstance(error, Rejected)
+            assert error.reason is Reason.MALFORMED
+
+    run(check)
+
+
 GARBAGE: dict[str, bytes] = {
     "no HTTP": b"SSH-2.0-OpenSSH\r\n\r\n",
     "a header that is none": b"HTTP/1.1 200 x\r\n\0\0\r\n\r\n",

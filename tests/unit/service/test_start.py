@@ -136,13 +136,14 @@ def test_every_root_key_is_another(make_scene: MakeScene) -> None:
     assert len(domains) == 3
 
 
-def test_no_root_key_is_made_where_the_audit_file_knows_of_one(make_scene: MakeScene) -> None:
-    start_primary(Config(), make_scene().instance, Nothing())
-    scene = make_scene()
+def test_no_root_key_is_made_where_the_audit_file_knows_of_one(scene: Scene) -> None:
+    start_primary(Config(), scene.instance, Nothing())
+    scene.store.record = None
     with pytest.raises(Corrupt, match="there was a keyring") as raised:
         start_primary(Config(), scene.instance, Nothing())
     assert '"event":"mint"' in raised.value.message
-    assert (scene.store.record, scene.instance.keyring) == (None, None)
+    assert (scene.store.record, scene.store.writes) == (None, 1)
+    assert scene.decisions() == [("mint", "accepted"), ("mint", "refused")]
 
 
 def test_an_own_record_is_opened_and_not_written_again(scene: Scene) -> None:
