@@ -151,25 +151,6 @@ def refused(machine: Machine, times: int) -> None:
         assert time.monotonic() < end, found
 
 
-@pytest.mark.parametrize("ahead", [b"", GET, GET * 100], ids=["alone", "one ahead", "many ahead"])
-def test_whoever_resets_its_connection_writes_nothing_to_the_log(processes: Machines, ahead: bytes) -> None:
-    host, number = processes("host"), 8
-    running = host.start()
-    request = post(HAND_OVER_PATH, unproved(host)) + ahead
-    before = running.err.text
-    with verifying_nothing(running):
-        clients = [connected(host) for _ in range(number)]
-        for client in clients:
-            client.sendall(request)
-        assert ask(host, "GET", HINT_PATH)[0] == 200
-        for client in clients:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.close()
-        assert ask(host, "GET", HINT_PATH)[0] == 200
-    refused(host, number)
-    assert running.err.text == before
-
-
 def until_read(machine: Machine) -> None:
     """Wait until the server has read everything that it was sent; nobody tells when."""
     end, port = time.monotonic() + DEADLINE, f":{machine.port:04X}"
@@ -180,6 +161,25 @@ def until_read(machine: Machine) -> None:
         if not sum(on_their_way) + sum(arrived):
             return
         assert time.monotonic() < end, (on_their_way, arrived)
+
+
+@pytest.mark.parametrize("ahead", [b"", GET, GET * 100], ids=["alone", "one ahead", "many ahead"])
+def test_whoever_resets_its_connection_writes_nothing_to_the_log(processes: Machines, ahead: bytes) -> None:
+    host, number = processes("host"), 8
+    running = host.start()
+    request = post(HAND_OVER_PATH, unproved(host)) + ahead
+    before = running.err.text
+    with verifying_nothing(running):
+        clients = [connected(host) for _ in range(number)]
+        for client in clients:
+            client.sendall(request)
+        until_read(host)
+        for client in clients:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        assert ask(host, "GET", HINT_PATH)[0] == 200
+    refused(host, number)
+    assert running.err.text == before
 
 
 def test_requests_that_are_being_answered_crowd_nobody_out(processes: Machines) -> None:

@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 import httpx
@@ -443,7 +443,7 @@ def test_a_redirect_is_not_followed(machines: Machines) -> None:
     host, backup = machines("host"), machines("backup")
     host.start()
     handler = type("Handler", (_Redirecting,), {"target": host.address})
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         ended = backup.run("-i", f"127.0.0.1:{server.server_port}", "--once", "--wait", "0")

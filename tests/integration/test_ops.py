@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,8 @@ def answering(status: int, body: bytes) -> Iterator[int]:
     """A server that is no instance; its port."""
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = 5  # whoever else connects and sends nothing
+
         def do_GET(self) -> None:
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -146,7 +148,7 @@ def answering(status: int, body: bytes) -> Iterator[int]:
         def log_message(self, *_args: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server.server_port

@@ -251,11 +251,18 @@ class FileKeystore:
     def _prune(self, just_kept: Path) -> None:
         # The record is stored by now: a copy too many is no reason to report that it is not.
         try:
-            others = [path for path in self.kept() if path != just_kept]
-            for path in others[KEPT - 1 :]:
-                path.unlink()
+            newer = {self._kind(just_kept)}
+            for number, path in enumerate((one for one in self.kept() if one != just_kept), start=1):
+                if number >= KEPT and self._kind(path) in newer:
+                    path.unlink()
+                newer.add(self._kind(path))
         except (OSError, Unavailable) as error:
             _log.warning("Could not remove the oldest kept copies in %s: %s", self._folder, error)
+
+    def _kind(self, kept: Path) -> str:
+        """What a copy's name has before its first dot, if it has one: the last of a kind (a domain) always stays."""
+        kind, dot, _ = kept.name.removeprefix(self._record.name + _KEPT_INFIX).partition(".")
+        return kind if dot else ""
 
     def _remove_stale(self) -> None:
         # Whoever writes holds the lock, and that is this process: what others left half-written is nobody's.

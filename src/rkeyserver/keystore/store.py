@@ -31,7 +31,8 @@ class Keystore(Protocol):
         """Store `record` durably in place of what is there; True if there was something to replace.
 
         keep_as: a name (of letters, digits, `.`, `-`) under which what was there is kept beside it; None where it need
-        not be kept. At most KEPT are kept, the oldest go first.
+        not be kept. At most KEPT are kept, the oldest go first; but the
+        newest of each kind (what stands before the first dot of its name) always stays.
         When it returns, the record survives power loss. When it raises, the old record or the new one is there, whole.
 
         Raises: Unavailable if it could not be stored.

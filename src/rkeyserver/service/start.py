@@ -185,7 +185,8 @@ def start_primary(config: Config, instance: Instance, own: Own) -> None:
                 instance.store.check_new()
                 if line := instance.audit.had_a_keyring():
                     raise Corrupt(
-                        f"The keystore is empty, but by its audit file ({config.audit_path}) there was a keyring: {line}",
+                        f"The keystore is empty, but by its audit file ({config.audit_path}) "
+                        f"there was a keyring: {line}",
                         advice="Nothing was changed. Restore the record, or fetch the keyring with -i. "
                         "Only for a new domain: move the audit file elsewhere.",
                     )

@@ -353,6 +353,16 @@ def test_what_was_just_kept_stays_even_if_it_looks_oldest(store: FileKeystore, p
     assert path.with_name("rkey.bin.kept.restored").exists()
 
 
+def test_the_last_copy_of_a_domain_is_never_removed(store: FileKeystore, path: Path) -> None:
+    store.replace(b"only", None)
+    store.replace(b"0", "domain-a.sequence-1")
+    for number in range(KEPT + 3):
+        store.replace(b"%d" % (number + 1), f"domain-b.sequence-{number}")
+    names = {one.name.removeprefix("rkey.bin.kept.") for one in store.kept()}
+    assert path.with_name("rkey.bin.kept.domain-a.sequence-1").read_bytes() == b"only"
+    assert names == {"domain-a.sequence-1", *(f"domain-b.sequence-{number}" for number in range(3, KEPT + 3))}
+
+
 def test_copies_that_a_person_made_are_never_removed(store: FileKeystore, path: Path) -> None:
     theirs = ["rkey.bin.bak", "rkey.bin.old.1", "rkey.bin.gpg", "rkey.bin.kept.by hand", "rkey.bin.new~by-hand"]
     for name in theirs:

@@ -159,7 +159,52 @@ def test_after_a_crash_the_next_line_stands_alone(path: Path, before: bytes, kep
     assert [json.loads(line)["event"] for line in found[kept:]] == ["mint", "mint"]
 
 
+# What it knows
+
+ACCEPTED = [Line(event=event, verdict="accepted", sequence=1) for event in ("mint", "open", "join", "hand-over")]
+
+
+@pytest.mark.parametrize("held", ACCEPTED, ids=lambda line: line.event)
+def test_it_knows_whether_there_was_a_keyring(audit: Audit, held: Line) -> None:
+    assert audit.had_a_keyring() == ""
+    audit.write_now(held)
+    audit.write_now(Line(event="open", verdict="refused", sequence=2))
+    assert json.loads(audit.had_a_keyring())["event"] == held.event
+
+
+UNHELD: dict[str, Line] = {
+    "refused": Line(event="mint", verdict="refused"),
+    "refused, with a text that looks like more": Line(
+        event="join", verdict="refused", found='{"at":"x","event":"mint","verdict":"accepted"'
+    ),
+    "another event": Line(event="minted", verdict="accepted"),
+}
+
+
+@pytest.mark.parametrize("line", UNHELD.values(), ids=UNHELD)
+def test_what_was_refused_is_no_keyring(audit: Audit, line: Line) -> None:
+    audit.write_now(line)
+    assert audit.had_a_keyring() == ""
+
+
+def test_a_torn_line_is_no_obstacle_to_what_it_knows(path: Path) -> None:
+    path.write_bytes(b'{"at":"x","event":"mi\n\xff\xff\n')
+    audit = Audit.open(path, clock())
+    assert audit.had_a_keyring() == ""
+    audit.write_now(LINE)
+    assert '"event":"mint"' in audit.had_a_keyring()
+    audit.close()
+
+
 # What cannot be opened
+
+
+@pytest.mark.parametrize("data", [b"root:x:0:0\n", b"rkeyserver-record/v1\n", b"\0", b" {}"], ids=repr)
+def test_another_file_is_not_written_to(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    with pytest.raises(Misuse, match="is no audit file"):
+        Audit.open(path, clock())
+    assert path.read_bytes() == data
 
 
 def _loop(path: Path) -> None:

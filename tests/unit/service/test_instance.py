@@ -52,6 +52,15 @@ def test_what_is_held_again_is_not_erased(scene: Scene) -> None:
     assert not is_closed(keyring)
 
 
+def test_closing_erases_what_is_held(scene: Scene) -> None:
+    scene.instance.close()
+    keyring = scene.keyring()
+    scene.instance.hold(keyring)
+    scene.instance.close()
+    assert scene.instance.keyring is None
+    assert is_closed(keyring)
+
+
 def test_the_policy_is_that_of_the_keyring(scene: Scene) -> None:
     assert scene.instance.policy is None
     scene.instance.hold(scene.keyring())

@@ -22,6 +22,7 @@ from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.standby import Asking, Received
 from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.service import fetch
 from rkeyserver.service.adopt import Nothing, Opened, Own, look
 from rkeyserver.service.start import (
@@ -44,17 +45,22 @@ Answer = Received | RkeyError
 
 @dataclass
 class Hosts:
-    """Hosts that answer by a script; the last answer of each is repeated. asked: when, whom, by which policy."""
+    """Hosts that answer by a script; the last answer of each is repeated. asked: when and whom.
+
+    meanwhile: what happens in the world while one is asked.
+    """
 
     scene: Scene
     answers: dict[str, list[Answer]]
     asked: list[tuple[float, str]] = field(default_factory=list)
     policies: list[Policy] = field(default_factory=list)
     jitter: float = 0.5
+    meanwhile: Callable[[], object] = lambda: None
 
     async def fetch(self, host: Address, asking: Asking) -> Received:
         self.asked.append((asyncio.get_running_loop().time(), host.host))
         self.policies.append(asking.policy)
+        self.meanwhile()
         script = self.answers[host.host]
         answer = script.pop(0) if len(script) > 1 else script[0]
         if isinstance(answer, RkeyError):
@@ -394,6 +400,89 @@ def test_what_cannot_be_stored_is_not_adopted_and_not_left_open(scene: Scene, ho
 def test_without_a_host_there_is_nothing_to_adopt(hosts_of: HostsOf) -> None:
     with pytest.raises(Unavailable, match="No host was given"):
         asyncio.run(hosts_of().joiner().try_hosts(Nothing()))
+
+
+# A record that changes meanwhile
+
+
+def test_a_record_that_came_while_a_host_was_asked_is_left_as_it_is(scene: Scene, hosts_of: HostsOf) -> None:
+    received = scene.received("a", "b", sequence=2)
+    hosts = hosts_of(a=received)
+    restored = scene.keyring()
+    hosts.meanwhile = lambda: scene.holds_record_of(restored)
+    with pytest.raises(Unavailable, match="was changed while the host was asked"):
+        asyncio.run(hosts.joiner().try_hosts(Nothing()))
+    assert scene.stored().same_as(restored)
+    assert (scene.store.writes, scene.instance.keyring) == (0, None)
+    assert is_closed(received.keyring)
+
+
+def test_a_record_that_came_meanwhile_is_looked_at_before_the_next_asking(scene: Scene, hosts_of: HostsOf) -> None:
+    fork = scene.received("a", "c", sequence=9)
+    hosts = hosts_of(a=[NO_ANSWER, fork, NO_ANSWER])
+    restored = scene.keyring("a", "b", sequence=2)
+    record = seal_keyring(restored, scene.platform, now=0)
+
+    def put() -> None:
+        scene.store.record = record
+
+    hosts.meanwhile = put
+
+    async def check() -> None:
+        with pytest.raises(Unavailable):
+            await hosts.joiner().until(Nothing(), 3)
+
+    run_timeless(check)
+    assert scene.stored().same_as(restored)
+    assert (scene.store.writes, scene.instance.keyring) == (0, None)
+    assert scene.lines()[0]["reason"] == "not-an-extension"
+
+
+def test_another_machine_s_record_that_came_meanwhile_ends_the_asking(scene: Scene, hosts_of: HostsOf) -> None:
+    foreign = FakePlatform(sealer=FakeSealer(platform="simulated", machine="c3" * 16))
+    hosts = hosts_of(a=[NO_ANSWER, scene.received()])
+    record = seal_keyring(scene.keyring(), foreign, now=0)
+
+    def put() -> None:
+        scene.store.record = record
+
+    hosts.meanwhile = put
+
+    async def check() -> None:
+        with pytest.raises(Corrupt, match="sealed by machine"):
+            await hosts.joiner().until(Nothing(), 30)
+
+    run_timeless(check)
+    assert hosts.times == [0.0]
+    assert (scene.store.record, scene.store.writes) == (record, 0)
+
+
+def test_a_record_of_another_domain_that_came_meanwhile_stays(scene: Scene, hosts_of: HostsOf) -> None:
+    keyring = scene.keyring()
+    scene.instance.hold(keyring)
+    restored = scene.holds_record_of(scene.keyring(secret=OTHER_SECRET))
+    hosts = hosts_of(a=[scene.received("a", "b", sequence=2), NO_ANSWER])
+
+    async def check() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(hosts.joiner().in_background(), 100)
+
+    run_timeless(check)
+    assert (scene.store.record, scene.store.writes) == (restored, 0)
+    assert scene.instance.keyring is keyring
+    assert not is_closed(keyring)
+
+
+def test_a_record_that_is_gone_is_written_again_by_the_next_that_comes(scene: Scene, hosts_of: HostsOf) -> None:
+    scene.instance.hold(scene.keyring())
+    later = scene.received("a", "b", sequence=2)
+    hosts = hosts_of(a=later)
+
+    async def check() -> None:
+        await hosts.joiner().in_background()
+
+    run_timeless(check)
+    assert scene.stored().same_as(later.keyring)
 
 
 # Asking for so long
