@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import httpx
 
 
@@ -12,4 +14,6 @@ def why(error: BaseException) -> str:
     root = error
     while below := root.__cause__ or root.__context__:
         root = below
+    if isinstance(root, OSError) and root.errno and root.errno > 0:
+        return os.strerror(root.errno)  # asyncio puts a sentence of its own into strerror
     return (isinstance(root, OSError) and root.strerror) or str(error) or type(error).__name__
