@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,8 +171,9 @@ def test_nothing_in_the_memory_of_either_side_opens_what_was_recorded(processes:
     relay = Relay(host)
     with relay.listening() as address:
         second = backup.start("-i", address, under=under())
-    for running in (first, second):
-        found = scan(running.pid, {}, [relay.recorded])
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda running: scan(running.pid, {}, [relay.recorded]), (first, second)))
+    for found in both:
         assert found["opened"] == []
         assert found["tried"] > LEAST_TRIED
 

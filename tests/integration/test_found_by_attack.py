@@ -271,7 +271,7 @@ def test_a_header_of_lists_in_lists(name: str) -> None:
         record.parse(ODD[name][0](b""))
 
 
-@pytest.mark.parametrize("name", ["written after the end of time", "lists in a field that is none"])
+@pytest.mark.parametrize("name", ["written after the end of time", "lists in a slot's type"])
 def test_a_record_that_says_odd_things_of_itself(machines: Machines, name: str) -> None:
     machine = machines("machine")
     make, status = ODD[name]
@@ -394,9 +394,9 @@ def serve(listener: socket.socket, parts: Iterator[bytes]) -> None:
             client.sendall(part)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Ended]]]:
-    """What `rkeyserver status` says of each of them; all at once, since some take their time."""
+    """What `rkeyserver status` says of each of them; all at once and from the first, since some take their time."""
     folder = tmp_path_factory.mktemp("status")
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(len(HOLDERS)) as pool:
         futures = {}
