@@ -18,6 +18,16 @@ from rkeyserver.errors import Misuse
 Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Advisory = Annotated[str, msgspec.Meta(pattern=r"^INTEL-SA-[0-9]{5}\Z")]
+AdminKey = Annotated[
+    str, msgspec.Meta(max_length=512, pattern=r"^ssh-ed25519 [A-Za-z0-9+/]{20,128}={0,2}(?: [ -~]{1,256})?\Z")
+]
+Recipient = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=2048,
+        pattern=r"^(?:age1[0-9a-z]{20,1024}|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]{20,1600}={0,2}(?: [ -~]{1,256})?)\Z",
+    ),
+]
 NotEmpty = msgspec.Meta(min_length=1)
 Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Switch = Literal["accept", "refuse"]
@@ -49,12 +59,34 @@ class SgxPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     smt: Switch
 
 
+class AdminsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may change the policy: so many of these keys together.
+
+    keys: OpenSSH public keys, `ssh-ed25519 BASE64 NAME`, the name optional. threshold: how many have to sign.
+    """
+
+    threshold: Annotated[int, msgspec.Meta(ge=1, le=16)]
+    keys: Annotated[list[AdminKey], msgspec.Meta(min_length=1, max_length=16)]
+
+
+class RecoveryTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who can bring the keyring back when every machine is lost: so many of them together hold the root key.
+
+    recipients: age (`age1...`) or OpenSSH (`ssh-ed25519`, `ssh-rsa`) public keys. threshold: how many shares open it.
+    """
+
+    threshold: Annotated[int, msgspec.Meta(ge=1, le=16)]
+    recipients: Annotated[list[Recipient], msgspec.Meta(min_length=1, max_length=16)]
+
+
 class PolicyDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole document: a version and a table for each platform that is accepted at all."""
 
     version: Literal[1]
     sgx: SgxPolicy | None = None
     simulated: SgxPolicy | None = None
+    admins: AdminsTable | None = None
+    recovery: RecoveryTable | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +94,14 @@ class Policy:
     """A policy that was read without error.
 
     text: the document as written; digest: its SHA-256 (hex), which audit lines name; tables: by platform.
+    admins: who may change it, None where its owner alone may. recovery: None for a domain without.
     """
 
     text: str
     digest: str
     tables: dict[str, SgxPolicy]
+    admins: AdminsTable | None = None
+    recovery: RecoveryTable | None = None
 
 
 MAX_POLICY: Final = 128 * 1024
@@ -95,4 +130,17 @@ def parse_policy(text: str) -> Policy:
     for name, table in tables.items():
         if table.mrenclave == "any" and table.mrsigner == "any":
             raise Misuse(f"The policy's [{name}] accepts any code: neither mrenclave nor mrsigner is named.")
-    return Policy(text=text, digest=digest, tables=tables)
+    _check_quorum("admins", document.admins and (document.admins.threshold, document.admins.keys))
+    _check_quorum("recovery", document.recovery and (document.recovery.threshold, document.recovery.recipients))
+    return Policy(text=text, digest=digest, tables=tables, admins=document.admins, recovery=document.recovery)
+
+
+def _check_quorum(name: str, quorum: tuple[int, list[str]] | None) -> None:
+    if quorum is None:
+        return
+    threshold, keys = quorum
+    if threshold > len(keys):
+        raise Misuse(f"The policy's [{name}] wants {threshold} of {len(keys)} keys: that many there never are.")
+    # By the key alone: one person under two names would count twice.
+    if len({" ".join(key.split()[:2]) for key in keys}) != len(keys):
+        raise Misuse(f"The policy's [{name}] names a key twice.")
