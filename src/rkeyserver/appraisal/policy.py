@@ -130,15 +130,14 @@ def parse_policy(text: str) -> Policy:
     for name, table in tables.items():
         if table.mrenclave == "any" and table.mrsigner == "any":
             raise Misuse(f"The policy's [{name}] accepts any code: neither mrenclave nor mrsigner is named.")
-    _check_quorum("admins", document.admins and (document.admins.threshold, document.admins.keys))
-    _check_quorum("recovery", document.recovery and (document.recovery.threshold, document.recovery.recipients))
+    if document.admins is not None:
+        _check_quorum("admins", document.admins.threshold, document.admins.keys)
+    if document.recovery is not None:
+        _check_quorum("recovery", document.recovery.threshold, document.recovery.recipients)
     return Policy(text=text, digest=digest, tables=tables, admins=document.admins, recovery=document.recovery)
 
 
-def _check_quorum(name: str, quorum: tuple[int, list[str]] | None) -> None:
-    if quorum is None:
-        return
-    threshold, keys = quorum
+def _check_quorum(name: str, threshold: int, keys: list[str]) -> None:
     if threshold > len(keys):
         raise Misuse(f"The policy's [{name}] wants {threshold} of {len(keys)} keys: that many there never are.")
     # By the key alone: one person under two names would count twice.
