@@ -70,6 +70,8 @@ class Reason(StrEnum):
     NOT_AN_EXTENSION = "not-an-extension"
     KEY_ID_MISMATCH = "key-id-mismatch"
     POLICY_NOT_BELIEVED = "policy-not-believed"
+    NOT_SIGNED = "not-signed"
+    NOT_THE_NEXT_CHANGE = "not-the-next-change"
     REFUSED_BY_PEER = "refused-by-peer"
 
 

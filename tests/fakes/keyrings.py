@@ -52,6 +52,7 @@ def keyring_bytes(
         "sequence": 1,
         "generations": generations,
         "policy": POLICY,
+        "changes": [],
     }
     encoded = msgspec.json.encode(honest | said if header is None else header)
     return len(encoded).to_bytes(4, "big") + encoded + secret + b"".join(map(key, names))

@@ -229,7 +229,7 @@ def mint(case: Json) -> str:
 
 
 def keyring_bytes(case: Json) -> str:
-    """A keyring of several generations: this version makes none, but reads them."""
+    """A keyring of any state."""
     root_keys = [bytes.fromhex(one["root_key"]) for one in case["generations"]]
     domain = domain_id(memoryview(bytes.fromhex(case["domain_secret"])))
     header = KeyringHeader(
@@ -244,6 +244,7 @@ def keyring_bytes(case: Json) -> str:
             for key, one in zip(root_keys, case["generations"], strict=True)
         ],
         policy=case["policy"],
+        changes=case.get("changes", []),
     )
     encoded = msgspec.json.encode(header)
     return b"".join((len(encoded).to_bytes(4, "big"), encoded, bytes.fromhex(case["domain_secret"]), *root_keys)).hex()

@@ -3,7 +3,7 @@
 Its bytes are what is sealed and what is handed over (docs/spec/keyring.md):
 
     header length, 32-bit big-endian
-    header, canonical JSON: version, domain id, epoch, sequence, generations, policy
+    header, canonical JSON: version, domain id, epoch, sequence, generations, policy, changes
     domain secret, 32 bytes
     one root key of 32 bytes for each generation, in the header's order
 
@@ -12,6 +12,7 @@ Keys are used where they lie: every one is a view into these bytes, and nothing 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
@@ -24,6 +25,8 @@ from rkeyserver.secret import MemoryKind, SecretBytes, copy_secret
 _LENGTH_SIZE: Final = 4
 MAX_KEYRING: Final = 256 * 1024
 _MAX_POLICY: Final = 128 * 1024
+_MAX_CHANGES: Final = 256
+MAX_GENERATIONS: Final = 1024
 
 Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -45,14 +48,19 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyringHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything in a keyring that is no key. `policy` is the domain's policy document, as text."""
+    """Everything in a keyring that is no key.
+
+    policy: the domain's policy document, as text; changes: the changes that led to it, as text, oldest first. What
+    they say is for the appraisal to read.
+    """
 
     version: Literal[1]
     domain: Hex16
     epoch: Count
     sequence: Count
-    generations: Annotated[list[Generation], msgspec.Meta(min_length=1, max_length=1024)]
+    generations: Annotated[list[Generation], msgspec.Meta(min_length=1, max_length=MAX_GENERATIONS)]
     policy: Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_POLICY)]
+    changes: Annotated[list[Annotated[str, msgspec.Meta(min_length=1)]], msgspec.Meta(max_length=_MAX_CHANGES)]
 
 
 class Keyring:
@@ -77,16 +85,52 @@ class Keyring:
             first = Generation(
                 id=generation_id(keys.view[KEY_SIZE:], domain), created=now, state=GenerationState.CURRENT
             )
-            header = KeyringHeader(version=1, domain=domain, epoch=0, sequence=1, generations=[first], policy=policy)
-            encoded = msgspec.json.encode(header)
-            keys_at = _LENGTH_SIZE + len(encoded)
-            if not 0 < len(policy) <= _MAX_POLICY or keys_at + len(keys) > MAX_KEYRING:
-                raise Misuse(f"A policy of {len(policy)} characters does not fit a keyring; wanted is a shorter one.")
-            secret = SecretBytes(keys_at + len(keys))
-            secret.view[:_LENGTH_SIZE] = len(encoded).to_bytes(_LENGTH_SIZE, "big")
-            secret.view[_LENGTH_SIZE:keys_at] = encoded
-            copy_secret(keys.view, secret.view[keys_at:])
+            header = KeyringHeader(
+                version=1, domain=domain, epoch=0, sequence=1, generations=[first], policy=policy, changes=[]
+            )
+            return cls._of(header, [keys.view])
+
+    @classmethod
+    def _of(cls, header: KeyringHeader, keys: Sequence[memoryview]) -> Self:
+        encoded = msgspec.json.encode(header)
+        keys_at = _LENGTH_SIZE + len(encoded)
+        size = keys_at + sum(map(len, keys))
+        fits = 0 < len(header.policy) <= _MAX_POLICY and size <= MAX_KEYRING
+        if not fits or len(header.changes) > _MAX_CHANGES or len(header.generations) > MAX_GENERATIONS:
+            raise Misuse(
+                f"A policy of {len(header.policy)} characters with {len(header.changes)} signed change(s) and "
+                f"{len(header.generations)} generation(s) does not fit a keyring of {MAX_KEYRING} bytes.",
+                advice="Shorten the policy.",
+            )
+        secret = SecretBytes(size)
+        secret.view[:_LENGTH_SIZE] = len(encoded).to_bytes(_LENGTH_SIZE, "big")
+        secret.view[_LENGTH_SIZE:keys_at] = encoded
+        at = keys_at
+        for one in keys:
+            copy_secret(one, secret.view[at : at + len(one)])
+            at += len(one)
         return cls(secret, header, keys_at)
+
+    def changed(self, *, policy: str, changes: Sequence[str], rotate: bool, now: int) -> Self:
+        """The next state of this keyring: with another policy, and with `rotate` a new current generation.
+
+        Only a primary may (design.md, "Words"). now: seconds since 1970. This keyring stays as it is.
+        Raises: Misuse if it would not fit.
+        """
+        generations = self.header.generations
+        with SecretBytes.random(KEY_SIZE) as key:
+            if rotate:
+                new = Generation(id=generation_id(key.view, self.domain), created=now, state=GenerationState.CURRENT)
+                old = [msgspec.structs.replace(one, state=GenerationState.READABLE) for one in generations]
+                generations = [*old, new]
+            header = msgspec.structs.replace(
+                self.header,
+                sequence=self.header.sequence + 1,
+                generations=generations,
+                policy=policy,
+                changes=list(changes),
+            )
+            return self._of(header, [self._secret.view[self._keys_at :], *([key.view] if rotate else [])])
 
     @classmethod
     def parse(cls, secret: SecretBytes) -> Self:
@@ -181,12 +225,11 @@ class Keyring:
     def extends(self, other: Keyring) -> bool:
         """Whether this one may replace `other`: the very same, or a later one of its domain with all its generations.
 
-        The policy has to be the same text: it says who gets the key, and nobody can sign a change of it yet. Two
-        keyrings of one state that differ are no extensions of each other.
+        Whether its policy is one to believe is judged apart. Two keyrings of one state that differ are no extensions
+        of each other.
         """
         return self.same_as(other) or (
             self.domain == other.domain
-            and self.header.policy == other.header.policy
             and set(self.generation_ids) >= set(other.generation_ids)
             and (self.header.epoch, self.header.sequence) > (other.header.epoch, other.header.sequence)
         )

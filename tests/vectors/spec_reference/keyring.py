@@ -42,6 +42,7 @@ def write_keyring(case: Json) -> bytes:
                 for key, one in zip(root_keys, case["generations"], strict=True)
             ],
             "policy": case["policy"],
+            "changes": case.get("changes", []),
         }
     )
     return struct.pack(">I", len(header)) + header + secret + b"".join(root_keys)
@@ -53,10 +54,13 @@ def read_keyring(data: bytes) -> Json:
     end = 4 + struct.unpack_from(">I", data)[0]
     require(4 < end <= len(data), "Corrupt")
     header = read_canonical_json(data[4:end])
-    require(is_object(header, ["version", "domain", "epoch", "sequence", "generations", "policy"]), "Corrupt")
+    require(is_object(header, ["version", "domain", "epoch", "sequence", "generations", "policy", "changes"]), "Corrupt")
     require(header["version"] == 1 and is_text(header["domain"], HEX16), "Corrupt")
     require(is_int(header["epoch"], 0, 2**62) and is_int(header["sequence"], 0, 2**62), "Corrupt")
     require(isinstance(header["policy"], str) and 1 <= len(header["policy"]) <= 131072, "Corrupt")
+    changes = header["changes"]
+    require(isinstance(changes, list) and len(changes) <= 256, "Corrupt")
+    require(all(isinstance(one, str) and one for one in changes), "Corrupt")
     generations = header["generations"]
     require(isinstance(generations, list) and 1 <= len(generations) <= 1024, "Corrupt")
     for one in generations:
@@ -89,5 +93,4 @@ def describe_keyring(data: bytes) -> Json:
 def extends(new: Json, old: Json) -> bool:
     ids, had = ({one["id"] for one in keyring["generations"]} for keyring in (new, old))
     later = (new["epoch"], new["sequence"]) > (old["epoch"], old["sequence"])
-    same_policy = new["policy"] == old["policy"]
-    return bool(new == old or (new["domain"] == old["domain"] and had <= ids and later and same_policy))
+    return bool(new == old or (new["domain"] == old["domain"] and had <= ids and later))
