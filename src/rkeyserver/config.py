@@ -26,6 +26,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 PathText = Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\0]+\Z")]
 # A list that a template left empty is a mistake: no hosts would make a primary of a standby.
 Addresses = Annotated[list[str], msgspec.Meta(min_length=1)]
+_PATHS: Final = frozenset({"keystore", "machine", "audit", "policy", "admins", "socket"})
 DomainId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
@@ -36,7 +37,8 @@ class Config:
     hosts: instances to ask for the keyring, in order; empty for a primary. keystore: path of the sealed record.
     domain: the only domain that may be opened or adopted; None for whichever is there. wait: seconds to keep asking
     without an own record. once: fetch, store, exit. listen: where peers connect. platform: None to detect hardware.
-    machine: the simulated processor's folder. ops: the operations listener. audit: the audit file.
+    machine: the simulated processor's folder. ops: the operations listener. audit: the audit file. policy: of a new
+    domain, or what a joiner goes by. admins: who has to have signed what a joiner believes. socket: for the owner.
     """
 
     hosts: tuple[Address, ...] = ()
@@ -49,12 +51,20 @@ class Config:
     machine: Path = DEFAULT_MACHINE
     ops: Address = DEFAULT_OPS
     audit: Path | None = None
+    policy: Path | None = None
+    admins: Path | None = None
+    socket: Path | None = None
     log_level: str = "info"
 
     @property
     def audit_path(self) -> Path:
         """The audit file: as given, or beside the keystore."""
         return self.audit or self.keystore.with_name(self.keystore.name + ".audit.jsonl")
+
+    @property
+    def socket_path(self) -> Path:
+        """The owner's socket: as given, or beside the keystore."""
+        return self.socket or self.keystore.with_name(self.keystore.name + ".socket")
 
 
 class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
@@ -71,6 +81,9 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     machine: PathText | None = None
     ops: str | None = None
     audit: PathText | None = None
+    policy: PathText | None = None
+    admins: PathText | None = None
+    socket: PathText | None = None
     log_level: LogLevel | None = None
 
 
@@ -119,7 +132,7 @@ def make_config(file: Options, command_line: Options) -> Config:
     if "ops" in said:
         changes["ops"] = parse_address(said.pop("ops"), DEFAULT_OPS.port)
     for name, value in said.items():
-        changes[name] = Path(value) if name in {"keystore", "machine", "audit"} else value
+        changes[name] = Path(value) if name in _PATHS else value
     config = replace(Config(), **changes)  # type: ignore[arg-type]  # msgspec has checked every value's type
     for host in config.hosts:
         if not host.port:

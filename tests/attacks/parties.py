@@ -147,6 +147,8 @@ class Standby:
                 clock=Clock(self.host),
                 random=self.random,
                 instance=self.instance,
+                held=None,
+                admins=None,
             )
         )
 

@@ -110,6 +110,8 @@ def greeting(machine: Machine) -> Greeting:
             clock=Clock(),
             random=secrets.token_bytes,
             instance=secrets.token_bytes(16),
+            held=None,
+            admins=None,
         )
     )
 

@@ -92,6 +92,8 @@ def handed_over(host: Machine, platform: SimulatedPlatform) -> dict[str, bytes]:
         clock=Clock(),
         random=secrets.token_bytes,
         instance=secrets.token_bytes(16),
+        held=None,
+        admins=None,
     )
     with httpx.Client(base_url=f"http://{host.address}", trust_env=False, timeout=DEADLINE) as client:
 

@@ -23,6 +23,7 @@ class FakePlatform:
 
     name = "simulated"
     simulated = True
+    trusts_host = True
     protects = "Nothing: it is a fake."
     mrsigner = MRSIGNER
     isv_prod_id = ISV_PROD_ID

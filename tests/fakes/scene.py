@@ -10,7 +10,9 @@ from typing import Any
 
 from rkeyserver.appraisal.appraise import Verdict
 from rkeyserver.appraisal.defaults import default_policy
+from rkeyserver.appraisal.policy import Policy
 from rkeyserver.clock import Clock
+from rkeyserver.errors import RkeyError
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.standby import Received
 from rkeyserver.keyring.keyring import Keyring
@@ -28,6 +30,22 @@ DEFAULT = default_policy("simulated", mrsigner=MRSIGNER, isv_prod_id=ISV_PROD_ID
 PEER = claims_with(platform="simulated", ppid="b2" * 16, mrsigner=MRSIGNER, isv_prod_id=ISV_PROD_ID)
 
 
+class ScriptedGranter(Granter):
+    """One whose own evidence is judged as a test says. judged: by which policies."""
+
+    refuses_self: RkeyError | None = None
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.judged: list[Policy] = []
+
+    async def accepts_self(self, policy: Policy) -> Verdict:
+        self.judged.append(policy)
+        if self.refuses_self is not None:
+            raise self.refuses_self
+        return Verdict(claims=PEER, policy=policy.digest, at=NOW)
+
+
 @dataclass
 class Scene:
     """One instance and what surrounds it."""
@@ -41,7 +59,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         clock = Clock(self.host)
-        self.granter = Granter(attester=self.platform, verifiers={}, clock=clock, random=bytes, instance=bytes(16))
+        self.granter = ScriptedGranter(
+            attester=self.platform, verifiers={}, clock=clock, random=bytes, instance=bytes(16)
+        )
         self.instance = Instance(
             role=Role.STANDBY,
             platform=self.platform,

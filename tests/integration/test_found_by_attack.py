@@ -21,7 +21,7 @@ from tests.attacks.parties import changed, policy_of
 from tests.fakes.keyrings import OTHER_SECRET, SECRET, id_of, keyring_of
 from tests.fakes.processes import DEADLINE, PROGRAM, Ended, Machine, Machines, environment, reserve, rkeyserver
 
-from rkeyserver.cli.status import SECONDS
+from rkeyserver.cli.talk import SECONDS
 from rkeyserver.clock import Clock
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Unavailable
 from rkeyserver.keyring.sealed import seal_keyring

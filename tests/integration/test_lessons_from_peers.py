@@ -97,6 +97,8 @@ def asking(tmp_path_factory: pytest.TempPathFactory) -> Asking:
         clock=clock,
         random=secrets.token_bytes,
         instance=secrets.token_bytes(16),
+        held=None,
+        admins=None,
     )
 
 

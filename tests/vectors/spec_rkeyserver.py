@@ -477,6 +477,8 @@ def _asking(case: Json) -> Asking:
         clock=Clock(lambda: case["now"]),
         random=lambda _size: bytes.fromhex(case["request_nonce"]),
         instance=bytes.fromhex(case["standby_instance"]),
+        held=None,
+        admins=None,
     )
 
 

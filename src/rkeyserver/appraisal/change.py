@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
@@ -219,6 +220,50 @@ def appended(changes: Sequence[str], change: PolicyChange, *, admins: AdminsTabl
     if len(kept) > 1 and parse_policy(parse_change(kept[-2]).policy).admins == admins:
         kept.pop()
     return [*kept, change.text()]
+
+
+@dataclass(frozen=True)
+class Held:
+    """The state of a domain that an instance holds, for the judgement of the next. Fields as in the keyring."""
+
+    domain: str
+    epoch: int
+    sequence: int
+    policy: str
+    changes: Sequence[str]
+
+
+def check_succession(found: Held, *, held: Held | None, root: AdminsTable | None) -> None:
+    """Whether the policy of a keyring that was received is one to believe, by whatever this instance goes by.
+
+    held: what it holds itself, None for nothing; root: the admins that it was started with, None for none. What is
+    older than `held` is not judged by it: it cannot be adopted anyway.
+
+    Raises: Rejected(POLICY_NOT_BELIEVED).
+    """
+    if root is not None:
+        believe(domain=found.domain, policy=found.policy, changes=found.changes, admins=root)
+    if held is None or held.domain != found.domain or (found.epoch, found.sequence) <= (held.epoch, held.sequence):
+        return
+    if (found.policy, list(found.changes)) == (held.policy, list(held.changes)):
+        return
+    admins = parse_policy(held.policy).admins
+    if admins is not None:
+        believe(domain=found.domain, policy=found.policy, changes=found.changes, admins=admins)
+    before = last_sequence(held.changes)
+    try:
+        number = last_sequence(found.changes)
+    except Misuse as error:
+        raise Rejected(
+            Reason.POLICY_NOT_BELIEVED, f"The changes of domain {found.domain} cannot be read. {error}"
+        ) from error
+    if number <= before:
+        raise Rejected(
+            Reason.POLICY_NOT_BELIEVED,
+            f"The policy of domain {found.domain} was made by change {number}; "
+            f"this instance has another one, made by change {before}.",
+            advice="Two primaries have each changed it. Nothing was changed here.",
+        )
 
 
 def believe(*, domain: str, policy: str, changes: Sequence[str], admins: AdminsTable) -> int:

@@ -7,6 +7,7 @@ list is an error, never "all". `any` is a word that has to be written. A platfor
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
@@ -135,6 +136,37 @@ def parse_policy(text: str) -> Policy:
     if document.recovery is not None:
         _check_quorum("recovery", document.recovery.threshold, document.recovery.recipients)
     return Policy(text=text, digest=digest, tables=tables, admins=document.admins, recovery=document.recovery)
+
+
+def parse_admins(text: str) -> AdminsTable:
+    """Admins from a TOML file of their own: the keys of the policy's [admins], at the top.
+
+    Raises: Misuse.
+    """
+    try:
+        admins = msgspec.convert(tomllib.loads(text), AdminsTable)
+    except (ValueError, RecursionError) as error:
+        raise Misuse(
+            f"The admins cannot be read: {error}.", advice='Wanted: threshold = 1 and keys = ["ssh-ed25519 ..."].'
+        ) from error
+    _check_quorum("admins", admins.threshold, admins.keys)
+    return admins
+
+
+def with_admins(policy: Policy, admins: AdminsTable) -> Policy:
+    """`policy` with that [admins] table at its end, or as it is if it has the same.
+
+    Raises: Misuse if it has another.
+    """
+    if policy.admins == admins:
+        return policy
+    if policy.admins is not None:
+        raise Misuse(
+            "The policy names other admins than the file that was given beside it.",
+            advice="Name them in one place, or the same in both.",
+        )
+    keys = "".join(f"    {json.dumps(key)},\n" for key in admins.keys)  # JSON's strings are TOML's
+    return parse_policy(f"{policy.text.rstrip()}\n\n[admins]\nthreshold = {admins.threshold}\nkeys = [\n{keys}]\n")
 
 
 def _check_quorum(name: str, threshold: int, keys: list[str]) -> None:

@@ -34,6 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from rkeyserver.cli.status import status  # noqa: PLC0415
 
                 _print(status(ops, as_json=as_json))
+            case arguments.Identity(given):
+                from rkeyserver.cli.identity import identity  # noqa: PLC0415
+
+                _print(identity(make_config(Options(), check_options(given))))
+            case arguments.PolicyCommand() as asked:
+                from rkeyserver.cli.policy import run  # noqa: PLC0415
+
+                _print(run(asked))
     except RkeyError as error:
         sys.stderr.write(f"rkeyserver: {error}\n")
         return exit_status(error)

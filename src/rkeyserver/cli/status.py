@@ -2,63 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from typing import Any, Final
+from typing import Any
 
-import httpx
-
-from rkeyserver.address import parse_address
-from rkeyserver.config import DEFAULT_OPS
+from rkeyserver.cli import talk
 from rkeyserver.errors import Unavailable, one_line
-from rkeyserver.service.why import why
-
-SECONDS: Final = 5.0
-MAX_STATUS: Final = 1024 * 1024
-
-
-def ask(ops: str) -> dict[str, Any]:
-    """The status of the instance whose operations listener is `ops`. Any user of this machine may be what answers.
-
-    Raises: Misuse for no address; Unavailable if nothing answers there, or something else than an instance.
-    """
-    address = parse_address(ops, DEFAULT_OPS.port)
-    try:
-        code, body = asyncio.run(_get(f"http://{address}/status"))
-    except (httpx.TransportError, TimeoutError) as error:
-        raise Unavailable(
-            f"No instance answers on {address}: {why(error)}.",
-            advice="Is it running? Was it started with another --ops?",
-        ) from error
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        found = None
-    if code != httpx.codes.OK or not isinstance(found, dict):
-        raise Unavailable(
-            f"What is on {address} answers {code}, and no status.",
-            advice="Is that the operations listener of an instance?",
-        )
-    return found
-
-
-async def _get(url: str) -> tuple[int, bytes]:
-    body = b""
-    async with (
-        asyncio.timeout(SECONDS),  # for all of it, however slowly it comes
-        httpx.AsyncClient(trust_env=False, timeout=SECONDS, verify=False) as client,  # noqa: S501 - no TLS here
-        client.stream("GET", url, headers={"accept-encoding": "identity"}) as response,
-    ):
-        async for part in response.aiter_raw():
-            body += part
-            if len(body) > MAX_STATUS:
-                raise httpx.ReadError(f"it answers with more than {MAX_STATUS} bytes")
-        return response.status_code, body
 
 
 def status(ops: str, *, as_json: bool) -> str:
     """The status as text, for people or as JSON."""
-    found = ask(ops)
+    found = talk.get(ops, "/status", "status")
     if as_json:
         return json.dumps(found, indent=2) + "\n"
     try:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Protocol
 
-from rkeyserver.appraisal.appraise import check_identity
+from rkeyserver.appraisal.appraise import Verdict, appraise, check_identity
 from rkeyserver.appraisal.policy import Policy
 from rkeyserver.attestation.evidence import Attester, Identity
-from rkeyserver.attestation.report_data import report_data
+from rkeyserver.attestation.report_data import report_data, transcript_hash
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.attestation.sgx.quote import require_report_data
 from rkeyserver.errors import Reason, Rejected
@@ -23,6 +23,7 @@ class Context(StrEnum):
 
     HAND_OVER_REQUEST = "hand-over request, standby to primary"
     HAND_OVER_GRANT = "hand-over grant, primary to standby"
+    SELF_APPRAISAL = "self-appraisal"
 
 
 class Verifier(Protocol):
@@ -78,3 +79,23 @@ async def prove(
             Reason.IDENTITY_CHANGED, f"The evidence is of {claims.identity}, the exchange began with {claimed}."
         )
     return claims
+
+
+async def appraise_self(
+    attester: Attester, verifiers: dict[str, Verifier], policy: Policy, *, nonce: bytes, now: int
+) -> Verdict:
+    """Whether a policy accepts this very machine, by evidence of its own over `nonce` (fresh random bytes).
+
+    Raises: Rejected as prove() and appraise() do, Unavailable.
+    """
+    transcript = transcript_hash()
+    claims = await prove(
+        vouch(attester, Context.SELF_APPRAISAL, transcript, nonce),
+        context=Context.SELF_APPRAISAL,
+        transcript=transcript,
+        claimed=attester.attester_identity(),
+        policy=policy,
+        verifiers=verifiers,
+        now=now,
+    )
+    return appraise(claims, policy, now=now)

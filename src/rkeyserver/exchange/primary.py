@@ -25,7 +25,7 @@ from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.clock import Clock, utc
 from rkeyserver.errors import Reason, Rejected, Unavailable
 from rkeyserver.exchange import hpke
-from rkeyserver.exchange.attested import Context, Verifier, prove, vouch
+from rkeyserver.exchange.attested import Context, Verifier, appraise_self, prove, vouch
 from rkeyserver.exchange.messages import (
     PROTOCOL_VERSION,
     Challenge,
@@ -192,6 +192,15 @@ class Granter:
         )
         attested = vouch(self._attester, Context.HAND_OVER_GRANT, accepted.transcript, encode(claims))
         return encode(Grant(attested=attested, ciphertext=ciphertext))
+
+    async def accepts_self(self, policy: Policy) -> Verdict:
+        """Judge this very instance by a policy, as a peer would.
+
+        Raises: Rejected with the rule that failed, Unavailable.
+        """
+        return await appraise_self(
+            self._attester, self._verifiers, policy, nonce=self._random(32), now=self._clock.now()
+        )
 
     def close(self) -> None:
         """Erase the key of the challenges."""

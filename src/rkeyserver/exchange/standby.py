@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from rkeyserver.appraisal.appraise import Verdict, appraise
-from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.appraisal.change import Held, check_succession
+from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_policy
 from rkeyserver.attestation.evidence import Attester, Identity
 from rkeyserver.attestation.report_data import transcript_hash
 from rkeyserver.clock import Clock
@@ -41,7 +42,10 @@ from rkeyserver.keyring.keyring import Keyring
 
 @dataclass(frozen=True)
 class Asking:
-    """What an instance asks with: its own attester, verifiers, policy, clock and source of randomness."""
+    """What an instance asks with: its own attester, verifiers, policy, clock and source of randomness.
+
+    held: the keyring's state that it has already; admins: those it was started with; None for none.
+    """
 
     attester: Attester
     verifiers: dict[str, Verifier]
@@ -49,6 +53,14 @@ class Asking:
     clock: Clock
     random: Callable[[int], bytes]
     instance: bytes
+    held: Held | None
+    admins: AdminsTable | None
+
+
+def held_of(keyring: Keyring) -> Held:
+    """What the next keyring of that domain is judged by."""
+    header = keyring.header
+    return Held(header.domain, header.epoch, header.sequence, header.policy, header.changes)
 
 
 @dataclass(frozen=True)
@@ -153,18 +165,22 @@ class Requesting:
                 Reason.KEY_ID_MISMATCH, f"An accepted primary sent a keyring that is none. {error}"
             ) from error
         try:
-            _check_policy(keyring, verdict, now)
+            _check_policy(keyring, verdict, asking, now)
         except Rejected:
             keyring.close()
             raise
         return Received(verdict=verdict, keyring=keyring)
 
 
-def _check_policy(keyring: Keyring, verdict: Verdict, now: int) -> None:
-    """Whether the domain's policy is one to believe: it can be read, and it accepts the very primary that sent it."""
+def _check_policy(keyring: Keyring, verdict: Verdict, asking: Asking, now: int) -> None:
+    """Whether the domain's policy is one to believe.
+
+    It can be read, it accepts the very primary that sent it, and whoever this instance goes by stands behind it.
+    """
     try:
         policy = parse_policy(keyring.header.policy)
         appraise(verdict.claims, policy, now=now)
+        check_succession(held_of(keyring), held=asking.held, root=asking.admins)
     except (Misuse, Rejected) as error:
         raise Rejected(
             Reason.POLICY_NOT_BELIEVED,

@@ -25,6 +25,10 @@ class Platform(Attester, PlatformSealer, Protocol):
         """Whether it protects nothing."""
 
     @property
+    def trusts_host(self) -> bool:
+        """Whether the host's owner is trusted anyway, so that what he says of the policy may count."""
+
+    @property
     def protects(self) -> str:
         """One sentence for people: what it protects against, and what not."""
 

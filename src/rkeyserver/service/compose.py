@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from rkeyserver.appraisal.change import Held
 from rkeyserver.appraisal.policy import Policy
 from rkeyserver.clock import Clock
 from rkeyserver.config import Config
@@ -27,8 +28,10 @@ from rkeyserver.platforms.interface import Platform
 from rkeyserver.secret import MemoryKind, SecretBytes, harden_process
 from rkeyserver.service.adopt import look
 from rkeyserver.service.audit import Audit
+from rkeyserver.service.given import Given
 from rkeyserver.service.instance import Instance, Role
-from rkeyserver.service.serve import open_sockets, serve
+from rkeyserver.service.owner import owner_socket
+from rkeyserver.service.serve import Afterwards, open_sockets, serve
 from rkeyserver.service.start import Joiner, start_primary, start_standby
 from rkeyserver.service.verification import VerifierPool
 
@@ -69,12 +72,14 @@ class Parts:
 
     instance: Instance
     joiner: Joiner
+    given: Given
 
 
 @contextlib.contextmanager
 def assemble(config: Config) -> Iterator[Parts]:
     """Open platform, keystore and audit file, and put an instance together that has no keyring yet."""
     harden_process()
+    given = Given.read(config)
     clock = Clock()
     with contextlib.ExitStack() as stack:
         platform = open_platform(config, clock)
@@ -109,19 +114,25 @@ def assemble(config: Config) -> Iterator[Parts]:
             started=clock.now(),
         )
         stack.callback(instance.close)
-        asking = functools.partial(_asking, platform, verifiers, clock, own_id)
-        yield Parts(instance, Joiner(config, instance, asking, random.random))
+        if given.policy is not None and not platform.trusts_host:
+            raise Misuse(
+                f"--policy says what to accept, and platform {platform.name} does not take that from its host.",
+                advice="Leave it out; a policy that the admins have signed is applied with `rkeyserver policy apply`.",
+            )
 
+        def asking(policy: Policy, held: Held | None) -> Asking:
+            return Asking(
+                attester=platform,
+                verifiers=verifiers,
+                policy=policy,
+                clock=clock,
+                random=secrets.token_bytes,
+                instance=own_id,
+                held=held,
+                admins=given.admins,
+            )
 
-def _asking(platform: Platform, verifiers: dict[str, Verifier], clock: Clock, own_id: bytes, policy: Policy) -> Asking:
-    return Asking(
-        attester=platform,
-        verifiers=verifiers,
-        policy=policy,
-        clock=clock,
-        random=secrets.token_bytes,
-        instance=own_id,
-    )
+        yield Parts(instance, Joiner(config, instance, given, asking, random.random), given)
 
 
 def _say(text: str) -> None:
@@ -140,16 +151,21 @@ async def _run(config: Config) -> None:
             return
         peers = [stack.enter_context(one) for address in config.listen for one in open_sockets(address)]
         ops = [stack.enter_context(one) for one in open_sockets(config.ops)]
-        await serve(parts.instance, peers, ops, functools.partial(_begin, config, parts))
+        # Where the platform does not trust its host, no socket of the host's can be its owner's.
+        trusted = parts.instance.platform.trusts_host
+        owner = [stack.enter_context(owner_socket(config.socket_path))] if trusted else []
+        parts.instance.owner_socket = config.socket_path.absolute() if trusted else None
+        await serve(parts.instance, peers, ops, owner, functools.partial(_begin, config, parts))
 
 
-async def _begin(config: Config, parts: Parts) -> Joiner | None:
+async def _begin(config: Config, parts: Parts) -> Afterwards | None:
     instance = parts.instance
     if config.hosts:
-        return parts.joiner if await start_standby(config, instance, parts.joiner) else None
+        joined = await start_standby(config, instance, parts.joiner)
+        return functools.partial(parts.joiner.follow, joined=joined)
     with instance.deciding("open"):
         own = look(instance.store, instance.platform)
-    start_primary(config, instance, own)
+    await start_primary(config, instance, own, parts.given)
     return None
 
 

@@ -11,17 +11,19 @@ import socket
 from typing import Final
 
 import httpx
+import msgspec
 
 from rkeyserver.address import Address
 from rkeyserver.errors import Reason, Rejected, Unavailable
 from rkeyserver.exchange.messages import MAX_MESSAGE, Challenge, Grant
 from rkeyserver.exchange.standby import Asking, Greeting, Received
-from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH
+from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH, Hint
 from rkeyserver.service.why import why
 
 EXCHANGE_SECONDS: Final = 20.0
 CONNECT_SECONDS: Final = 3.0
 MAX_ADDRESSES: Final = 8
+MAX_HINT: Final = 1024
 
 
 class _NoAnswer(Exception):
@@ -81,6 +83,25 @@ async def _exchange(address: Address, asking: Asking) -> Received:
         grant = await _post(client, HAND_OVER_PATH, requesting.message, MAX_MESSAGE[Grant])
     # Outside, so that nothing is waited for once the keyring is open: it would be lost to a deadline.
     return await requesting.granted(grant)
+
+
+async def fetch_hint(host: Address) -> Hint | None:
+    """What `host` says of its state, by anybody who answers there first; None if nobody does so in time."""
+    url = f"http://{host}{HINT_PATH}"
+    try:
+        async with (
+            asyncio.timeout(CONNECT_SECONDS),
+            httpx.AsyncClient(trust_env=False, verify=False) as client,  # noqa: S501 - no TLS here, and nothing is proved
+            client.stream("GET", url, headers={"accept-encoding": "identity"}) as response,
+        ):
+            answer = bytearray()
+            async for part in response.aiter_raw():
+                answer += part
+                if len(answer) > MAX_HINT:
+                    return None
+        return msgspec.json.decode(answer, type=Hint) if response.status_code == httpx.codes.OK else None
+    except (httpx.TransportError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 async def _post(client: httpx.AsyncClient, path: str, body: bytes, most: int) -> bytes:

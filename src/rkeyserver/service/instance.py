@@ -8,6 +8,7 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from rkeyserver import __version__
@@ -68,6 +69,7 @@ class Instance:
     refused: Counter[str] = field(default_factory=Counter)
     granted: int = 0
     told: int = 0
+    owner_socket: Path | None = None
     started: int = 0
 
     def hold(self, keyring: Keyring) -> None:
@@ -76,6 +78,15 @@ class Instance:
         before, self.keyring, self.policy = self.keyring, keyring, policy
         if before is not None and before is not keyring:
             before.close()
+
+    @contextlib.contextmanager
+    def erasing(self, keyring: Keyring) -> Iterator[Keyring]:
+        """A keyring that is erased when this context ends, unless it is held by then."""
+        try:
+            yield keyring
+        finally:
+            if self.keyring is not keyring:
+                keyring.close()
 
     def close(self) -> None:
         """Erase the keyring."""
@@ -167,6 +178,7 @@ class Instance:
                 {"id": one.id, "created": utc(one.created), "state": str(one.state)}
                 for one in keyring.header.generations
             ],
+            "socket": None if self.owner_socket is None else str(self.owner_socket),
             "policy": None if self.policy is None else self.policy.digest,
             "platform": self.platform.name,
             "machine": self.platform.attester_identity().machine,

@@ -1,10 +1,29 @@
-"""The paths of the peers' listener (docs/spec/exchange.md), apart from client and server: a primary needs no client."""
+"""The listeners' paths and the hint (docs/spec/exchange.md), apart from the client, which a primary does not need."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
+
+import msgspec
+
+from rkeyserver.keyring.keyring import KeyringHeader
 
 HELLO_PATH: Final = "/v1/hello"
 HAND_OVER_PATH: Final = "/v1/hand-over"
 HINT_PATH: Final = "/v1/hint"
+POLICY_PATH: Final = "/v1/policy"  # on the operations listener and on the owner's socket
 CONTENT_TYPE: Final = "application/msgpack"
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class Hint(msgspec.Struct, frozen=True):
+    """What an instance says of its state to anyone. Nothing proves it."""
+
+    domain: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    epoch: _Count
+    sequence: _Count
+
+    def is_after(self, held: KeyringHeader) -> bool:
+        """Whether it is of a later state of the same domain than `held`."""
+        return self.domain == held.domain and (self.epoch, self.sequence) > (held.epoch, held.sequence)

@@ -18,16 +18,17 @@ from starlette.routing import Router
 from rkeyserver.address import Address
 from rkeyserver.errors import Unavailable
 from rkeyserver.service.app import make_app
+from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.limits import Guard, guarded
 from rkeyserver.service.notify import notify
-from rkeyserver.service.ops import make_ops_app
-from rkeyserver.service.start import Joiner
+from rkeyserver.service.ops import make_ops_app, make_owner_app
 
 BACKLOG: Final = 2048
 STOP_SECONDS: Final = 3
 MAX_CONNECTIONS: Final = 2048
 MAX_OPS_CONNECTIONS: Final = 64
+Afterwards = Callable[[], Awaitable[None]]
 _M_MMAP_THRESHOLD: Final = -3
 _MMAP_THRESHOLD: Final = 64 * 1024
 log = logging.getLogger(__name__)
@@ -120,21 +121,25 @@ async def serve(
     instance: Instance,
     peers: list[socket.socket],
     ops: list[socket.socket],
-    begin: Callable[[], Awaitable[Joiner | None]],
+    owner: list[socket.socket],
+    begin: Callable[[], Awaitable[Afterwards | None]],
 ) -> None:
     """Answer from now on, and serve the keyring as soon as `begin` has come to one; until SIGTERM or SIGINT.
 
     Peers and `status` are answered while `begin` still asks: two standbys that ask each other would else both wait.
-    begin: returns what has to ask the hosts on in the background, if they have to be asked.
+    begin: returns what goes on in the background from then on, None for nothing.
 
     Raises: what `begin` raises.
     """
     _give_memory_back()
     loop = asyncio.get_running_loop()
+    authority = Authority(instance)
     servers = [
         (_server(make_app(instance), Guard(total=_connections())), peers),
-        (_server(make_ops_app(instance), Guard(total=MAX_OPS_CONNECTIONS)), ops),
+        (_server(make_ops_app(authority), Guard(total=MAX_OPS_CONNECTIONS)), ops),
+        (_server(make_owner_app(authority), Guard(total=MAX_OPS_CONNECTIONS)), owner),
     ]
+    servers = [(server, sockets) for server, sockets in servers if sockets]
     tasks = [loop.create_task(server.serve(sockets)) for server, sockets in servers]
 
     async def live() -> None:
@@ -142,12 +147,12 @@ async def serve(
             server.started for server, _ in servers
         ):
             await asyncio.sleep(0.001)  # uvicorn has a flag for it and no event
-        again = await begin()
+        afterwards = await begin()
         names = ", ".join(str(Address(*listener.getsockname()[:2])) for listener in peers)
         log.info("Serving as %s on %s; operations on %s.", instance.role, names, Address(*ops[0].getsockname()[:2]))
         notify("READY=1")
-        if again is not None:
-            await again.in_background()
+        if afterwards is not None:
+            await afterwards()
         await loop.create_future()
 
     life = loop.create_task(live())

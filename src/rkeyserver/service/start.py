@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from rkeyserver.address import Address
+from rkeyserver.appraisal.change import Held
 from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.config import Config
-from rkeyserver.errors import Corrupt, RkeyError, Unavailable
-from rkeyserver.exchange.standby import Asking, Received
+from rkeyserver.errors import Corrupt, Rejected, RkeyError, Unavailable
+from rkeyserver.exchange.standby import Asking, Received, held_of
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.adopt import (
     Nothing,
@@ -28,38 +31,46 @@ from rkeyserver.service.adopt import (
     record_of,
 )
 from rkeyserver.service.audit import Line, Peer
+from rkeyserver.service.given import Given
 from rkeyserver.service.instance import Instance
+from rkeyserver.service.routes import Hint
 
 FIRST_SECONDS: Final = 20.0  # for all hosts together, where an own record could be served meanwhile
 FIRST_DELAY: Final = 0.25
 WAITING_DELAY: Final = 5.0
 BACKGROUND_DELAY: Final = 300.0
+HINT_SECONDS: Final = 3.0
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Joiner:
-    """Asks the configured hosts for the keyring. asking: makes the Asking for a policy; jitter: 0 to 1, at random."""
+    """Asks the configured hosts for the keyring.
+
+    asking: makes the Asking for the policy to go by and the state that is held; jitter: 0 to 1, at random.
+    """
 
     config: Config
     instance: Instance
-    asking: Callable[[Policy], Asking]
+    given: Given
+    asking: Callable[[Policy, Held | None], Asking]
     jitter: Callable[[], float]
+    heard: deque[Hint] = field(default_factory=lambda: deque(maxlen=64), init=False)
 
-    def _own_policy(self, own: Own) -> Policy:
+    def _asking(self, own: Own) -> Asking:
         if isinstance(own, Opened):
-            return parse_policy(own.keyring.header.policy)
-        return domain_default(self.instance)
+            return self.asking(parse_policy(own.keyring.header.policy), held_of(own.keyring))
+        return self.asking(self.given.policy or domain_default(self.instance), None)
 
-    async def try_hosts(self, own: Own) -> None:
-        """Ask each host in order; store and hold the first keyring that may be adopted.
+    async def try_hosts(self, own: Own, first: Address | None = None) -> None:
+        """Ask each host in order, `first` before the others; store and hold the first keyring that may be adopted.
 
         Raises: the last host's error, when none gave one. Then nothing has changed.
         """
         from rkeyserver.service.fetch import fetch_keyring  # noqa: PLC0415 - 50 ms that a primary does not need
 
-        hosts: Sequence[Address] = self.config.hosts
-        asking = self.asking(self._own_policy(own))
+        hosts: Sequence[Address] = sorted(self.config.hosts, key=lambda host: host != first)
+        asking = self._asking(own)
         failure: RkeyError = Unavailable("No host was given.")
         for host in hosts:
             try:
@@ -145,21 +156,42 @@ class Joiner:
             else:
                 return
 
-    async def in_background(self) -> None:
-        """Keep asking until a host has answered; with pauses that grow to BACKGROUND_DELAY seconds and never end it."""
+    async def follow(self, *, joined: bool) -> None:
+        """Follow the hosts, without end: ask again until one has answered, and whenever one hints at a later state.
+
+        joined: whether one has answered already. The pauses until one has grow to BACKGROUND_DELAY seconds.
+        """
         delay = WAITING_DELAY
         while True:
-            await asyncio.sleep(delay * (0.5 + self.jitter()))
-            delay = min(delay * 2, BACKGROUND_DELAY)
+            first = await self._hinted(None if joined else delay * (0.5 + self.jitter()))
             keyring = self.instance.keyring
             if keyring is None:
                 return
             try:
-                await self.try_hosts(self._served(keyring))
+                await self.try_hosts(self._served(keyring), first)
             except RkeyError as error:
+                joined, delay = False, min(delay * 2, BACKGROUND_DELAY)
                 log.warning("Still serving from the own record; asking again in about %.0f seconds. %s", delay, error)
             else:
-                return
+                joined, delay = True, WAITING_DELAY
+
+    async def _hinted(self, most: float | None) -> Address | None:
+        """Wait until a host hints at a later state than the one served, and return it; or for `most` seconds.
+
+        A hint proves nothing: all that it can bring about is that a host is asked, once for each state hinted at.
+        """
+        from rkeyserver.service.fetch import fetch_hint  # noqa: PLC0415 - as in try_hosts()
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(most):
+                while keyring := self.instance.keyring:
+                    await asyncio.sleep(HINT_SECONDS * (0.5 + self.jitter()))
+                    for host in self.config.hosts:
+                        hint = await fetch_hint(host)
+                        if hint is not None and hint not in self.heard and hint.is_after(keyring.header):
+                            self.heard.append(hint)
+                            return host
+        return None
 
 
 def domain_default(instance: Instance) -> Policy:
@@ -168,14 +200,17 @@ def domain_default(instance: Instance) -> Policy:
     return default_policy(platform.name, mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id)
 
 
-def start_primary(config: Config, instance: Instance, own: Own) -> None:
+async def start_primary(config: Config, instance: Instance, own: Own, given: Given) -> None:
     """Open the record here, or make the domain's root key on an empty keystore.
 
-    Raises: Rejected(ANOTHER_DOMAIN), Misuse (would have to mint under --domain), Corrupt (does not open), Unavailable.
+    Raises: Rejected (ANOTHER_DOMAIN, or the rule by which a new domain's policy refuses this very machine), Misuse
+    (would have to mint under --domain), Corrupt (does not open), Unavailable.
     """
     match own:
         case Opened(keyring, _record):
             open_own(config, instance, keyring)
+            if given.policy is not None and given.policy.text != keyring.header.policy:
+                log.info("The domain goes by the policy in its record, not by --policy: `rkeyserver policy show`.")
         case Unopenable(error, _record, header):
             with instance.deciding("open", domain=header.domain if header else ""):
                 raise error
@@ -190,13 +225,26 @@ def start_primary(config: Config, instance: Instance, own: Own) -> None:
                         advice="Nothing was changed. Restore the record, or fetch the keyring with -i. "
                         "Only for a new domain: move the audit file elsewhere.",
                     )
-            keyring = Keyring.mint(now=instance.clock.now(), policy=domain_default(instance).text)
+                policy = given.for_a_new_domain(domain_default(instance))
+                await _check_self(instance, policy)
+            keyring = Keyring.mint(now=instance.clock.now(), policy=policy.text)
             instance.audit.write_now(
                 Line(event="mint", verdict="accepted", domain=keyring.domain, sequence=keyring.header.sequence)
             )
             instance.store_keyring(keyring, None)
             instance.hold(keyring)
             log.info("Made the root key of a new domain, %s, and sealed it to this machine.", keyring.domain)
+
+
+async def _check_self(instance: Instance, policy: Policy) -> None:
+    try:
+        await instance.granter.accepts_self(policy)
+    except Rejected as error:
+        raise Rejected(
+            error.reason,
+            f"The new domain's policy does not accept this very machine, so nobody could join from it. {error.message}",
+            advice=f"Nothing was made. {error.advice}",
+        ) from error
 
 
 def open_own(config: Config, instance: Instance, keyring: Keyring) -> None:
@@ -216,7 +264,7 @@ def open_own(config: Config, instance: Instance, keyring: Keyring) -> None:
 async def start_standby(config: Config, instance: Instance, joiner: Joiner) -> bool:
     """Ask the hosts for the keyring; with an own record of the domain, serve from it where none gives one.
 
-    Returns whether the hosts have to be asked again in the background.
+    Returns whether a host has given it.
     Raises: Corrupt for a record that nothing may replace, or the last host's error where there is no record to serve.
     """
     with instance.deciding("open"):
@@ -224,7 +272,7 @@ async def start_standby(config: Config, instance: Instance, joiner: Joiner) -> b
         check_may_ask(own, instance.platform.identity())
     if config.once or not isinstance(own, Opened) or config.domain not in (None, own.keyring.domain):
         await joiner.until(own, config.wait)
-        return False
+        return True
     try:
         async with asyncio.timeout(FIRST_SECONDS):
             await joiner.try_hosts(own)
@@ -232,5 +280,5 @@ async def start_standby(config: Config, instance: Instance, joiner: Joiner) -> b
         code = error.code if isinstance(error, RkeyError) else "no answer in time"
         log.warning("No host gave the keyring; serving from the own record and asking on. (%s)", code)
         open_own(config, instance, own.keyring)
-        return True
-    return False
+        return False
+    return True

@@ -40,6 +40,8 @@ def asking() -> Asking:
         clock=Clock(lambda: NOW),
         random=lambda size: b"r" * size,
         instance=OWN_ID,
+        held=None,
+        admins=None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from tests.fakes.sealer import FakeSealer
 from tests.unit.service.conftest import MakeScene
 
 from rkeyserver.address import Address
+from rkeyserver.appraisal.change import Held
 from rkeyserver.appraisal.policy import Policy
 from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
@@ -25,6 +27,9 @@ from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.service import fetch
 from rkeyserver.service.adopt import Nothing, Opened, Own, look
+from rkeyserver.service.given import Given
+from rkeyserver.service.instance import Instance
+from rkeyserver.service.routes import Hint
 from rkeyserver.service.start import (
     BACKGROUND_DELAY,
     FIRST_DELAY,
@@ -35,6 +40,7 @@ from rkeyserver.service.start import (
     start_standby,
 )
 
+NOTHING_GIVEN = Given(None, None)
 DOMAIN, OTHER_DOMAIN = id_of(SECRET), id_of(OTHER_SECRET)
 A, B, C = (Address(name, 8888) for name in "abc")
 NO_ANSWER = Unavailable("no answer")
@@ -56,6 +62,8 @@ class Hosts:
     policies: list[Policy] = field(default_factory=list)
     jitter: float = 0.5
     meanwhile: Callable[[], object] = lambda: None
+    hints: dict[str, list[Hint | None]] = field(default_factory=dict)
+    given: Given = NOTHING_GIVEN
 
     async def fetch(self, host: Address, asking: Asking) -> Received:
         self.asked.append((asyncio.get_running_loop().time(), host.host))
@@ -67,7 +75,11 @@ class Hosts:
             raise answer
         return answer
 
-    def asking(self, policy: Policy) -> Asking:
+    async def hint(self, host: Address) -> Hint | None:
+        script = self.hints.get(host.host, [None])
+        return script.pop(0) if len(script) > 1 else script[0]
+
+    def asking(self, policy: Policy, held: Held | None) -> Asking:
         instance = self.scene.instance
         return Asking(
             attester=self.scene.platform,
@@ -76,12 +88,14 @@ class Hosts:
             clock=instance.clock,
             random=bytes,
             instance=bytes(16),
+            held=held,
+            admins=None,
         )
 
     def joiner(self, **said: object) -> Joiner:
         hosts = tuple(Address(name, 8888) for name in self.answers)
         config = Config(hosts=hosts, **said)  # type: ignore[arg-type]  # a test says it
-        return Joiner(config, self.scene.instance, self.asking, lambda: self.jitter)
+        return Joiner(config, self.scene.instance, self.given, self.asking, lambda: self.jitter)
 
     @property
     def times(self) -> list[float]:
@@ -98,9 +112,20 @@ def hosts_of(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> HostsOf:
     def make(**answers: Answer | list[Answer]) -> Hosts:
         hosts = Hosts(scene, {name: one if isinstance(one, list) else [one] for name, one in answers.items()})
         monkeypatch.setattr(fetch, "fetch_keyring", hosts.fetch)
+        monkeypatch.setattr(fetch, "fetch_hint", hosts.hint)
         return hosts
 
     return make
+
+
+def primary(config: Config, instance: Instance, own: Own, given: Given = NOTHING_GIVEN) -> None:
+    asyncio.run(start_primary(config, instance, own, given))
+
+
+async def following(hosts: Hosts) -> None:
+    """Follow the hosts for an hour and a half; it never ends by itself."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(hosts.joiner().follow(joined=False), 5400)
 
 
 def opened(scene: Scene, keyring: Keyring) -> Opened:
@@ -121,7 +146,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_an_empty_keystore_gets_a_root_key(scene: Scene) -> None:
     recorded: list[tuple[str, str]] = []
     scene.store.before = lambda: recorded.extend(scene.decisions())
-    start_primary(Config(), scene.instance, Nothing())
+    primary(Config(), scene.instance, Nothing())
     keyring = scene.instance.keyring
     assert keyring is not None
     assert scene.stored().same_as(keyring)
@@ -135,7 +160,7 @@ def test_every_root_key_is_another(make_scene: MakeScene) -> None:
     domains = set()
     for _ in range(3):
         scene = make_scene()
-        start_primary(Config(), scene.instance, Nothing())
+        primary(Config(), scene.instance, Nothing())
         assert scene.instance.keyring is not None
         domains.add(scene.instance.keyring.domain)
         (scene.folder / "audit.jsonl").unlink()
@@ -143,10 +168,10 @@ def test_every_root_key_is_another(make_scene: MakeScene) -> None:
 
 
 def test_no_root_key_is_made_where_the_audit_file_knows_of_one(scene: Scene) -> None:
-    start_primary(Config(), scene.instance, Nothing())
+    primary(Config(), scene.instance, Nothing())
     scene.store.record = None
     with pytest.raises(Corrupt, match="there was a keyring") as raised:
-        start_primary(Config(), scene.instance, Nothing())
+        primary(Config(), scene.instance, Nothing())
     assert '"event":"mint"' in raised.value.message
     assert (scene.store.record, scene.store.writes) == (None, 1)
     assert scene.decisions() == [("mint", "accepted"), ("mint", "refused")]
@@ -154,7 +179,7 @@ def test_no_root_key_is_made_where_the_audit_file_knows_of_one(scene: Scene) -> 
 
 def test_an_own_record_is_opened_and_not_written_again(scene: Scene) -> None:
     own = opened(scene, scene.keyring("a", "b", sequence=3))
-    start_primary(Config(), scene.instance, own)
+    primary(Config(), scene.instance, own)
     assert scene.instance.keyring is own.keyring
     assert scene.store.writes == 0
     assert scene.decisions() == [("open", "accepted")]
@@ -162,7 +187,7 @@ def test_an_own_record_is_opened_and_not_written_again(scene: Scene) -> None:
 
 
 def test_the_domain_that_was_asked_for_is_opened(scene: Scene) -> None:
-    start_primary(Config(domain=DOMAIN), scene.instance, opened(scene, scene.keyring()))
+    primary(Config(domain=DOMAIN), scene.instance, opened(scene, scene.keyring()))
     assert scene.instance.keyring is not None
 
 
@@ -198,7 +223,7 @@ def test_a_start_that_is_refused_touches_nothing_and_is_on_record(
     found = own(scene)
     before = scene.store.record
     with pytest.raises(kind) as raised:
-        start_primary(Config(domain=domain), scene.instance, found)
+        primary(Config(domain=domain), scene.instance, found)
     assert type(raised.value) is kind
     assert (scene.store.record, scene.store.writes, scene.instance.keyring) == (before, 0, None)
     (only,) = scene.lines()
@@ -210,7 +235,7 @@ def test_a_start_that_is_refused_touches_nothing_and_is_on_record(
 def test_no_root_key_is_made_that_is_not_on_record(scene: Scene) -> None:
     scene.audit_fails()
     with pytest.raises(Unavailable, match="audit file"):
-        start_primary(Config(), scene.instance, Nothing())
+        primary(Config(), scene.instance, Nothing())
     assert (scene.store.record, scene.instance.keyring) == (None, None)
 
 
@@ -225,7 +250,7 @@ def test_no_record_is_served_that_was_not_put_on_record(scene: Scene) -> None:
 def test_a_root_key_that_could_not_be_stored_is_not_served(scene: Scene) -> None:
     scene.store.fails = Unavailable("the disk")
     with pytest.raises(Unavailable, match="the disk"):
-        start_primary(Config(), scene.instance, Nothing())
+        primary(Config(), scene.instance, Nothing())
     assert scene.instance.keyring is None
 
 
@@ -465,7 +490,7 @@ def test_a_record_of_another_domain_that_came_meanwhile_stays(scene: Scene, host
 
     async def check() -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(hosts.joiner().in_background(), 100)
+            await asyncio.wait_for(hosts.joiner().follow(joined=False), 100)
 
     run_timeless(check)
     assert (scene.store.record, scene.store.writes) == (restored, 0)
@@ -479,7 +504,7 @@ def test_a_record_that_is_gone_is_written_again_by_the_next_that_comes(scene: Sc
     hosts = hosts_of(a=later)
 
     async def check() -> None:
-        await hosts.joiner().in_background()
+        await following(hosts)
 
     run_timeless(check)
     assert scene.stored().same_as(later.keyring)
@@ -551,7 +576,7 @@ def test_it_asks_on_with_pauses_that_grow_to_a_limit_and_never_ends_by_itself(
     hosts = hosts_of(a=[NO_ANSWER] * 9 + [REFUSED, later])
 
     async def check() -> None:
-        await hosts.joiner().in_background()
+        await following(hosts)
 
     run_timeless(check)
     pauses = [after - before for before, after in zip([0.0, *hosts.times], hosts.times, strict=False)]
@@ -569,7 +594,7 @@ def test_the_pauses_are_jittered(scene: Scene, hosts_of: HostsOf, jitter: float,
     hosts.jitter = jitter
 
     async def check() -> None:
-        await hosts.joiner().in_background()
+        await following(hosts)
 
     run_timeless(check)
     assert hosts.times == pytest.approx([pause])
@@ -581,9 +606,9 @@ def test_a_keystore_that_cannot_be_read_now_does_not_end_it(scene: Scene, hosts_
     hosts = hosts_of(a=scene.received("a", "b", sequence=2))
 
     async def check() -> None:
-        task = asyncio.ensure_future(hosts.joiner().in_background())
+        task = asyncio.ensure_future(following(hosts))
         await asyncio.sleep(40)
-        assert not task.done()
+        assert scene.store.writes == 0
         scene.store.fails = None
         await task
 
@@ -599,7 +624,7 @@ def test_a_fork_found_in_the_background_leaves_what_is_served(scene: Scene, host
 
     async def check() -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(hosts.joiner().in_background(), 100)
+            await asyncio.wait_for(hosts.joiner().follow(joined=False), 100)
 
     run_timeless(check)
     assert scene.instance.keyring is keyring
@@ -611,7 +636,7 @@ def test_it_ends_where_there_is_nothing_to_serve(hosts_of: HostsOf) -> None:
     hosts = hosts_of(a=NO_ANSWER)
 
     async def check() -> None:
-        await hosts.joiner().in_background()
+        await following(hosts)
 
     run_timeless(check)
     assert hosts.asked == []

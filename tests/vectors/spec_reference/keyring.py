@@ -54,7 +54,9 @@ def read_keyring(data: bytes) -> Json:
     end = 4 + struct.unpack_from(">I", data)[0]
     require(4 < end <= len(data), "Corrupt")
     header = read_canonical_json(data[4:end])
-    require(is_object(header, ["version", "domain", "epoch", "sequence", "generations", "policy", "changes"]), "Corrupt")
+    require(
+        is_object(header, ["version", "domain", "epoch", "sequence", "generations", "policy", "changes"]), "Corrupt"
+    )
     require(header["version"] == 1 and is_text(header["domain"], HEX16), "Corrupt")
     require(is_int(header["epoch"], 0, 2**62) and is_int(header["sequence"], 0, 2**62), "Corrupt")
     require(isinstance(header["policy"], str) and 1 <= len(header["policy"]) <= 131072, "Corrupt")

@@ -110,6 +110,8 @@ class Recorder:
             clock=Clock(lambda: NOW),
             random=lambda _size: self.hex("request_nonce"),
             instance=self.hex("standby_instance"),
+            held=None,
+            admins=None,
         )
         setattr(standby, "OneTimeKey", lambda: one_time_key(self.shared))  # noqa: B010 - no attribute of that type
         try:

@@ -61,6 +61,7 @@ class SimulatedPlatform:
 
     name = "simulated"
     simulated = True
+    trusts_host = True
     protects = PROTECTS
     verify = anchor.verify
 

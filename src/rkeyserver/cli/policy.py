@@ -1,0 +1,202 @@
+"""`rkeyserver policy`: show it, and change it by documents that its admins sign."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rkeyserver.appraisal.change import (
+    MAX_CHANGE,
+    PolicyChange,
+    check_authority,
+    parse_change,
+    propose,
+    sign,
+    signers,
+)
+from rkeyserver.appraisal.narrowing import narrows
+from rkeyserver.appraisal.policy import MAX_POLICY, Policy, parse_policy
+from rkeyserver.cli import talk
+from rkeyserver.cli.admin_key import load_admin_key
+from rkeyserver.cli.arguments import PolicyCommand
+from rkeyserver.cli.policy_edit import admitted, parse_line, removed
+from rkeyserver.errors import Misuse, Rejected, Unavailable, one_line
+from rkeyserver.service.routes import POLICY_PATH
+
+
+def run(asked: PolicyCommand) -> str:
+    """Carry out one command of `policy`; returns what to print.
+
+    Raises: RkeyError.
+    """
+    match asked.action:
+        case "show":
+            return show(asked.ops)
+        case "propose":
+            made = make_proposal(asked.ops, asked.file)
+        case "sign" if asked.file is not None:
+            made = sign_file(asked.file, asked.keys)
+        case "apply" if asked.file is not None:
+            return apply_file(asked.ops, asked.file)
+        case _:
+            return edit(asked.ops, asked.line, asked.keys, asked.output, admit=asked.action == "admit")
+    if asked.output is None:
+        return made
+    _write(asked.output, made)
+    return f"Written to {asked.output}.\n"
+
+
+@dataclass(frozen=True)
+class Present:
+    """The policy of a running instance. change: the number of the change that made it, 0 for none."""
+
+    domain: str
+    change: int
+    policy: Policy
+
+
+def present(ops: str) -> Present:
+    """Ask the instance whose operations listener is `ops`.
+
+    Raises: Unavailable, Misuse.
+    """
+    found = talk.get(ops, POLICY_PATH, "policy")
+    try:
+        return Present(str(found["domain"]), int(found["change"]), parse_policy(found["policy"]))
+    except (LookupError, TypeError, ValueError, Misuse) as error:
+        raise Unavailable(f"What is on {ops} answers with something else than a policy.") from error
+
+
+def show(ops: str) -> str:
+    """The policy document, below four lines of comment that say whose it is."""
+    now = present(ops)
+    admins = now.policy.admins
+    by = "its owner" if admins is None else f"{admins.threshold} of {len(admins.keys)} admins"
+    return (
+        f"# domain {now.domain}\n# policy {now.policy.digest}, by change {now.change}\n# changed by: {by}\n\n"
+        f"{_shown(now.policy.text)}"
+    )
+
+
+def make_proposal(ops: str, file: Path | None) -> str:
+    """A change to the policy in `file`, or to the present one (for its admins to sign), that nobody has signed."""
+    now = present(ops)
+    text = now.policy.text if file is None else _read(file, MAX_POLICY)
+    change = _proposed(now, text)
+    _tell(now.policy, change)
+    return change.text() + "\n"
+
+
+def sign_file(file: Path, keys: Sequence[Path]) -> str:
+    """The change in `file` with signatures by `keys`; what is signed is told on stderr."""
+    change = parse_change(_read(file, MAX_CHANGE))
+    sys.stderr.write(
+        f"Signing change {change.sequence} of domain {change.domain}, to this policy:\n\n{change.policy}\n"
+    )
+    return _signed(change, keys).text() + "\n"
+
+
+def apply_file(ops: str, file: Path) -> str:
+    """Have the running instance apply the change in `file`."""
+    return apply(ops, parse_change(_read(file, MAX_CHANGE)))
+
+
+def apply(ops: str, change: PolicyChange) -> str:
+    """Have the running instance apply a change: a signed one by whoever has it, another one by the owner.
+
+    Raises: what the instance says.
+    """
+    socket = None if change.signatures else _owner_socket(ops)
+    done = talk.post(ops, POLICY_PATH, change.text().encode(), "answer to a change", socket=socket)
+    try:
+        return _told(done)
+    except (LookupError, TypeError) as error:
+        raise Unavailable(f"What is on {ops} answers with something else than what it has done.") from error
+
+
+def edit(ops: str, line: str, keys: Sequence[Path], output: Path | None, *, admit: bool) -> str:
+    """Admit a machine or remove it: the change is made, signed by `keys` and applied.
+
+    Raises: Rejected(NOT_SIGNED) where more signatures are wanted; with `output` the change is written there first.
+    """
+    now, machine = present(ops), parse_line(line)
+    change = _signed(_proposed(now, (admitted if admit else removed)(now.policy, machine)), keys)
+    try:
+        check_authority(change, now.policy.admins, owner=not change.signatures)
+    except Rejected as error:
+        if output is None:
+            advice = f"{error.advice} With -o FILE the change is written, for them to sign."
+            raise Rejected(error.reason, error.message, advice=advice) from error
+        _write(output, change.text() + "\n")
+        advice = f"{error.advice} It is in {output}: `rkeyserver policy sign` there, then `rkeyserver policy apply`."
+        raise Rejected(error.reason, error.message, advice=advice) from error
+    return apply(ops, change)
+
+
+def _shown(text: str) -> str:
+    # A terminal obeys what it is shown, and somebody else may have written this.
+    return "".join(one_line(line.replace("\t", "    ")) + "\n" for line in text.rstrip().splitlines())
+
+
+def _proposed(now: Present, text: str) -> PolicyChange:
+    return propose(domain=now.domain, sequence=now.change + 1, replaces=now.policy.text, policy=text)
+
+
+def _signed(change: PolicyChange, keys: Sequence[Path]) -> PolicyChange:
+    for key in keys:
+        change = sign(change, load_admin_key(key))
+    return change
+
+
+def _tell(before: Policy, change: PolicyChange) -> None:
+    narrowed = narrows(before, parse_policy(change.policy))
+    lines = [f"Change {change.sequence} of domain {change.domain}."]
+    lines += [f"Accepts less: {one}" for one in narrowed]
+    if narrowed:
+        lines.append("So it will add a generation of the root key.")
+    if before.admins is not None:
+        wanted = before.admins.threshold - len(signers(change, before.admins))
+        lines.append(f"Signatures wanted: {wanted} of {len(before.admins.keys)} admins.")
+    sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _told(done: dict[str, Any]) -> str:
+    lines = [f"Change {done['change']} of domain {done['domain']} is in force: policy {done['policy']}."]
+    lines += [f"Accepts less: {one}" for one in done["narrowed"]]
+    if done["generation"] is not None:
+        lines.append(f"A generation was added: {done['generation']}.")
+    return "\n".join(lines) + "\n"
+
+
+def _owner_socket(ops: str) -> str:
+    found = talk.get(ops, "/status", "status").get("socket")
+    if not isinstance(found, str):
+        raise Misuse(
+            "The change has no signature, and this instance takes none from its owner.",
+            advice="Sign it: `rkeyserver policy sign`.",
+        )
+    return found
+
+
+def _read(file: Path, most: int) -> str:
+    try:
+        if str(file) == "-":
+            text = sys.stdin.read(most + 1)
+        else:
+            with file.open(encoding="utf-8") as opened:
+                text = opened.read(most + 1)
+    except OSError as error:
+        raise Misuse(f"{file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise Misuse(f"{file} is no text in UTF-8.") from error
+    return text
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Unavailable(f"{file} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,91 @@
+"""Putting a machine into a policy document or taking it out, with everything else left as it was written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tomlkit
+from tomlkit.items import Array
+
+from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.errors import Misuse
+
+
+@dataclass(frozen=True)
+class MachineLine:
+    """A machine as logs and `rkeyserver identity` print it: PLATFORM MACHINE, and a name that people call it by."""
+
+    platform: str
+    machine: str
+    name: str = ""
+
+
+def parse_line(text: str) -> MachineLine:
+    """Read such a line.
+
+    Raises: Misuse.
+    """
+    words = text.split(maxsplit=2)
+    if len(words) < 2:  # noqa: PLR2004 - platform and machine
+        raise Misuse(
+            f"{text!r} names no machine.",
+            advice="Wanted is the line that `rkeyserver identity` prints there: PLATFORM MACHINE.",
+        )
+    return MachineLine(*words)
+
+
+def admitted(policy: Policy, line: MachineLine) -> str:
+    """The text of `policy` with that machine accepted.
+
+    Raises: Misuse if it is accepted already, if any machine is, or if the policy has no such platform.
+    """
+    document, machines = _machines(policy, line)
+    if line.machine in machines:
+        raise Misuse(f"The policy accepts machine {line.machine} already.")
+    machines.add_line(line.machine, comment=line.name or None)
+    machines.add_line()
+    return _checked(document)
+
+
+def removed(policy: Policy, line: MachineLine) -> str:
+    """The text of `policy` with that machine taken out.
+
+    Raises: Misuse if it is not in it, or is the last one.
+    """
+    document, machines = _machines(policy, line)
+    if line.machine not in machines:
+        raise Misuse(
+            f"The policy does not name machine {line.machine}.", advice="`rkeyserver policy show` lists those it does."
+        )
+    if len(machines) == 1:
+        raise Misuse(
+            f"Machine {line.machine} is the only one of [{line.platform}]; without it nothing would be accepted.",
+            advice="Admit another one first, or propose a policy without that table.",
+        )
+    machines.remove(line.machine)
+    return _checked(document)
+
+
+def _machines(policy: Policy, line: MachineLine) -> tuple[tomlkit.TOMLDocument, Array]:
+    table = policy.tables.get(line.platform)
+    if table is None:
+        raise Misuse(
+            f"The policy accepts no machine of platform {line.platform}; it has: {', '.join(sorted(policy.tables))}.",
+            advice="Propose a policy with such a table.",
+        )
+    if table.machines == "any":
+        raise Misuse(
+            f"The policy accepts any machine of platform {line.platform}: there is no list to change.",
+            advice="Propose a policy that names machines: `rkeyserver policy propose FILE`.",
+        )
+    document = tomlkit.parse(policy.text)
+    machines = document[line.platform]["machines"]
+    if not isinstance(machines, Array):
+        raise Misuse("The policy's list of machines is in a form that cannot be edited.", advice="Propose a new text.")
+    return document, machines
+
+
+def _checked(document: tomlkit.TOMLDocument) -> str:
+    text = tomlkit.dumps(document)
+    parse_policy(text)
+    return text

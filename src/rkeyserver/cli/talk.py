@@ -1,0 +1,99 @@
+"""Talking to a running instance on this machine: its operations listener, or its owner's socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from rkeyserver.address import parse_address
+from rkeyserver.config import DEFAULT_OPS
+from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
+from rkeyserver.service.owner import reachable
+from rkeyserver.service.why import why
+
+SECONDS: Final = 5.0
+CHANGE_SECONDS: Final = 30.0  # it verifies, writes to the disk and waits for it
+MAX_ANSWER: Final = 1024 * 1024
+
+
+def get(ops: str, path: str, what: str) -> dict[str, Any]:
+    """What the instance whose operations listener is `ops` answers to GET `path`; what: how a person calls that.
+
+    Any user of this machine may be what answers.
+    Raises: Misuse for no address; Unavailable if nothing answers there, or something else than an instance; what the
+    instance answers.
+    """
+    address = parse_address(ops, DEFAULT_OPS.port)
+    try:
+        code, body = asyncio.run(_ask("GET", f"http://{address}{path}", b"", None, SECONDS))
+    except (httpx.TransportError, TimeoutError) as error:
+        raise Unavailable(
+            f"No instance answers on {address}: {why(error)}.",
+            advice="Is it running? Was it started with another --ops?",
+        ) from error
+    return _answer(code, body, str(address), what)
+
+
+def post(ops: str, path: str, body: bytes, what: str, *, socket: str | None) -> dict[str, Any]:
+    """POST to an instance: to its owner's `socket`, or where that is None to its operations listener.
+
+    Raises: as get().
+    """
+    where = socket or str(parse_address(ops, DEFAULT_OPS.port))
+    try:
+        if socket is None:
+            code, answer = asyncio.run(_ask("POST", f"http://{where}{path}", body, None, CHANGE_SECONDS))
+        else:
+            with reachable(Path(socket)) as name:
+                code, answer = asyncio.run(_ask("POST", f"http://localhost{path}", body, name, CHANGE_SECONDS))
+    except (httpx.TransportError, OSError) as error:  # TimeoutError is one
+        raise Unavailable(
+            f"No instance answers on {where}: {why(error)}.",
+            advice="Only the user who runs the instance, and root, can reach its owner's socket." if socket else "",
+        ) from error
+    return _answer(code, answer, where, what)
+
+
+async def _ask(method: str, url: str, body: bytes, uds: str | None, seconds: float) -> tuple[int, bytes]:
+    answer = b""
+    # One of the two is None; without TLS there is nothing to verify, and no proxy of the environment comes between.
+    transport = None if uds is None else httpx.AsyncHTTPTransport(uds=uds, verify=False)
+    async with (
+        asyncio.timeout(seconds),  # for all of it, however slowly it comes
+        httpx.AsyncClient(trust_env=False, timeout=seconds, verify=False, transport=transport) as client,  # noqa: S501
+        client.stream(method, url, content=body or None, headers={"accept-encoding": "identity"}) as response,
+    ):
+        async for part in response.aiter_raw():
+            answer += part
+            if len(answer) > MAX_ANSWER:
+                raise httpx.ReadError(f"it answers with more than {MAX_ANSWER} bytes")
+        return response.status_code, answer
+
+
+def _answer(code: int, body: bytes, where: str, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict) and code == httpx.codes.OK:
+        return found
+    if isinstance(found, dict) and isinstance(found.get("message"), str):
+        raise _error(found)
+    raise Unavailable(
+        f"What is on {where} answers {code}, and no {what}.", advice="Is that the operations listener of an instance?"
+    )
+
+
+def _error(found: dict[str, Any]) -> RkeyError:
+    """The instance's own error, as it raised it."""
+    message, advice = found["message"], str(found.get("advice", ""))
+    if found.get("error") == Rejected.code:
+        with contextlib.suppress(ValueError):
+            return Rejected(Reason(found.get("reason")), message, advice=advice)
+    kinds = {kind.code: kind for kind in (Misuse, Corrupt, Unavailable)}
+    return kinds.get(str(found.get("error")), Unavailable)(message, advice=advice)

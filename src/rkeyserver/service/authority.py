@@ -1,0 +1,146 @@
+"""Changing the domain's policy, at a primary (docs/spec/policy.md, "Changes"; design invariants 4, 8 and 9).
+
+A change is judged whole before anything is touched; then it is recorded, stored, and only then in force. What narrows
+the policy adds a generation, so that whoever is left out has no key that is made from now on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+import msgspec
+
+from rkeyserver.appraisal.change import (
+    PolicyChange,
+    appended,
+    check_authority,
+    check_next,
+    digest,
+    parse_change,
+    signers,
+)
+from rkeyserver.appraisal.narrowing import narrows
+from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
+from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.sealed import set_aside_name
+from rkeyserver.service.audit import Line
+from rkeyserver.service.instance import Instance, Role, reason_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a change has done. narrowed: in which ways less is accepted now; generation: the id of the one it added."""
+
+    domain: str
+    change: int
+    sequence: int
+    policy: str
+    narrowed: list[str]
+    generation: str | None
+
+
+@dataclass
+class Authority:
+    """Applies changes to one instance's keyring, one after the other."""
+
+    instance: Instance
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    async def apply(self, document: bytes, *, owner: bool) -> Applied:
+        """Judge a change and put it into force.
+
+        owner: whether it came from the owner of this machine; that counts only where the platform trusts its host.
+        Raises: Misuse, Rejected, Unavailable; then nothing has changed.
+        """
+        change = parse_change(document)
+        async with self._lock:
+            try:
+                return await self._apply(change, owner=owner and self.instance.platform.trusts_host)
+            except RkeyError as error:
+                self.instance.refused[reason_of(error)] += 1
+                raise
+
+    async def _apply(self, change: PolicyChange, *, owner: bool) -> Applied:
+        instance = self.instance
+        keyring, before = instance.keyring, instance.policy
+        if keyring is None or before is None:
+            raise Unavailable("This instance has no keyring yet.")
+        if instance.role is not Role.PRIMARY:
+            raise Misuse(
+                "This instance is a standby; a policy is changed at the primary.",
+                advice="If the primary is gone for good, restart this one without -i: then it is the primary.",
+            )
+        header = keyring.header
+        check_next(change, domain=header.domain, policy=header.policy, changes=header.changes)
+        after = parse_policy(change.policy)
+        check_authority(change, before.admins, owner=owner)
+        await self._check_self(after)
+        narrowed = narrows(before, after)
+        with instance.erasing(
+            keyring.changed(
+                policy=change.policy,
+                changes=appended(header.changes, change, admins=before.admins),
+                rotate=bool(narrowed),
+                now=instance.clock.now(),
+            )
+        ) as new:
+            await self._commit(change, before, keyring, new)
+        applied = Applied(
+            domain=new.domain,
+            change=change.sequence,
+            sequence=new.header.sequence,
+            policy=after.digest,
+            narrowed=narrowed,
+            generation=new.current.id if narrowed else None,
+        )
+        log.info("Policy change %d of domain %s is in force: policy %s.", change.sequence, new.domain, after.digest)
+        if narrowed:
+            log.info("It accepts less (%s), so generation %s was added.", "; ".join(narrowed), applied.generation)
+        return applied
+
+    async def _check_self(self, after: Policy) -> None:
+        try:
+            await self.instance.granter.accepts_self(after)
+        except Rejected as error:
+            raise Rejected(
+                error.reason,
+                f"The new policy does not accept this very machine, so nobody could join from it. {error.message}",
+                advice="Nothing was changed. To take this machine off, make another one the primary first.",
+            ) from error
+
+    async def _commit(self, change: PolicyChange, before: Policy, keyring: Keyring, new: Keyring) -> None:
+        instance = self.instance
+        by = [] if before.admins is None else signers(change, before.admins)
+        line = Line(
+            event="policy",
+            verdict="accepted",
+            domain=new.domain,
+            sequence=new.header.sequence,
+            policy=digest(change.policy),
+            found=f"change {change.sequence}, replaces {change.replaces}, by {', '.join(by) or 'the owner'}",
+        )
+        await instance.audit.write(line)
+        try:
+            self._store(keyring, new)
+        except RkeyError as error:
+            # A second line: the first says that it may be, this one that it was not.
+            await instance.audit.write(
+                msgspec.structs.replace(line, verdict="refused", reason=reason_of(error), found=error.message)
+            )
+            raise
+        instance.hold(new)
+
+    def _store(self, keyring: Keyring, new: Keyring) -> None:
+        instance = self.instance
+        if instance.keyring is not keyring:
+            raise Unavailable("The keyring was replaced while this change was recorded.")
+        stored = instance.store.load()
+        if stored is None:
+            raise Unavailable("The record here is gone; nothing is changed until it is back.")
+        instance.store_keyring(new, set_aside_name(stored))
+        instance.store_keyring(new, set_aside_name(stored))

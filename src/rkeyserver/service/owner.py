@@ -1,0 +1,84 @@
+"""The socket of this machine's owner: only who runs the instance, and root, can connect to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from rkeyserver.errors import Misuse, Unavailable
+
+MOST: Final = 107  # bytes of a socket's path that the kernel takes
+
+
+@contextlib.contextmanager
+def reachable(path: Path) -> Iterator[str]:
+    """A name of `path` that is short enough for a socket's address, for the time of this context.
+
+    Raises: OSError if its folder cannot be opened, Misuse if its own name is too long.
+    """
+    if len(os.fsencode(path)) <= MOST:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        short = f"/proc/self/fd/{folder}/{path.name}"
+        if len(os.fsencode(short)) > MOST:
+            raise Misuse(f"The name {path.name} is too long for a socket.", advice="Name another with --socket.")
+        yield short
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def owner_socket(path: Path) -> Iterator[socket.socket]:
+    """A listening socket at `path`, for this user alone; gone again when the context ends.
+
+    A socket that is left there by an instance that was killed is replaced; anything else is not touched.
+    Raises: Misuse if something else is there, Unavailable if it cannot be made.
+    """
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listener:
+        try:
+            with reachable(path) as name:
+                _clear(path, name)
+                before = os.umask(0o177)  # from the first moment on nobody else can connect
+                try:
+                    listener.bind(name)
+                finally:
+                    os.umask(before)
+            listener.listen()
+            made = path.lstat().st_ino
+        except OSError as error:
+            raise Unavailable(
+                f"The owner's socket {path} cannot be made: {error.strerror}.",
+                advice="Make its folder writable, or name another with --socket.",
+            ) from error
+        listener.setblocking(False)  # noqa: FBT003 - the socket module's signature
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(OSError):
+                if path.lstat().st_ino == made:
+                    path.unlink()
+
+
+def _clear(path: Path, name: str) -> None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise Misuse(
+            f"The owner's socket cannot be {path}: there is something else.", advice="Name another with --socket."
+        )
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+        try:
+            probe.connect(name)
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise Unavailable(f"Another program listens on {path}.", advice="Name another with --socket.")
