@@ -39,7 +39,9 @@ async def _run(folder: Path, port: int, backups: int, exchanges: int) -> list[fl
         policy=default_policy(platform.name, mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id),
         clock=clock,
         random=secrets.token_bytes,
-        held=None, admins=None, instance=secrets.token_bytes(16),
+        held=None,
+        admins=None,
+        instance=secrets.token_bytes(16),
     )
     host = Address("127.0.0.1", port)
     await asyncio.gather(*(_backup(host, asking, exchanges, took) for _ in range(backups)))

@@ -159,6 +159,7 @@ mrsigner = ["{mrsigner}"]
 isv_prod_id = 1
 min_isv_svn = 1
 tcb_statuses = ["UpToDate"]
+out_of_date_grace_days = 0
 rejected_advisories = "none"
 min_tcb_evaluation_data_number = 1
 dynamic_platform = "accept"

@@ -61,6 +61,9 @@ SAID: dict[str, tuple[str, object, dict[str, object]]] = {
     "platform": ('"simulated"', "simulated", {"platform": "simulated"}),
     "machine": ('"m"', "m", {"machine": Path("m")}),
     "ops": ('"localhost"', "localhost", {"ops": Address("localhost", 9888)}),
+    "policy": ('"p"', "p", {"policy": Path("p")}),
+    "admins": ('"a"', "a", {"admins": Path("a")}),
+    "socket": ('"/run/r"', "/run/r", {"socket": Path("/run/r")}),
     "audit": ('"/var/log/a"', "/var/log/a", {"audit": Path("/var/log/a")}),
     "log-level": ('"debug"', "debug", {"log_level": "debug"}),
 }  # fmt: skip
@@ -133,6 +136,9 @@ WRONG: dict[str, list[object]] = {
     "machine": ["", 0, "/a\0b"],
     "ops": ["", ":9888", 9888, ["localhost"], "localhost:x"],
     "audit": ["", 0, "/a\0b"],
+    "policy": ["", 0, "/a\0b"],
+    "admins": ["", 0, ["a"]],
+    "socket": ["", True, "/a\0b"],
     "log-level": ["", "DEBUG", "trace", "warn", 10],
 }
 CASES = [(name, value) for name, values in WRONG.items() for value in values]

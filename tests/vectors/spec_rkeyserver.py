@@ -441,9 +441,6 @@ def judge(case: Json) -> str:
             "cpu_svn": "",
             "pce_svn": 0,
             "sgx_type": 0,
-            "platform_status": "",
-            "qe_status": "",
-            "tcb_date": 0,
             "issued": 0,
         }
     )

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from tests.vectors.spec_cases import FOLDER, SPEC
 from tests.vectors.test_spec_vectors import generator
 
-from rkeyserver.appraisal import appraise, defaults, policy
+from rkeyserver.appraisal import defaults, policy, policy_errors, rules
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.errors import EXIT_STATUS, HTTP_STATUS, Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange import messages
@@ -272,8 +272,15 @@ def test_statuses_that_a_policy_can_name() -> None:
 
 def test_appraisal_has_a_row_for_every_rule() -> None:
     rows = table("policy.md", "Appraisal")
-    assert len(rows) == len(appraise.RULES) + 3
-    assert {reason for _, reason in rows} <= {str(reason) for reason in Reason}
+    found = [(one.name, str(one.reason)) for one in rules.RULES]
+    first = [(rules.PLATFORM.name, str(rules.PLATFORM.reason)), (rules.MACHINE.name, str(rules.MACHINE.reason))]
+    assert [(name, reason) for name, _, reason in rows] == [*first, *found]
+
+
+def test_errors_have_words_for_every_key() -> None:
+    structs = (policy.PolicyDocument, policy.SgxPolicy, policy.AdminsTable, policy.RecoveryTable)
+    assert set(policy_errors.WANTED) == {name for one in structs for name in one.__struct_fields__}
+    assert policy_errors.WANTED["tcb_statuses"] == f"a list of {', '.join(get_args(policy.TcbStatus))}"
 
 
 def test_the_default_policy_is_the_files() -> None:

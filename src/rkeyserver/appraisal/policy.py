@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from rkeyserver.appraisal.policy_errors import broken, wrong, wrong_form
 from rkeyserver.errors import Misuse
 
 Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -33,17 +34,26 @@ NotEmpty = msgspec.Meta(min_length=1)
 Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Switch = Literal["accept", "refuse"]
 
-# Statuses by Intel's names. "Revoked" is not among them: no policy accepts it. Nor are the OutOfDate ones yet: they
-# need a grace period to be stated beside them.
-TcbStatus = Literal["UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"]
+# Statuses by Intel's names. "Revoked" is not among them: no policy accepts it.
+TcbStatus = Literal[
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+]
 
 
 class SgxPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is accepted of platforms with SGX evidence.
 
     machines: PPIDs (hex), or "any". mrenclave, mrsigner: SHA-256 (hex); one of the two has to be named.
-    isv_prod_id, min_isv_svn: product and its least version. tcb_statuses: accepted ones. rejected_advisories: refused
-    ones, or "none". min_tcb_evaluation_data_number: least; never 0, which would accept collateral of any age.
+    isv_prod_id, min_isv_svn: product and its least version. tcb_statuses: accepted ones.
+    out_of_date_grace_days: how long after its TCB date an OutOfDate platform is accepted, if such a status is; else 0.
+    It is the grace period of Intel's quote appraisal (SGX DCAP), for platform and quoting enclave alike.
+    rejected_advisories: refused ones, or "none".
+    min_tcb_evaluation_data_number: least; never 0, which would accept collateral of any age.
     dynamic_platform, cached_keys, smt: what to do with a platform whose certificate says that it has them.
     """
 
@@ -53,6 +63,7 @@ class SgxPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     isv_prod_id: Uint16
     min_isv_svn: Uint16
     tcb_statuses: Annotated[list[TcbStatus], NotEmpty]
+    out_of_date_grace_days: Annotated[int, msgspec.Meta(ge=0, le=3650)]
     rejected_advisories: Literal["none"] | Annotated[list[Advisory], NotEmpty]
     min_tcb_evaluation_data_number: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
     dynamic_platform: Switch
@@ -90,6 +101,12 @@ class PolicyDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recovery: RecoveryTable | None = None
 
 
+class AdminsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that names admins and nothing else."""
+
+    admins: AdminsTable
+
+
 @dataclass(frozen=True)
 class Policy:
     """A policy that was read without error.
@@ -111,45 +128,51 @@ MAX_POLICY: Final = 128 * 1024
 def parse_policy(text: str) -> Policy:
     """Read a policy document.
 
-    Raises: Misuse with what was found where: broken TOML, an unknown or missing key, an empty list, a contradiction.
+    Raises: Misuse with the line, the key, what was found and what is wanted: broken TOML, an unknown or missing key, a
+    wrong value, an empty list, a contradiction.
     """
     if len(text) > MAX_POLICY:
         raise Misuse(f"The policy has {len(text)} characters; at most {MAX_POLICY} are read.")
     try:
         digest = hashlib.sha256(text.encode()).hexdigest()
-        document = msgspec.convert(tomllib.loads(text), PolicyDocument)
+        found = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        # ValueError is the base of what both raise, and what they let through: a lone surrogate, an endless number.
-        raise Misuse(f"The policy cannot be read: {error}.", advice="docs/spec/policy.md lists every key.") from error
+        # ValueError is the base of what it raises, and what it lets through: a lone surrogate, an endless number.
+        raise broken(text, error) from error
+    try:
+        document = msgspec.convert(found, PolicyDocument)
+    except msgspec.ValidationError as error:
+        raise wrong_form(text, found, error) from error
     tables = {
         name: table for name, table in (("sgx", document.sgx), ("simulated", document.simulated)) if table is not None
     }
     if not tables:
-        raise Misuse("The policy names no platform, so it would accept nothing.", advice="Add a table, such as [sgx].")
+        raise wrong(text, (), "it names no platform, so it would accept nothing: add a table, such as [sgx]")
     if "simulated" in tables and len(tables) > 1:
-        raise Misuse("The policy mixes `simulated`, which protects nothing, with a real platform.")
+        raise wrong(text, ("simulated",), "it mixes `simulated`, which protects nothing, with a real platform")
     for name, table in tables.items():
-        if table.mrenclave == "any" and table.mrsigner == "any":
-            raise Misuse(f"The policy's [{name}] accepts any code: neither mrenclave nor mrsigner is named.")
+        _check_table(text, name, table)
     if document.admins is not None:
-        _check_quorum("admins", document.admins.threshold, document.admins.keys)
+        _check_quorum(text, "admins", "keys", document.admins.threshold, document.admins.keys)
     if document.recovery is not None:
-        _check_quorum("recovery", document.recovery.threshold, document.recovery.recipients)
+        _check_quorum(text, "recovery", "recipients", document.recovery.threshold, document.recovery.recipients)
     return Policy(text=text, digest=digest, tables=tables, admins=document.admins, recovery=document.recovery)
 
 
 def parse_admins(text: str) -> AdminsTable:
-    """Admins from a TOML file of their own: the keys of the policy's [admins], at the top.
+    """Admins from a TOML file of their own, which has an [admins] table as a policy has it and nothing else.
 
-    Raises: Misuse.
+    Raises: Misuse, as parse_policy().
     """
     try:
-        admins = msgspec.convert(tomllib.loads(text), AdminsTable)
+        found = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Misuse(
-            f"The admins cannot be read: {error}.", advice='Wanted: threshold = 1 and keys = ["ssh-ed25519 ..."].'
-        ) from error
-    _check_quorum("admins", admins.threshold, admins.keys)
+        raise broken(text, error, "admins") from error
+    try:
+        admins = msgspec.convert(found, AdminsDocument).admins
+    except msgspec.ValidationError as error:
+        raise wrong_form(text, found, error, "admins") from error
+    _check_quorum(text, "admins", "keys", admins.threshold, admins.keys)
     return admins
 
 
@@ -169,9 +192,33 @@ def with_admins(policy: Policy, admins: AdminsTable) -> Policy:
     return parse_policy(f"{policy.text.rstrip()}\n\n[admins]\nthreshold = {admins.threshold}\nkeys = [\n{keys}]\n")
 
 
-def _check_quorum(name: str, threshold: int, keys: list[str]) -> None:
+def _check_table(text: str, name: str, table: SgxPolicy) -> None:
+    if table.mrenclave == "any" and table.mrsigner == "any":
+        raise wrong(text, (name, "mrsigner"), "it accepts any code: neither mrenclave nor mrsigner is named")
+    for key in ("machines", "mrenclave", "mrsigner", "tcb_statuses", "rejected_advisories"):
+        _check_once(text, (name, key), getattr(table, key))
+    out_of_date = [status for status in table.tcb_statuses if status.startswith("OutOfDate")]
+    days = (name, "out_of_date_grace_days")
+    if out_of_date and not table.out_of_date_grace_days:
+        raise wrong(
+            text, days, f"tcb_statuses names {out_of_date[0]}, which 0 days of grace never accept: state how many"
+        )
+    if table.out_of_date_grace_days and not out_of_date:
+        raise wrong(text, days, "there is grace, but tcb_statuses names no OutOfDate status that it is for: say 0")
+
+
+def _check_once(text: str, path: tuple[str, str], named: str | list[str]) -> None:
+    if isinstance(named, str) or len(set(named)) == len(named):
+        return
+    twice = next(index for index, one in enumerate(named) if one in named[:index])
+    raise wrong(text, (*path, twice), f"it names {named[twice]} twice")
+
+
+def _check_quorum(text: str, name: str, key: str, threshold: int, keys: list[str]) -> None:
     if threshold > len(keys):
-        raise Misuse(f"The policy's [{name}] wants {threshold} of {len(keys)} keys: that many there never are.")
+        raise wrong(text, (name, "threshold"), f"it wants {threshold} of {len(keys)} keys: that many there never are")
     # By the key alone: one person under two names would count twice.
-    if len({" ".join(key.split()[:2]) for key in keys}) != len(keys):
-        raise Misuse(f"The policy's [{name}] names a key twice.")
+    bare = [" ".join(one.split()[:2]) for one in keys]
+    for index, one in enumerate(bare):
+        if one in bare[:index]:
+            raise wrong(text, (name, key, index), "it names a key twice")

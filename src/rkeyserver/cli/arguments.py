@@ -176,8 +176,8 @@ def parse(argv: Sequence[str]) -> Command:
         found = status_parser().parse_args(argv[1:])
         return Status(found.ops, found.json)
     if argv and argv[0] == "identity":
-        found = vars(identity_parser().parse_args(argv[1:]))
-        return Identity({name: value for name, value in found.items() if value is not None})
+        said = vars(identity_parser().parse_args(argv[1:]))
+        return Identity({name: value for name, value in said.items() if value is not None})
     if argv and argv[0] == "policy":
         return _policy_command(policy_parser().parse_args(argv[1:]))
     given = {name.replace("_", "-"): value for name, value in vars(serve_parser().parse_args(argv)).items()}

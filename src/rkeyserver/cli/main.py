@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             case arguments.Identity(given):
                 from rkeyserver.cli.identity import identity  # noqa: PLC0415
 
+                log.set_up("warning")
                 _print(identity(make_config(Options(), check_options(given))))
             case arguments.PolicyCommand() as asked:
                 from rkeyserver.cli.policy import run  # noqa: PLC0415

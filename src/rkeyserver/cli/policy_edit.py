@@ -42,8 +42,15 @@ def admitted(policy: Policy, line: MachineLine) -> str:
     document, machines = _machines(policy, line)
     if line.machine in machines:
         raise Misuse(f"The policy accepts machine {line.machine} already.")
-    machines.add_line(line.machine, comment=line.name or None)
-    machines.add_line()
+    if "\n" in machines.as_string():
+        machines.add_line(line.machine, comment=line.name or None)
+        return _checked(document)
+    rows = tomlkit.array()  # the list was on one line: now each machine has its own, and room for its name
+    for machine in machines:
+        rows.add_line(str(machine))
+    rows.add_line(line.machine, comment=line.name or None)
+    rows.add_line(indent="")
+    document[line.platform]["machines"] = rows
     return _checked(document)
 
 

@@ -94,6 +94,6 @@ def _error(found: dict[str, Any]) -> RkeyError:
     message, advice = found["message"], str(found.get("advice", ""))
     if found.get("error") == Rejected.code:
         with contextlib.suppress(ValueError):
-            return Rejected(Reason(found.get("reason")), message, advice=advice)
+            return Rejected(Reason(str(found.get("reason"))), message, advice=advice)
     kinds = {kind.code: kind for kind in (Misuse, Corrupt, Unavailable)}
     return kinds.get(str(found.get("error")), Unavailable)(message, advice=advice)

@@ -143,4 +143,3 @@ class Authority:
         if stored is None:
             raise Unavailable("The record here is gone; nothing is changed until it is back.")
         instance.store_keyring(new, set_aside_name(stored))
-        instance.store_keyring(new, set_aside_name(stored))

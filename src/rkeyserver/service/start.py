@@ -15,7 +15,7 @@ from rkeyserver.appraisal.change import Held
 from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.config import Config
-from rkeyserver.errors import Corrupt, Rejected, RkeyError, Unavailable
+from rkeyserver.errors import Corrupt, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.standby import Asking, Received, held_of
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.adopt import (
@@ -78,7 +78,7 @@ class Joiner:
                     received = await fetch_keyring(host, asking)
             except RkeyError as error:
                 failure = error
-                log.warning("%s", error)
+                log.warning("%s%s", error, self._line_for(error))
                 continue
             try:
                 await self._adopt(received, own, host)
@@ -89,6 +89,13 @@ class Joiner:
                 continue
             return
         raise failure
+
+    def _line_for(self, error: RkeyError) -> str:
+        """What enrols this machine, where a host has refused it."""
+        if not isinstance(error, Rejected) or error.reason is not Reason.REFUSED_BY_PEER:
+            return ""
+        own = self.instance.platform.attester_identity()
+        return f' This machine is: {own.platform} {own.machine} (to admit it: rkeyserver policy admit "LINE").'
 
     async def _adopt(self, received: Received, own: Own, host: Address) -> None:
         if (

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.claims import CLAIMS, NOW, claims_with, document, policy_with, table
 
-from rkeyserver.appraisal.appraise import RULES, Verdict, appraise, check_identity
-from rkeyserver.appraisal.policy import parse_policy
+from rkeyserver.appraisal.appraise import Verdict, appraise, check_identity, explain
+from rkeyserver.appraisal.policy import TcbStatus, parse_policy
+from rkeyserver.appraisal.rules import DAY, MACHINE, PLATFORM, RULES
 from rkeyserver.attestation.evidence import Identity
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.errors import Reason, Rejected
@@ -27,6 +29,16 @@ class Edge:
     accepted: dict[str, object] = field(default_factory=dict)
     policy: dict[str, object] = field(default_factory=dict)
 
+
+GRACE: dict[str, object] = {
+    "tcb_statuses": ["UpToDate", "OutOfDate", "OutOfDateConfigurationNeeded"],
+    "out_of_date_grace_days": 30,
+}
+BOTH: dict[str, object] = {
+    "tcb_status": "OutOfDateConfigurationNeeded",
+    "platform_status": "OutOfDateConfigurationNeeded",
+    "qe_status": "OutOfDate",
+}
 
 EDGES: dict[str, Edge] = {
     "machine": Edge(Reason.MACHINE_NOT_NAMED, {"ppid": OTHER_HEX16}, (OTHER_HEX16, "1", f"sgx {OTHER_HEX16}")),
@@ -62,6 +74,41 @@ EDGES: dict[str, Edge] = {
         ("ConfigurationNeeded", "no advisory", "UpToDate, SWHardeningNeeded"),
         accepted={"tcb_status": "SWHardeningNeeded"},
         policy={"tcb_statuses": ["UpToDate", "SWHardeningNeeded"]},
+    ),
+    "out of date, and not yet for too long": Edge(
+        Reason.TCB_TOO_OLD,
+        {"tcb_status": "OutOfDate", "platform_status": "OutOfDate", "tcb_date": NOW - 30 * DAY - 1},
+        ("OutOfDate", "2026-04-28T20:26:39Z", "2026-04-28T20:26:40Z", "30 days", "now, 2026-05-28T20:26:40Z"),
+        accepted={"tcb_status": "OutOfDate", "platform_status": "OutOfDate", "tcb_date": NOW - 30 * DAY},
+        policy=GRACE,
+    ),
+    "a quoting enclave out of date, and not yet for too long": Edge(
+        Reason.TCB_TOO_OLD,
+        {"tcb_status": "OutOfDate", "qe_status": "OutOfDate", "tcb_date": NOW, "qe_tcb_date": NOW - 30 * DAY - 1},
+        ("2026-04-28T20:26:39Z",),
+        accepted={"tcb_status": "OutOfDate", "qe_status": "OutOfDate", "tcb_date": 0, "qe_tcb_date": NOW - 30 * DAY},
+        policy=GRACE,
+    ),
+    "both out of date, the older one counts": Edge(
+        Reason.TCB_TOO_OLD,
+        BOTH | {"tcb_date": NOW - 31 * DAY, "qe_tcb_date": NOW},
+        ("OutOfDateConfigurationNeeded",),
+        accepted=BOTH | {"tcb_date": NOW - 29 * DAY, "qe_tcb_date": NOW - 30 * DAY},
+        policy=GRACE,
+    ),
+    "out of date, and neither says why": Edge(
+        Reason.TCB_TOO_OLD,
+        {"tcb_status": "OutOfDate", "tcb_date": NOW, "qe_tcb_date": NOW - 31 * DAY},
+        ("OutOfDate",),
+        accepted={"tcb_status": "OutOfDate", "tcb_date": NOW, "qe_tcb_date": NOW},
+        policy=GRACE,
+    ),
+    "grace is for nothing else": Edge(
+        Reason.TCB_STATUS,
+        {"tcb_status": "ConfigurationNeeded", "tcb_date": NOW},
+        ("ConfigurationNeeded",),
+        accepted={"tcb_date": 0, "qe_tcb_date": 0},
+        policy=GRACE,
     ),
     "evaluation number": Edge(
         Reason.TCB_TOO_OLD,
@@ -160,9 +207,9 @@ def test_debug_is_refused_by_every_policy() -> None:
 
 
 def test_revoked_is_refused_by_every_policy() -> None:
-    every = ["UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"]
+    every = policy_with(tcb_statuses=list(get_args(TcbStatus)), out_of_date_grace_days=3650)
     with pytest.raises(Rejected) as raised:
-        appraise(claims_with(tcb_status="Revoked"), policy_with(tcb_statuses=every), now=NOW)
+        appraise(claims_with(tcb_status="Revoked"), every, now=NOW)
     assert raised.value.reason is Reason.TCB_STATUS
 
 
@@ -175,12 +222,18 @@ ORDER: list[tuple[Reason, dict[str, object]]] = [
     (Reason.WRONG_SIGNER, {"mrsigner": CLAIMS.mrsigner}),
     (Reason.WRONG_PRODUCT, {"isv_prod_id": CLAIMS.isv_prod_id}),
     (Reason.VERSION_TOO_LOW, {"isv_svn": CLAIMS.isv_svn}),
-    (Reason.TCB_STATUS, {"tcb_status": "UpToDate"}),
+    (Reason.TCB_STATUS, {"tcb_status": "OutOfDate"}),
+    (Reason.TCB_TOO_OLD, {"tcb_date": CLAIMS.tcb_date, "qe_tcb_date": CLAIMS.qe_tcb_date}),
     (Reason.TCB_TOO_OLD, {"tcb_eval_data_number": CLAIMS.tcb_eval_data_number}),
     (Reason.ADVISORY, {"advisory_ids": ()}),
-    (Reason.PLATFORM_CONFIGURATION, {"dynamic_platform": "False", "cached_keys": "False", "smt_enabled": "False"}),
+    (Reason.PLATFORM_CONFIGURATION, {"dynamic_platform": "False"}),
+    (Reason.PLATFORM_CONFIGURATION, {"cached_keys": "False"}),
+    (Reason.PLATFORM_CONFIGURATION, {"smt_enabled": "False"}),
     (Reason.TCB_TOO_OLD, {"expires": CLAIMS.expires}),
 ]
+
+
+NAMES = [PLATFORM.name, MACHINE.name, *(rule.name for rule in RULES)]
 
 
 def test_the_first_rule_that_fails_is_the_reason() -> None:
@@ -193,6 +246,8 @@ def test_the_first_rule_that_fails_is_the_reason() -> None:
         isv_prod_id=0,
         isv_svn=0,
         tcb_status="Revoked",
+        tcb_date=0,
+        qe_tcb_date=0,
         tcb_eval_data_number=0,
         advisory_ids=("INTEL-SA-00615",),
         dynamic_platform="True",
@@ -200,14 +255,62 @@ def test_the_first_rule_that_fails_is_the_reason() -> None:
         smt_enabled="True",
         expires=0,
     )
-    policy = policy_with()
+    policy = policy_with(tcb_statuses=["OutOfDate"], out_of_date_grace_days=60)
+    failing = len(ORDER)
     for reason, repair in ORDER:
         with pytest.raises(Rejected) as raised:
             appraise(claims, policy, now=NOW)
         assert raised.value.reason is reason
+        checks = explain(claims, policy, now=NOW)
+        assert [one.name for one in checks] == NAMES
+        first = checks[len(NAMES) - failing]
+        assert (first.passed, first.reason, first.advice) == (False, str(reason), raised.value.advice)
+        assert all(one.passed for one in checks[: len(NAMES) - failing])
+        failing -= 1
         claims = replace(claims, **repair)  # type: ignore[arg-type]  # a table of all fields has no narrower type
-    assert appraise(claims, policy, now=NOW).claims == CLAIMS
-    assert len(ORDER) == len(RULES) + len(("platform", "machine", "expiry"))
+    assert appraise(claims, policy, now=NOW).claims == claims == replace(CLAIMS, tcb_status="OutOfDate")
+    assert all(one.passed and not one.advice for one in explain(claims, policy, now=NOW))
+    assert len(ORDER) == len(NAMES)
+
+
+def test_what_there_is_no_table_for_is_not_shown_as_passed() -> None:
+    checks = explain(claims_with(platform="simulated"), policy_with(), now=NOW)
+    assert [one.name for one in checks] == NAMES
+    assert [one.passed for one in checks] == [False, *[None] * (len(NAMES) - 1)]
+    assert (checks[0].found, checks[0].wanted) == ("simulated", "sgx")
+
+
+@pytest.mark.parametrize("edge", EDGES.values(), ids=EDGES)
+def test_an_explanation_has_the_verdict_and_the_words_of_the_judgement(edge: Edge) -> None:
+    policy = policy_with(**edge.policy)
+    assert all(one.passed for one in explain(claims_with(**edge.accepted), policy, now=NOW))
+    failed = [one for one in explain(claims_with(**edge.refused), policy, now=NOW) if one.passed is False]
+    with pytest.raises(Rejected) as raised:
+        appraise(claims_with(**edge.refused), policy, now=NOW)
+    # Each case breaks one rule alone, so this is also the table of what each single rule refuses.
+    assert [(one.reason, one.advice) for one in failed] == [(str(edge.reason), raised.value.advice)]
+    assert failed[0].wanted
+
+
+def test_every_rule_is_the_only_one_that_fails_for_some_claims() -> None:
+    alone = set()
+    for edge in EDGES.values():
+        checks = explain(claims_with(**edge.refused), policy_with(**edge.policy), now=NOW)
+        alone |= {one.name for one in checks if one.passed is False}
+    assert alone == set(NAMES)
+
+
+OPEN: dict[str, object] = {"machines": "any", "mrenclave": "any", "rejected_advisories": "none", "smt": "accept"}
+
+
+def test_what_a_policy_leaves_open_is_shown_so() -> None:
+    claims = claims_with(ppid=OTHER_HEX16, advisory_ids=("INTEL-SA-00615",), smt_enabled="True")
+    shown = {one.name: (one.found, one.wanted) for one in explain(claims, policy_with(**OPEN), now=NOW)}
+    assert shown["machines"] == (OTHER_HEX16, "any")
+    assert shown["mrenclave"] == (CLAIMS.mrenclave, "any")
+    assert shown["rejected_advisories"] == ("INTEL-SA-00615", "any")
+    assert shown["smt"] == ("True", "any")
+    assert shown["out_of_date_grace_days"] == ("not out of date", "not out of date")
 
 
 def test_each_platform_is_judged_by_its_own_table() -> None:

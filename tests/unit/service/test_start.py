@@ -645,14 +645,14 @@ def test_it_ends_where_there_is_nothing_to_serve(hosts_of: HostsOf) -> None:
 # A standby's start
 
 
-def started(hosts: Hosts, again: list[bool] | None = None, **said: object) -> None:
-    """Run start_standby(); what it returns goes into `again`."""
+def started(hosts: Hosts, joined: list[bool] | None = None, **said: object) -> None:
+    """Run start_standby(); what it returns goes into `joined`."""
 
     async def check() -> None:
         joiner = hosts.joiner(**said)
         found = await start_standby(joiner.config, hosts.scene.instance, joiner)
-        if again is not None:
-            again.append(found)
+        if joined is not None:
+            joined.append(found)
 
     run_timeless(check)
 
@@ -667,10 +667,10 @@ def test_without_a_record_it_asks_for_as_long_as_it_was_told(scene: Scene, hosts
 
 
 def test_without_a_record_it_serves_what_it_received(scene: Scene, hosts_of: HostsOf) -> None:
-    again: list[bool] = []
+    joined: list[bool] = []
     received = scene.received()
-    started(hosts_of(a=[NO_ANSWER, received]), again)
-    assert again == [False]
+    started(hosts_of(a=[NO_ANSWER, received]), joined)
+    assert joined == [True]
     assert scene.instance.keyring is received.keyring
 
 
@@ -683,10 +683,10 @@ def test_with_a_record_it_serves_at_once_and_asks_on(
 ) -> None:
     keyring = scene.keyring()
     before = scene.holds_record_of(keyring)
-    again: list[bool] = []
+    joined: list[bool] = []
     hosts = hosts_of(a=answer)
-    started(hosts, again)
-    assert again == [True]
+    started(hosts, joined)
+    assert joined == [False]
     assert hosts.times == [0.0]
     assert scene.instance.keyring is not None
     assert scene.instance.keyring.same_as(keyring)
@@ -697,9 +697,9 @@ def test_with_a_record_it_serves_at_once_and_asks_on(
 
 def test_another_domain_at_the_host_leaves_the_own_record_served(scene: Scene, hosts_of: HostsOf) -> None:
     scene.holds_record_of(scene.keyring())
-    again: list[bool] = []
-    started(hosts_of(a=scene.received(secret=OTHER_SECRET)), again)
-    assert again == [True]
+    joined: list[bool] = []
+    started(hosts_of(a=scene.received(secret=OTHER_SECRET)), joined)
+    assert joined == [False]
     assert scene.instance.keyring is not None
     assert scene.instance.keyring.domain == DOMAIN
     assert scene.decisions() == [("join", "refused"), ("open", "accepted")]
@@ -707,9 +707,9 @@ def test_another_domain_at_the_host_leaves_the_own_record_served(scene: Scene, h
 
 def test_with_a_record_and_a_host_that_answers_nothing_is_asked_again(scene: Scene, hosts_of: HostsOf) -> None:
     scene.holds_record_of(scene.keyring())
-    again: list[bool] = []
-    started(hosts_of(a=scene.received("a", "b", sequence=2)), again)
-    assert again == [False]
+    joined: list[bool] = []
+    started(hosts_of(a=scene.received("a", "b", sequence=2)), joined)
+    assert joined == [True]
     assert scene.instance.keyring is not None
     assert len(scene.instance.keyring.generation_ids) == 2
 

@@ -25,7 +25,10 @@ def either(*tests: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: any(test(value) for test in tests)
 
 
-STATUSES: Final = "UpToDate|SWHardeningNeeded|ConfigurationNeeded|ConfigurationAndSWHardeningNeeded"
+STATUSES: Final = (
+    "UpToDate|SWHardeningNeeded|ConfigurationNeeded|ConfigurationAndSWHardeningNeeded"
+    "|OutOfDate|OutOfDateConfigurationNeeded"
+)
 KEYS: Final[dict[str, Callable[[object], bool]]] = {
     "machines": either(one_of("any"), list_of(HEX16)),
     "mrenclave": either(one_of("any"), list_of(HEX32)),
@@ -33,6 +36,7 @@ KEYS: Final[dict[str, Callable[[object], bool]]] = {
     "isv_prod_id": within(0, 65535),
     "min_isv_svn": within(0, 65535),
     "tcb_statuses": list_of(STATUSES),
+    "out_of_date_grace_days": within(0, 3650),
     "rejected_advisories": either(one_of("none"), list_of("INTEL-SA-[0-9]{5}")),
     "min_tcb_evaluation_data_number": within(1, 2147483648),
     "dynamic_platform": one_of("accept", "refuse"),
@@ -54,6 +58,10 @@ def read_policy(text: str) -> Json:
         require(isinstance(table, dict) and set(table) == set(KEYS), "Misuse")
         require(all(test(table[key]) for key, test in KEYS.items()), "Misuse")
         require(table["mrenclave"] != "any" or table["mrsigner"] != "any", "Misuse")
+        for value in table.values():
+            require(not isinstance(value, list) or len(set(value)) == len(value), "Misuse")
+        late = {"OutOfDate", "OutOfDateConfigurationNeeded"} & set(table["tcb_statuses"])
+        require(bool(late) == (table["out_of_date_grace_days"] > 0), "Misuse")
     return found
 
 
@@ -73,6 +81,10 @@ def appraise(claims: Json, policy: Json, now: int) -> None:
     require(claims["isv_prod_id"] == table["isv_prod_id"], "wrong-product")
     require(claims["isv_svn"] >= table["min_isv_svn"], "version-too-low")
     require(claims["tcb_status"] in table["tcb_statuses"], "tcb-status")
+    if "OutOfDate" in claims["tcb_status"]:
+        levels = ((claims["platform_status"], claims["tcb_date"]), (claims["qe_status"], claims["qe_tcb_date"]))
+        oldest = min(date for status, date in levels if "OutOfDate" in status)
+        require(oldest + table["out_of_date_grace_days"] * 86400 >= now, "tcb-too-old")
     require(claims["tcb_eval_data_number"] >= table["min_tcb_evaluation_data_number"], "tcb-too-old")
     refused = [] if table["rejected_advisories"] == "none" else table["rejected_advisories"]
     require(not set(claims["advisory_ids"]) & set(refused), "advisory")

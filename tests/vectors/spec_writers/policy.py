@@ -16,6 +16,7 @@ KEYS = {
     "isv_prod_id": "1",
     "min_isv_svn": "3",
     "tcb_statuses": '["UpToDate", "SWHardeningNeeded"]',
+    "out_of_date_grace_days": "0",
     "rejected_advisories": '["INTEL-SA-00615"]',
     "min_tcb_evaluation_data_number": "17",
     "dynamic_platform": '"refuse"',
@@ -31,6 +32,10 @@ CLAIMS: Json = {
     "isv_svn": 3,
     "debug": False,
     "tcb_status": "UpToDate",
+    "platform_status": "UpToDate",
+    "qe_status": "UpToDate",
+    "tcb_date": NOW - 30 * 86_400,
+    "qe_tcb_date": NOW - 30 * 86_400,
     "advisory_ids": [],
     "tcb_eval_data_number": 17,
     "dynamic_platform": "False",
@@ -73,7 +78,17 @@ REFUSED = {
     "a product below zero": "version = 1\n" + table(isv_prod_id="-1"),
     "a product of 17 bits": "version = 1\n" + table(isv_prod_id="65536"),
     "a version as text": "version = 1\n" + table(min_isv_svn='"1"'),
-    "OutOfDate accepted": "version = 1\n" + table(tcb_statuses='["OutOfDate"]'),
+    "OutOfDate without grace": "version = 1\n" + table(tcb_statuses='["OutOfDate"]'),
+    "OutOfDateConfigurationNeeded without grace": "version = 1\n"
+    + table(tcb_statuses='["OutOfDateConfigurationNeeded"]'),
+    "grace without OutOfDate": "version = 1\n" + table(out_of_date_grace_days="30"),
+    "grace below zero": "version = 1\n" + table(out_of_date_grace_days="-1"),
+    "grace above the limit": "version = 1\n" + table(tcb_statuses='["OutOfDate"]', out_of_date_grace_days="3651"),
+    "a machine twice": "version = 1\n" + table(machines=f'["{MACHINE}", "{OTHER_MACHINE}", "{MACHINE}"]'),
+    "a measurement twice": "version = 1\n" + table(mrenclave=f'["{CODE}", "{CODE}"]'),
+    "a signer twice": "version = 1\n" + table(mrsigner=f'["{SIGNER}", "{SIGNER}"]'),
+    "a status twice": "version = 1\n" + table(tcb_statuses='["UpToDate", "UpToDate"]'),
+    "an advisory twice": "version = 1\n" + table(rejected_advisories='["INTEL-SA-00001", "INTEL-SA-00001"]'),
     "Revoked accepted": "version = 1\n" + table(tcb_statuses='["Revoked"]'),
     "any TCB status": "version = 1\n" + table(tcb_statuses='"any"'),
     "an advisory that is none": "version = 1\n" + table(rejected_advisories='["SA-1"]'),
@@ -131,6 +146,28 @@ LAX_CLAIMS: Json = {
 }
 
 
+GRACE = "version = 1\n" + table(
+    tcb_statuses='["UpToDate", "OutOfDate", "OutOfDateConfigurationNeeded"]', out_of_date_grace_days="30"
+)
+LATE: Json = {"tcb_status": "OutOfDate", "platform_status": "OutOfDate"}
+LATE_BOTH: Json = {
+    "tcb_status": "OutOfDateConfigurationNeeded",
+    "platform_status": "OutOfDateConfigurationNeeded",
+    "qe_status": "OutOfDate",
+}
+WITHIN_GRACE: dict[str, Json] = {
+    "the platform": LATE,
+    "the quoting enclave": {"tcb_status": "OutOfDate", "qe_status": "OutOfDate", "tcb_date": 0},
+    "both": LATE_BOTH,
+    "none, whatever the dates": {"tcb_date": 0, "qe_tcb_date": 0},
+}
+PAST_GRACE: dict[str, Json] = {
+    "the platform": LATE | {"tcb_date": NOW - 30 * 86_400 - 1, "qe_tcb_date": NOW},
+    "the quoting enclave": {"tcb_status": "OutOfDate", "qe_status": "OutOfDate", "qe_tcb_date": NOW - 30 * 86_400 - 1},
+    "the older of both": LATE_BOTH | {"tcb_date": NOW, "qe_tcb_date": NOW - 30 * 86_400 - 1},
+}
+
+
 def content() -> Json:
     """The file's content."""
     shared: Json = {"text": GOOD, "claims": CLAIMS, "now": NOW}
@@ -147,11 +184,20 @@ def content() -> Json:
             case("digest", "read policy"),
             case("digest of a lax policy", "read policy", text=LAX),
             case("digest of a policy for simulated", "read policy", text="version = 1\n" + table("simulated")),
+            case("digest of a policy with grace", "read policy", text=GRACE),
             case("a comment counts", "read policy", text=GOOD + "# another digest\n"),
             *(case(f"refused: {name}", "read policy", text=text, error="Misuse") for name, text in REFUSED.items()),
             case("as long as it may be", "read policy", comment=131_072 - len(GOOD)),
             case("refused: a character longer", "read policy", comment=131_073 - len(GOOD), error="Misuse"),
             *(case(f"accepted: {name}", "appraise", claims=CLAIMS | given) for name, given in ACCEPTED.items()),
+            *(
+                case(f"within grace: {name}", "appraise", text=GRACE, claims=CLAIMS | given)
+                for name, given in WITHIN_GRACE.items()
+            ),
+            *(
+                case(f"past grace: {name}", "appraise", text=GRACE, claims=CLAIMS | given, error="tcb-too-old")
+                for name, given in PAST_GRACE.items()
+            ),
             case("accepted: anything, where anything is named", "appraise", text=LAX, claims=CLAIMS | LAX_CLAIMS),
             case("a debug enclave, where anything is named", "appraise", text=LAX, claims=CLAIMS | {"debug": True})
             | {"error": "debug-enclave"},

@@ -29,7 +29,8 @@ class SgxClaims:
     dynamic_platform, cached_keys, smt_enabled: "True", "False" or "Undefined", from that certificate.
     tcb_status: the platform's and the quoting enclave's joined, by Intel's names; those that no policy accepts too,
     since genuine is not yet acceptable. platform_status, qe_status: each alone. advisory_ids: of both.
-    tcb_eval_data_number: the least of TCB info and QE identity. tcb_date: when the platform's level was current.
+    tcb_eval_data_number: the least of TCB info and QE identity. tcb_date, qe_tcb_date: when the level of
+    the platform, and of the quoting enclave, was current.
     issued, expires: latest issue date and earliest expiration of everything verified.
     report_data: 64 bytes. Dates are seconds since 1970 UTC.
     """
@@ -55,6 +56,7 @@ class SgxClaims:
     advisory_ids: tuple[str, ...]
     tcb_eval_data_number: int
     tcb_date: int
+    qe_tcb_date: int
     issued: int
     expires: int
     report_data: bytes
@@ -155,6 +157,7 @@ def from_library(platform: str, verified: str) -> SgxClaims:
         advisory_ids=tuple(found.tcb.advisory_ids),
         tcb_eval_data_number=min(found.tcb.eval_data_number, found.qe.tcb_eval_data_number),
         tcb_date=int(found.platform.tcb_level.tcbDate.timestamp()),
+        qe_tcb_date=int(found.qe.tcb_level.tcbDate.timestamp()),
         issued=max(found.latest_issue_date, found.qe_iden_latest_issue_date),
         expires=min(found.earliest_expiration_date, found.qe_iden_earliest_expiration_date),
         report_data=bytes.fromhex(enclave.report_data),

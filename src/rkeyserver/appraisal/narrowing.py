@@ -1,0 +1,64 @@
+"""Does a new policy accept less than the one it replaces? What then has to follow is not for this module to say."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rkeyserver.appraisal.policy import Policy, SgxPolicy
+
+_LISTS: Final = {
+    "machines": "machine",
+    "mrenclave": "MRENCLAVE",
+    "mrsigner": "MRSIGNER",
+    "tcb_statuses": "TCB status",
+}
+_FLOORS: Final = ("min_isv_svn", "min_tcb_evaluation_data_number")
+_SWITCHES: Final = ("dynamic_platform", "cached_keys", "smt")
+
+
+def narrows(old: Policy, new: Policy) -> list[str]:
+    """Every way in which `new` accepts less than `old`, one sentence each; empty if in none.
+
+    By the rules, not by what they come to together: what only another rule had refused already counts too.
+    """
+    said: list[str] = []
+    for name, before in old.tables.items():
+        after = new.tables.get(name)
+        if after is None:
+            said.append(f"[{name}]: the platform is no longer accepted.")
+        else:
+            said += [f"[{name}] {sentence}" for sentence in _narrower(before, after)]
+    return said
+
+
+def _narrower(old: SgxPolicy, new: SgxPolicy) -> list[str]:
+    said = []
+    for key, what in _LISTS.items():
+        before, after = getattr(old, key), getattr(new, key)
+        if after == "any":
+            continue
+        if before == "any":
+            said.append(f"{key}: any {what} was accepted, now only {len(after)} named.")
+        else:
+            said += [f"{key}: {what} {one} is no longer accepted." for one in before if one not in after]
+    if old.isv_prod_id != new.isv_prod_id:
+        said.append(f"isv_prod_id: product {old.isv_prod_id} is no longer accepted, now {new.isv_prod_id}.")
+    said += [
+        f"{key}: the floor was {getattr(old, key)}, now {getattr(new, key)}."
+        for key in _FLOORS
+        if getattr(old, key) < getattr(new, key)
+    ]
+    if old.out_of_date_grace_days > new.out_of_date_grace_days:
+        said.append(
+            f"out_of_date_grace_days: the grace was {old.out_of_date_grace_days} days, "
+            f"now {new.out_of_date_grace_days}."
+        )
+    if new.rejected_advisories != "none":
+        before = [] if old.rejected_advisories == "none" else old.rejected_advisories
+        said += [f"rejected_advisories: {one} is refused now." for one in new.rejected_advisories if one not in before]
+    said += [
+        f"{key}: was accepted, is refused now."
+        for key in _SWITCHES
+        if (getattr(old, key), getattr(new, key)) == ("accept", "refuse")
+    ]
+    return said
