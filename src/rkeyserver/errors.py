@@ -71,6 +71,9 @@ class Reason(StrEnum):
     KEY_ID_MISMATCH = "key-id-mismatch"
     POLICY_NOT_BELIEVED = "policy-not-believed"
     REFUSED_BY_PEER = "refused-by-peer"
+    REQUEST_EXPIRED = "request-expired"
+    NOT_A_SHARE = "not-a-share"
+    SHARE_GIVEN_TWICE = "share-given-twice"
 
 
 class Rejected(RkeyError):

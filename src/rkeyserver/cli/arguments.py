@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from rkeyserver import __version__
-from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, LOG_LEVELS
+from rkeyserver.address import Address, parse_address
+from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, DEFAULT_PORT, LOG_LEVELS
 from rkeyserver.errors import Misuse
 
 EPILOG: Final = """\
 commands:
   rkeyserver inspect [PATH]   print a record's readable header, on any machine
   rkeyserver status [--json]  ask a running instance what it is
+  rkeyserver recovery ...     show, verify or contribute the shares that bring a lost domain back
 
 exit status: 0 done, 2 wrong usage, 3 refused, 4 unavailable (try again), 5 stored data cannot be used, 1 a bug
 """
@@ -43,6 +45,7 @@ def serve_parser() -> argparse.ArgumentParser:
     add("--domain", metavar="ID", help="open, fetch and adopt only this domain; never make a new one")
     add("--wait", type=float, metavar="SECONDS", help="how long to keep asking without an own record (default 30)")
     add("--once", action="store_true", help="fetch, store, exit")
+    add("--recover", action="store_true", help="every machine is lost: collect recovery shares that open the record")
     add("--listen", action="append", metavar="[HOST]:PORT", help="where peers connect (default :8888, repeatable)")
     add("--platform", choices=("sgx", "tpm", "simulated"), help="default: the hardware that is found")
     add("--machine", metavar="DIR", help="the simulated processor's state, one folder for each machine")
@@ -69,6 +72,29 @@ def status_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def recovery_parser() -> argparse.ArgumentParser:
+    """Of `recovery`."""
+    parser = _Parser(prog="rkeyserver recovery", description="For recipients of recovery shares.", allow_abbrev=False)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{show,verify,contribute}")
+    show = actions.add_parser("show", help="print a record's recovery slot", allow_abbrev=False)
+    verify = actions.add_parser("verify", help="prove your share in a record readable", allow_abbrev=False)
+    give = actions.add_parser("contribute", help="give your share to a recovering instance", allow_abbrev=False)
+    give.add_argument("request", nargs="?", help="the request's file, or - for stdin; without it, -i is asked for it")
+    for one in (show, verify):
+        one.add_argument(
+            "path", nargs="?", default=str(DEFAULT_KEYSTORE), help=f"a record (default {DEFAULT_KEYSTORE})"
+        )
+    for one in (verify, give):
+        one.add_argument(
+            "--identity", required=True, metavar="KEYFILE", help="your age identity or OpenSSH private key"
+        )
+    give.add_argument("--policy", required=True, metavar="FILE", help="your policy: which machines may have your share")
+    give.add_argument("--domain", required=True, metavar="ID", help="the domain that is to be recovered")
+    give.add_argument("-i", "--host", metavar="HOST[:PORT]", help="send it there; else it is printed")
+    give.add_argument("-p", "--port", type=int, default=DEFAULT_PORT, help=f"the host's port (default {DEFAULT_PORT})")
+    return parser
+
+
 @dataclass(frozen=True)
 class Serve:
     """Run an instance. given: options by long name; config: a file with more of them."""
@@ -92,7 +118,33 @@ class Status:
     as_json: bool
 
 
-Command = Serve | Inspect | Status
+@dataclass(frozen=True)
+class RecoveryShow:
+    """Print the recovery slot of the record at `path`."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class RecoveryVerify:
+    """Prove the share readable that the private key in `identity` opens."""
+
+    path: Path
+    identity: Path
+
+
+@dataclass(frozen=True)
+class RecoveryContribute:
+    """Answer a recovery request: of a file, "-" for stdin, or None for that of `host`; to `host`, None to print."""
+
+    request: str | None
+    identity: Path
+    policy: Path
+    domain: str
+    host: Address | None
+
+
+Command = Serve | Inspect | Status | RecoveryShow | RecoveryVerify | RecoveryContribute
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -105,6 +157,18 @@ def parse(argv: Sequence[str]) -> Command:
     if argv and argv[0] == "status":
         found = status_parser().parse_args(argv[1:])
         return Status(found.ops, found.json)
+    if argv and argv[0] == "recovery":
+        return _recovery(recovery_parser().parse_args(argv[1:]))
     given = {name.replace("_", "-"): value for name, value in vars(serve_parser().parse_args(argv)).items()}
     config = given.pop("config", None)
     return Serve(given, None if config is None else Path(config))
+
+
+def _recovery(found: argparse.Namespace) -> Command:
+    match found.action:
+        case "show":
+            return RecoveryShow(Path(found.path))
+        case "verify":
+            return RecoveryVerify(Path(found.path), Path(found.identity))
+    host = None if found.host is None else parse_address(found.host, found.port)
+    return RecoveryContribute(found.request, Path(found.identity), Path(found.policy), found.domain, host)

@@ -7,6 +7,7 @@ from pathlib import Path
 from rkeyserver.clock import utc
 from rkeyserver.keystore.file import read_record
 from rkeyserver.sealing.record import parse
+from rkeyserver.sealing.recovery import fingerprint
 
 
 def inspect(path: Path) -> str:
@@ -25,13 +26,19 @@ def inspect(path: Path) -> str:
         *(f"generation   {generation}" for generation in header.generations),
         f"sealed bytes {len(record.ciphertext)}",
     ]
-    for number, slot in enumerate(header.slots, start=1):
+    slot = header.slot
+    lines += [
+        f"slot 1       platform {slot.platform}, key {slot.policy}",
+        f"  machine    {slot.machine}",
+        *(f"  {name:<10} {value}" for name, value in sorted(slot.versions.items())),
+    ]
+    if header.recovery is not None:
         lines += [
-            f"slot {number}       platform {slot.platform}, key {slot.policy}",
-            f"  machine    {slot.machine}",
-            *(f"  {name:<10} {value}" for name, value in sorted(slot.versions.items())),
+            f"slot 2       recovery, {header.recovery.threshold} of {len(header.recovery.shares)} shares",
+            f"  set        {header.recovery.set}",
+            *(f"  recipient  {fingerprint(one.recipient)}" for one in header.recovery.shares),
         ]
-    if any(slot.platform == "simulated" for slot in header.slots):
+    if slot.platform == "simulated":
         lines.append("SIMULATED: this record is protected by nothing.")
     lines.append("Read from the header alone; it is proved only where the record opens.")
     return "\n".join(lines) + "\n"

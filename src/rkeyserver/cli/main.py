@@ -12,7 +12,7 @@ from typing import Final
 
 from rkeyserver.cli import arguments, log
 from rkeyserver.config import Options, check_options, make_config, read_file
-from rkeyserver.errors import EXIT_OK, RkeyError, Unavailable, exit_status
+from rkeyserver.errors import EXIT_OK, RkeyError, Unavailable, exit_status, one_line
 
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT  # as shells have it
 
@@ -34,6 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from rkeyserver.cli.status import status  # noqa: PLC0415
 
                 _print(status(ops, as_json=as_json))
+            case arguments.RecoveryShow(path):
+                from rkeyserver.cli.recovery import show  # noqa: PLC0415
+
+                _print(show(path))
+            case arguments.RecoveryVerify(path, identity):
+                from rkeyserver.cli.recovery import verify  # noqa: PLC0415
+
+                _print(verify(path, identity))
+            case arguments.RecoveryContribute():
+                from rkeyserver.cli.recovery import run_contribute  # noqa: PLC0415
+
+                _print(run_contribute(command, _tell))
     except RkeyError as error:
         sys.stderr.write(f"rkeyserver: {error}\n")
         return exit_status(error)
@@ -59,6 +71,10 @@ def _print(text: str) -> None:
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         raise Unavailable(f"Could not print: {error.strerror}.") from error
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(one_line(line) + "\n")
 
 
 def _serve(given: dict[str, object], file: Path | None) -> None:

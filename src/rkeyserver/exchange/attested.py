@@ -23,6 +23,7 @@ class Context(StrEnum):
 
     HAND_OVER_REQUEST = "hand-over request, standby to primary"
     HAND_OVER_GRANT = "hand-over grant, primary to standby"
+    RECOVERY_REQUEST = "recovery request, instance to recipients"
 
 
 class Verifier(Protocol):

@@ -28,7 +28,9 @@ from rkeyserver.secret import MemoryKind, SecretBytes, harden_process
 from rkeyserver.service.adopt import look
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.instance import Instance, Role
+from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.serve import open_sockets, serve
+from rkeyserver.service.sharing import ProcessSharing
 from rkeyserver.service.start import Joiner, start_primary, start_standby
 from rkeyserver.service.verification import VerifierPool
 
@@ -69,6 +71,7 @@ class Parts:
 
     instance: Instance
     joiner: Joiner
+    recoverer: Recoverer
 
 
 @contextlib.contextmanager
@@ -105,12 +108,17 @@ def assemble(config: Config) -> Iterator[Parts]:
             audit=audit,
             clock=clock,
             granter=granter,
+            sharing=ProcessSharing(),
             say=_say,
             started=clock.now(),
         )
         stack.callback(instance.close)
         asking = functools.partial(_asking, platform, verifiers, clock, own_id)
-        yield Parts(instance, Joiner(config, instance, asking, random.random))
+        yield Parts(
+            instance,
+            Joiner(config, instance, asking, random.random),
+            Recoverer(config, instance, verifiers, secrets.token_bytes),
+        )
 
 
 def _asking(platform: Platform, verifiers: dict[str, Verifier], clock: Clock, own_id: bytes, policy: Policy) -> Asking:
@@ -147,6 +155,9 @@ async def _begin(config: Config, parts: Parts) -> Joiner | None:
     instance = parts.instance
     if config.hosts:
         return parts.joiner if await start_standby(config, instance, parts.joiner) else None
+    if config.recover:
+        await parts.recoverer.run(look_for_recovery(instance))
+        return None
     with instance.deciding("open"):
         own = look(instance.store, instance.platform)
     start_primary(config, instance, own)
