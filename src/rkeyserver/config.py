@@ -36,7 +36,8 @@ class Config:
 
     hosts: instances to ask for the keyring, in order; empty for a primary. keystore: path of the sealed record.
     domain: the only domain that may be opened or adopted; None for whichever is there. wait: seconds to keep asking
-    without an own record. once: fetch, store, exit. listen: where peers connect. platform: None to detect hardware.
+    without an own record. once: fetch, store, exit. recover: collect shares until they open the record that lies there.
+    listen: where peers connect. platform: None to detect hardware.
     machine: the simulated processor's folder. ops: the operations listener. audit: the audit file. policy: of a new
     domain, or what a joiner goes by. admins: who has to have signed what a joiner believes. socket: for the owner.
     """
@@ -46,6 +47,7 @@ class Config:
     domain: str | None = None
     wait: float = 30.0
     once: bool = False
+    recover: bool = False
     listen: tuple[Address, ...] = (Address("", DEFAULT_PORT),)
     platform: str | None = None
     machine: Path = DEFAULT_MACHINE
@@ -76,6 +78,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     domain: DomainId | None = None
     wait: Annotated[float, msgspec.Meta(ge=0, le=86_400)] | None = None
     once: bool | None = None
+    recover: bool | None = None
     listen: Addresses | None = None
     platform: PlatformName | None = None
     machine: PathText | None = None
@@ -141,4 +144,9 @@ def make_config(file: Options, command_line: Options) -> Config:
         raise Misuse(f"The keystore is {config.keystore}; wanted is the path of a file.")
     if config.once and not config.hosts:
         raise Misuse("--once fetches from a host; none is given.", advice="Add -i HOST.")
+    if config.recover and (config.hosts or config.domain is None):
+        raise Misuse(
+            "--recover opens a record of the domain that --domain names, where no host is left to ask.",
+            advice="Give --domain ID, and no -i.",
+        )
     return config

@@ -73,6 +73,9 @@ class Reason(StrEnum):
     NOT_SIGNED = "not-signed"
     NOT_THE_NEXT_CHANGE = "not-the-next-change"
     REFUSED_BY_PEER = "refused-by-peer"
+    REQUEST_EXPIRED = "request-expired"
+    NOT_A_SHARE = "not-a-share"
+    SHARE_GIVEN_TWICE = "share-given-twice"
 
 
 class Rejected(RkeyError):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.processes import ROOT, machines_in
 
-from rkeyserver.cli import arguments
+from rkeyserver.cli import inspect, serve, status
 from rkeyserver.cli.main import EXIT_INTERRUPTED
 from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_MACHINE, DEFAULT_OPS, DEFAULT_PORT, Config
 from rkeyserver.errors import EXIT_BUG, EXIT_OK, EXIT_STATUS
@@ -36,9 +36,9 @@ def named(action: argparse.Action) -> str:
 
 
 PARSERS = {
-    "`rkeyserver`": arguments.serve_parser,
-    "`rkeyserver inspect`": arguments.inspect_parser,
-    "`rkeyserver status`": arguments.status_parser,
+    "`rkeyserver`": serve.parser,
+    "`rkeyserver inspect`": inspect.parser,
+    "`rkeyserver status`": status.parser,
 }
 
 
@@ -52,7 +52,7 @@ def test_every_option_is_there(section: str, make: object) -> None:
 def test_every_command_is_there() -> None:
     commands = re.findall(r"^\| (`rkeyserver[a-z ]*`) \|", PAGE, re.MULTILINE)
     assert commands == list(PARSERS)
-    assert re.findall(r"^  rkeyserver (\w+)", arguments.EPILOG, re.MULTILINE) == [
+    assert re.findall(r"^  rkeyserver (\w+)", serve.EPILOG, re.MULTILINE) == [
         command.strip("`").split()[1] for command in commands[1:]
     ]
 
@@ -76,7 +76,7 @@ def test_exit_statuses_are_the_program_s() -> None:
 
 
 def test_help_has_the_exit_statuses() -> None:
-    (line,) = re.findall(r"^exit status: (.*)$", arguments.EPILOG, re.MULTILINE)
+    (line,) = re.findall(r"^exit status: (.*)$", serve.EPILOG, re.MULTILINE)
     found = [int(number) for number in re.findall(r"\b\d\b", line)]
     assert sorted(found) == sorted({EXIT_OK, EXIT_BUG, *EXIT_STATUS.values()})
 

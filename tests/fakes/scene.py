@@ -24,6 +24,7 @@ from tests.fakes.claims import NOW, claims_with
 from tests.fakes.keyrings import keyring_of
 from tests.fakes.machines import HostTime
 from tests.fakes.platform import ISV_PROD_ID, MRSIGNER, FakePlatform
+from tests.fakes.sharing import InlineSharing
 from tests.fakes.store import MemoryKeystore
 
 DEFAULT = default_policy("simulated", mrsigner=MRSIGNER, isv_prod_id=ISV_PROD_ID)
@@ -54,6 +55,7 @@ class Scene:
     host: HostTime = field(default_factory=lambda: HostTime(NOW))
     platform: FakePlatform = field(default_factory=FakePlatform)
     store: MemoryKeystore = field(default_factory=MemoryKeystore)
+    sharing: InlineSharing = field(default_factory=InlineSharing)
     said: list[str] = field(default_factory=list)
     keyrings: list[Keyring] = field(default_factory=list)
 
@@ -69,6 +71,7 @@ class Scene:
             audit=Audit.open(self.folder / "audit.jsonl", clock),
             clock=clock,
             granter=self.granter,
+            sharing=self.sharing,
             say=self.said.append,
             started=NOW,
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from rkeyserver.cli import arguments
+from rkeyserver.cli import serve
 from rkeyserver.config import Config, Options, check_options, make_config, read_file
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse
 
@@ -102,13 +102,12 @@ def test_exposure(tmp_path: Path) -> None:
 
 def test_command_line_is_one_that_the_program_takes() -> None:
     program, *words = command()
-    parsed = arguments.parse(words)
+    given = vars(serve.parser().parse_args(words))
     assert program == PROGRAM
-    assert isinstance(parsed, arguments.Serve)
-    assert parsed.config == Path("/etc") / TOML.name
-    config = make_config(Options(), check_options(parsed.given))
+    assert Path(given.pop("config")) == Path("/etc") / TOML.name
+    config = make_config(Options(), check_options(given))
     state = Path("/var/lib") / one("StateDirectory")
-    for path in (config.keystore, config.audit_path, config.machine):
+    for path in (config.keystore, config.audit_path, config.machine, config.socket_path):
         assert path.is_relative_to(state), "all else is read-only to the service"
     assert config.hosts == ()
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
+
+from rkeyserver.cli import log
+from rkeyserver.cli.command import Parser, Said
 from rkeyserver.clock import Clock
-from rkeyserver.config import Config
+from rkeyserver.config import Options, check_options, make_config
 from rkeyserver.service.compose import open_platform
 
 
-def identity(config: Config) -> str:
+def parser() -> argparse.ArgumentParser:
+    """Of its arguments."""
+    made = Parser(prog="rkeyserver identity", description="Print the line by which a policy names this machine.")
+    made.add_argument("--platform", choices=("sgx", "tpm", "simulated"), help="default: the hardware that is found")
+    made.add_argument("--machine", metavar="DIR", help="the simulated processor's state")
+    return made
+
+
+def run(found: argparse.Namespace) -> Said:
     """PLATFORM MACHINE, as `rkeyserver policy admit` takes it.
 
     Raises: Misuse, Corrupt, Unavailable as the platform does.
     """
-    own = open_platform(config, Clock()).attester_identity()
-    return f"{own.platform} {own.machine}\n"
+    log.set_up("warning")
+    given = {name: value for name, value in vars(found).items() if value is not None}
+    own = open_platform(make_config(Options(), check_options(given)), Clock()).attester_identity()
+    return Said(f"{own.platform} {own.machine}\n")

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
+from rkeyserver.cli.command import Parser, Said
 from rkeyserver.clock import utc
+from rkeyserver.config import DEFAULT_KEYSTORE
 from rkeyserver.keystore.file import read_record
 from rkeyserver.sealing.record import parse
+from rkeyserver.sealing.recovery import fingerprint
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of its arguments."""
+    made = Parser(prog="rkeyserver inspect", description="Print a record's readable header.")
+    made.add_argument("path", nargs="?", default=str(DEFAULT_KEYSTORE), help=f"default {DEFAULT_KEYSTORE}")
+    return made
+
+
+def run(found: argparse.Namespace) -> Said:
+    """Print it."""
+    return Said(inspect(Path(found.path)))
 
 
 def inspect(path: Path) -> str:
@@ -25,13 +41,19 @@ def inspect(path: Path) -> str:
         *(f"generation   {generation}" for generation in header.generations),
         f"sealed bytes {len(record.ciphertext)}",
     ]
-    for number, slot in enumerate(header.slots, start=1):
+    slot = header.slot
+    lines += [
+        f"slot 1       platform {slot.platform}, key {slot.policy}",
+        f"  machine    {slot.machine}",
+        *(f"  {name:<10} {value}" for name, value in sorted(slot.versions.items())),
+    ]
+    if header.recovery is not None:
         lines += [
-            f"slot {number}       platform {slot.platform}, key {slot.policy}",
-            f"  machine    {slot.machine}",
-            *(f"  {name:<10} {value}" for name, value in sorted(slot.versions.items())),
+            f"slot 2       recovery, {header.recovery.threshold} of {len(header.recovery.shares)} shares",
+            f"  set        {header.recovery.set}",
+            *(f"  recipient  {fingerprint(one.recipient)}" for one in header.recovery.shares),
         ]
-    if any(slot.platform == "simulated" for slot in header.slots):
+    if slot.platform == "simulated":
         lines.append("SIMULATED: this record is protected by nothing.")
     lines.append("Read from the header alone; it is proved only where the record opens.")
     return "\n".join(lines) + "\n"

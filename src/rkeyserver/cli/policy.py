@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,32 +22,65 @@ from rkeyserver.appraisal.narrowing import narrows
 from rkeyserver.appraisal.policy import MAX_POLICY, Policy, parse_policy
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
-from rkeyserver.cli.arguments import PolicyCommand
+from rkeyserver.cli.command import Parser, Said, add_ops
 from rkeyserver.cli.policy_edit import admitted, parse_line, removed
 from rkeyserver.errors import Misuse, Rejected, Unavailable, one_line
 from rkeyserver.service.routes import POLICY_PATH
 
 
-def run(asked: PolicyCommand) -> str:
-    """Carry out one command of `policy`; returns what to print.
+def parser() -> argparse.ArgumentParser:
+    """Of `policy`, with its own commands."""
+    whole = Parser(prog="rkeyserver policy", description="The policy of a running instance: who may join.")
+    commands = whole.add_subparsers(dest="action", required=True, metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, text: str, *, asks: bool = True, output: bool = False) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if asks:
+            add_ops(made)
+        if output:
+            made.add_argument("-o", "--output", metavar="FILE", help="write the change there")
+        return made
+
+    command("show", "print the policy")
+    for name, text in (("admit", "accept a machine, by its line"), ("remove", "no longer accept a machine")):
+        made = command(name, text, output=True)
+        made.add_argument("line", metavar="LINE", help="PLATFORM MACHINE, as `rkeyserver identity` prints it")
+        made.add_argument("--key", action="append", default=[], metavar="FILE", help="sign with this key (repeatable)")
+    made = command("propose", "make a change to the policy in FILE, to be signed", output=True)
+    made.add_argument("file", nargs="?", metavar="FILE", help="default: the present policy, for its admins to sign")
+    made = command("sign", "sign a change", asks=False, output=True)
+    made.add_argument("file", metavar="CHANGE", help="a change, or - for standard input")
+    made.add_argument("--key", action="append", required=True, metavar="FILE", help="an admin's key (repeatable)")
+    made = command("apply", "have the running instance apply a change")
+    made.add_argument("file", metavar="CHANGE", help="a change, or - for standard input")
+    return whole
+
+
+def run(found: argparse.Namespace) -> Said:
+    """Carry out one command of `policy`.
 
     Raises: RkeyError.
     """
-    match asked.action:
+    keys = [Path(key) for key in getattr(found, "key", ())]
+    match found.action:
         case "show":
-            return show(asked.ops)
+            return Said(show(found.ops))
         case "propose":
-            made = make_proposal(asked.ops, asked.file)
-        case "sign" if asked.file is not None:
-            made = sign_file(asked.file, asked.keys)
-        case "apply" if asked.file is not None:
-            return apply_file(asked.ops, asked.file)
-        case _:
-            return edit(asked.ops, asked.line, asked.keys, asked.output, admit=asked.action == "admit")
-    if asked.output is None:
-        return made
-    _write(asked.output, made)
-    return f"Written to {asked.output}.\n"
+            return _put(make_proposal(found.ops, None if found.file is None else Path(found.file)), found.output)
+        case "sign":
+            return _put(sign_file(Path(found.file), keys), found.output)
+        case "apply":
+            return Said(apply_file(found.ops, Path(found.file)))
+        case action:
+            output = None if found.output is None else Path(found.output)
+            return Said(edit(found.ops, found.line, keys, output, admit=action == "admit"))
+
+
+def _put(document: str, output: str | None) -> Said:
+    if output is None:
+        return Said(document)
+    _write(Path(output), document)
+    return Said(f"Written to {output}.\n")
 
 
 @dataclass(frozen=True)

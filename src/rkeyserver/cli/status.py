@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from typing import Any
 
 from rkeyserver.cli import talk
+from rkeyserver.cli.command import Parser, Said, add_ops
 from rkeyserver.errors import Unavailable, one_line
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of its arguments."""
+    made = Parser(prog="rkeyserver status", description="Ask a running instance.")
+    made.add_argument("--json", action="store_true", help="print all of it as JSON")
+    add_ops(made)
+    return made
+
+
+def run(found: argparse.Namespace) -> Said:
+    """Ask and print."""
+    return Said(status(found.ops, as_json=found.json))
 
 
 def status(ops: str, *, as_json: bool) -> str:
@@ -26,6 +41,12 @@ def _advice(found: dict[str, Any]) -> str:
     return f"It was given to {len(found['peers'])}: see by their own status that they have stored it."
 
 
+def _slot(slot: dict[str, Any]) -> str:
+    if slot["type"] == "recovery":
+        return f"recovery, {slot['threshold']} of {len(slot['recipients'])}: {', '.join(slot['recipients'])}"
+    return f"{slot['platform']}, key {slot['policy']}"
+
+
 def _lines(found: dict[str, Any]) -> list[str]:
     ways = found["ways_back"]
     lines = [
@@ -42,12 +63,17 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"platform     {found['platform']}, machine {found['machine']}",
         f"protection   {found['protects']}",
         f"key memory   {found['key_memory']}",
-        *(f"slot         {one['platform']}, key {one['policy']}" for one in found["slots"]),
+        *(f"slot         {_slot(one)}" for one in found["slots"]),
         f"hand-overs   {found['hand_overs']} since {found['started']}",
         *(f"refused      {count} for {reason}" for reason, count in sorted(found["refused"].items())),
         *(f"peer         {machine}, last {at}" for machine, at in found["peers"].items()),
         f"ways back    {found['ways_back_total']}: " + ", ".join(f"{name} {count}" for name, count in ways.items()),
     ]
+    if found["recovering"]:
+        progress = found["recovering"]
+        lines.append(f"RECOVERING: {progress['shares']} of {progress['threshold']} shares are here.")
+    if found["domain"] is not None and not ways["recovery"]:
+        lines.append("No recovery: nobody but its machines can bring the key back.")
     if found["record_problem"]:
         lines.append(f"WARNING: the record cannot be read: {found['record_problem']}")
     if found["domain"] is not None and found["ways_back_total"] <= 1:

@@ -24,6 +24,7 @@ class Context(StrEnum):
     HAND_OVER_REQUEST = "hand-over request, standby to primary"
     HAND_OVER_GRANT = "hand-over grant, primary to standby"
     SELF_APPRAISAL = "self-appraisal"
+    RECOVERY_REQUEST = "recovery request, instance to recipients"
 
 
 class Verifier(Protocol):

@@ -51,7 +51,7 @@ class OneTimeKey:
             plaintext = _SUITE.decrypt(ciphertext, self._private, info)
         except (InvalidTag, ValueError) as error:
             raise Rejected(
-                Reason.NOT_BOUND, "The sealed keyring does not open: it was made for another key or transcript."
+                Reason.NOT_BOUND, "What was sealed does not open: it was made for another key or transcript."
             ) from error
         # The library returns bytes: move them to key memory, erase them, and let the same call run once more over
         # zeros, which overwrites what it left on the C stack.

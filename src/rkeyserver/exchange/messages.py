@@ -12,6 +12,7 @@ import msgspec
 
 from rkeyserver.attestation.evidence import MAX_ENDORSEMENTS, MAX_EVIDENCE, Identity
 from rkeyserver.errors import Reason, Rejected
+from rkeyserver.sealing.recovery import MAX_SHARE
 
 PROTOCOL_VERSION: Final = 1
 NONCE_SIZE: Final = 32
@@ -19,11 +20,16 @@ MAC_SIZE: Final = 32
 KEM_PUBLIC_KEY_SIZE: Final = 1216
 MAX_IDENTITY: Final = 16 * 1024
 MAX_CIPHERTEXT: Final = 256 * 1024 + 2048
+MAX_CONTRIBUTED: Final = MAX_SHARE + 2048
 
 Nonce = Annotated[bytes, msgspec.Meta(min_length=NONCE_SIZE, max_length=NONCE_SIZE)]
 Mac = Annotated[bytes, msgspec.Meta(min_length=MAC_SIZE, max_length=MAC_SIZE)]
 Instance = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[0-9a-z:._-]+\Z")]
+DomainId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Sha512 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+KemPublicKey = Annotated[bytes, msgspec.Meta(min_length=KEM_PUBLIC_KEY_SIZE, max_length=KEM_PUBLIC_KEY_SIZE)]
 Opaque = Annotated[bytes, msgspec.Meta(max_length=MAX_IDENTITY)]
 
 
@@ -108,6 +114,39 @@ class GrantClaims(Message, frozen=True, tag="grant-claims"):
     credential_answer: Annotated[bytes, msgspec.Meta(max_length=MAC_SIZE)]
 
 
+class RecoveryRequest(Message, frozen=True, tag="recovery-request"):
+    """What an instance asks the recovery recipients for, and what vouches for it. It carries all that they need."""
+
+    attested: AttestedMessage
+
+
+class RecoveryRequestClaims(Message, frozen=True, tag="recovery-request-claims"):
+    """What the recovering instance's evidence covers.
+
+    platform, machine: who it is; domain, epoch, sequence, record_sha512: the record that it is to open; slot: the
+    record's recovery slot, as it stands there; time: its clock, seconds since 1970. Else as in RequestClaims.
+    """
+
+    version: int
+    platform: Name
+    machine: Name
+    domain: DomainId
+    epoch: Count
+    sequence: Count
+    record_sha512: Sha512
+    slot: Annotated[bytes, msgspec.Meta(max_length=3 * MAX_IDENTITY)]
+    kem_public_key: KemPublicKey
+    nonce: Nonce
+    time: Count
+
+
+class RecoveryContribution(Message, frozen=True, tag="recovery-contribution"):
+    """One recipient's share, sealed by HPKE to the one-time key of the request that it answers."""
+
+    request_sha512: Sha512
+    ciphertext: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_CONTRIBUTED)]
+
+
 MAX_MESSAGE: Final[dict[type[Message], int]] = {
     Hello: 2 * MAX_IDENTITY,
     ChallengeBody: 3 * MAX_IDENTITY,
@@ -116,6 +155,9 @@ MAX_MESSAGE: Final[dict[type[Message], int]] = {
     Request: 6 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS + 3 * MAX_IDENTITY,
     GrantClaims: 1024,
     Grant: 3 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS + MAX_CIPHERTEXT,
+    RecoveryRequestClaims: 3 * MAX_IDENTITY,
+    RecoveryRequest: 4 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
+    RecoveryContribution: 2 * MAX_CONTRIBUTED,
 }
 
 T = TypeVar("T", bound=Message)
@@ -147,6 +189,6 @@ def _name(kind: type[Message]) -> str:
     return str(kind.__struct_config__.tag)
 
 
-def identity_of(message: Hello | ChallengeBody) -> Identity:
+def identity_of(message: Hello | ChallengeBody | RecoveryRequestClaims) -> Identity:
     """Who the sender says it is."""
     return Identity(message.platform, message.machine)

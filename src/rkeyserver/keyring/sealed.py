@@ -5,13 +5,15 @@ from __future__ import annotations
 from rkeyserver.errors import Corrupt
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.sealing import record
+from rkeyserver.sealing.recovery import Recovery
 from rkeyserver.sealing.sealer import PlatformSealer
 
 
-def seal_keyring(keyring: Keyring, sealer: PlatformSealer, *, now: int) -> bytes:
+def seal_keyring(keyring: Keyring, sealer: PlatformSealer, *, now: int, recovery: Recovery | None = None) -> bytes:
     """The keyring as a sealed record for the machine that `sealer` stands for. now: seconds since 1970.
 
-    Raises: Unavailable if the platform gives no key now.
+    recovery: as the keyring's policy has it; None where it has none.
+    Raises: Unavailable if the platform gives no key now, or the shares cannot be made.
     """
     contents = record.Contents(
         domain=keyring.domain,
@@ -20,7 +22,7 @@ def seal_keyring(keyring: Keyring, sealer: PlatformSealer, *, now: int) -> bytes
         sequence=keyring.header.sequence,
         written=now,
     )
-    return record.seal(contents, keyring.view, sealer)
+    return record.seal(contents, keyring.view, sealer, recovery)
 
 
 def open_keyring(parsed: record.Record, sealer: PlatformSealer) -> Keyring:
@@ -28,7 +30,18 @@ def open_keyring(parsed: record.Record, sealer: PlatformSealer) -> Keyring:
 
     Raises: Corrupt if the record does not open here, or holds something other than its header says.
     """
-    keyring = Keyring.parse(record.unseal(parsed, sealer))
+    return _as_its_header_says(parsed, Keyring.parse(record.unseal(parsed, sealer)))
+
+
+def open_recovered(parsed: record.Record, secret: memoryview) -> Keyring:
+    """The keyring in a record of any machine, opened with its recovery secret; the caller closes it.
+
+    Raises: Corrupt if the record does not open, or holds something other than its header says.
+    """
+    return _as_its_header_says(parsed, Keyring.parse(record.unseal_recovered(parsed, secret)))
+
+
+def _as_its_header_says(parsed: record.Record, keyring: Keyring) -> Keyring:
     inside = (keyring.domain, list(keyring.generation_ids), keyring.header.epoch, keyring.header.sequence)
     outside = (parsed.header.domain, parsed.header.generations, parsed.header.epoch, parsed.header.sequence)
     if inside != outside:

@@ -19,11 +19,12 @@ import msgspec
 from rkeyserver.errors import Corrupt
 from rkeyserver.framing import framed
 from rkeyserver.sealing.aead import TAG_SIZE, open_once, seal_once
+from rkeyserver.sealing.recovery import Place, Recovery, RecoverySlot, check_slot, open_slot, seal_slot
 from rkeyserver.sealing.sealer import PlatformSealer, SealingIdentity
 from rkeyserver.secret import SecretBytes
 
 MAGIC: Final = b"rkeyserver-record/v1\n"
-MAX_HEADER: Final = 64 * 1024
+MAX_HEADER: Final = 128 * 1024  # 1024 generations, and 16 recovery recipients with RSA keys of 4096 bits
 RECORD_KEY_SIZE: Final = 32
 
 _FOREIGN_MAGIC: Final = re.compile(rb"rkeyserver-record/[0-9a-z]+\n")
@@ -50,7 +51,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What can be read of a record without a key.
 
     domain: the domain's id; generations: ids of the root key's generations, oldest first; epoch, sequence: which
-    state of the keyring this is; written: when it was sealed, seconds since 1970; slots: exactly one of a platform.
+    state of the keyring this is; written: when it was sealed, seconds since 1970; slots: exactly one of a platform,
+    and behind it at most one for recovery.
     """
 
     domain: Hex16
@@ -58,12 +60,18 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epoch: Count
     sequence: Count
     written: Count
-    slots: Annotated[list[PlatformSlot], msgspec.Meta(min_length=1, max_length=1)]
+    slots: Annotated[list[PlatformSlot | RecoverySlot], msgspec.Meta(min_length=1, max_length=2)]
 
     @property
     def slot(self) -> PlatformSlot:
         """The platform slot."""
-        return self.slots[0]
+        (found,) = (one for one in self.slots if isinstance(one, PlatformSlot))
+        return found
+
+    @property
+    def recovery(self) -> RecoverySlot | None:
+        """The recovery slot, if there is one."""
+        return next((one for one in self.slots if isinstance(one, RecoverySlot)), None)
 
 
 @dataclass(frozen=True)
@@ -98,10 +106,15 @@ def _slot_data(contents: Contents | Header, identity: SealingIdentity | Platform
     )
 
 
-def seal(contents: Contents, plaintext: memoryview, sealer: PlatformSealer) -> bytes:
+def _place(header: Contents | Header) -> Place:
+    return Place(header.domain, header.epoch, header.sequence)
+
+
+def seal(contents: Contents, plaintext: memoryview, sealer: PlatformSealer, recovery: Recovery | None = None) -> bytes:
     """Seal `plaintext` (in key memory) for the machine that `sealer` stands for; returns the record's bytes.
 
-    Raises: Unavailable if the platform gives no key now.
+    recovery: who else opens it together; None for nobody.
+    Raises: Unavailable if the platform gives no key now; as Sharing.split().
     """
     identity = sealer.identity()
     with SecretBytes.random(RECORD_KEY_SIZE) as record_key:
@@ -112,13 +125,16 @@ def seal(contents: Contents, plaintext: memoryview, sealer: PlatformSealer) -> b
             versions=identity.versions,
             wrapped=sealer.seal(record_key.view, _slot_data(contents, identity)),
         )
+        slots: list[PlatformSlot | RecoverySlot] = [slot]
+        if recovery is not None:
+            slots.append(seal_slot(record_key.view, _place(contents), recovery))
         header = Header(
             domain=contents.domain,
             generations=list(contents.generations),
             epoch=contents.epoch,
             sequence=contents.sequence,
             written=contents.written,
-            slots=[slot],
+            slots=slots,
         )
         head = MAGIC + msgspec.json.encode(header) + b"\n"
         return head + seal_once(record_key.view, plaintext, head)
@@ -150,10 +166,22 @@ def parse(record: bytes) -> Record:
         raise Corrupt(f"The record's header is damaged: {error}.") from error
     if msgspec.json.encode(header) != line:
         raise Corrupt("The record's header is not in its canonical form: it was edited.")
+    _check_slots(header)
     ciphertext = record[end + 1 :]
     if len(ciphertext) <= TAG_SIZE:
         raise Corrupt(f"The record ends {len(ciphertext)} bytes after its header: it is truncated.")
     return Record(header=header, head=record[: end + 1], ciphertext=ciphertext)
+
+
+def _check_slots(header: Header) -> None:
+    kinds = [type(one) for one in header.slots]
+    if kinds not in ([PlatformSlot], [PlatformSlot, RecoverySlot]):
+        raise Corrupt(
+            f"The record's header is damaged: its slots are {', '.join(one.__name__ for one in kinds)}; "
+            "wanted are one of a platform, then at most one for recovery."
+        )
+    if header.recovery is not None:
+        check_slot(header.recovery)
 
 
 def unseal(record: Record, sealer: PlatformSealer) -> SecretBytes:
@@ -165,12 +193,12 @@ def unseal(record: Record, sealer: PlatformSealer) -> SecretBytes:
     if slot.platform != here.platform:
         raise Corrupt(
             f"The record was sealed on platform {slot.platform}; this is {here.platform}.",
-            advice=f"Start with --platform {slot.platform} on the machine that it belongs to.",
+            advice=f"Start with --platform {slot.platform} on the machine that it belongs to.{_recover(record.header)}",
         )
     if slot.machine != here.machine:
         raise Corrupt(
             f"The record was sealed by machine {slot.machine}; this is machine {here.machine}. It opens only there.",
-            advice="Move it away and fetch the keyring from a running instance with -i.",
+            advice=f"Move it away and fetch the keyring from a running instance with -i.{_recover(record.header)}",
         )
     with SecretBytes(RECORD_KEY_SIZE) as record_key:
         try:
@@ -178,16 +206,39 @@ def unseal(record: Record, sealer: PlatformSealer) -> SecretBytes:
         except Corrupt as error:
             raise Corrupt(
                 f"This machine does not open the record: {_versions(slot, here)}.",
-                advice="Fetch the keyring from a running instance with -i; the record is then kept beside the new one.",
+                advice="Fetch the keyring from a running instance with -i; the record is then kept beside the new one."
+                + _recover(record.header),
             ) from error
-        plaintext = SecretBytes(len(record.ciphertext) - TAG_SIZE)
-        if not open_once(record_key.view, record.ciphertext, record.head, plaintext.view):
-            plaintext.close()
-            raise Corrupt(
-                "The record was changed after it was sealed: its slot opens, its contents do not.",
-                advice="Restore the file, or fetch the keyring from a running instance with -i.",
-            )
-        return plaintext
+        return _open(record, record_key)
+
+
+def unseal_recovered(record: Record, secret: memoryview) -> SecretBytes:
+    """Open a record of any machine with its recovery secret; returns the plaintext, which the caller closes.
+
+    Raises: Corrupt if it has no recovery slot, or does not open.
+    """
+    slot = record.header.recovery
+    if slot is None:
+        raise Corrupt("The record has no recovery slot: only the machine that sealed it opens it.")
+    with SecretBytes(RECORD_KEY_SIZE) as record_key:
+        open_slot(slot, _place(record.header), secret, record_key.view)
+        return _open(record, record_key)
+
+
+def _open(record: Record, record_key: SecretBytes) -> SecretBytes:
+    plaintext = SecretBytes(len(record.ciphertext) - TAG_SIZE)
+    if not open_once(record_key.view, record.ciphertext, record.head, plaintext.view):
+        plaintext.close()
+        raise Corrupt(
+            "The record was changed after it was sealed: its slot opens, its contents do not.",
+            advice="Restore the file, or fetch the keyring from a running instance with -i.",
+        )
+    return plaintext
+
+
+def _recover(header: Header) -> str:
+    """What else helps, where the record has recovery shares."""
+    return "" if header.recovery is None else f" Where none is left: --recover --domain {header.domain}."
 
 
 def _versions(slot: PlatformSlot, here: SealingIdentity) -> str:

@@ -1,4 +1,4 @@
-"""The peers' listener: three routes, each with a cap on its body. Nothing else is answered."""
+"""The peers' listener: a few routes, each with a cap on its body. Nothing else is answered."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from starlette.types import Receive, Scope, Send
 from rkeyserver.appraisal.policy import Policy
 from rkeyserver.errors import HTTP_STATUS, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange import messages
+from rkeyserver.exchange.armour import armoured_size
 from rkeyserver.exchange.primary import Proved
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.audit import Line, Peer
-from rkeyserver.service.instance import Instance, reason_of
-from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH
+from rkeyserver.service.instance import Instance, Recovering, reason_of
+from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH, RECOVERY_PATH
 
 HTTP_TOO_LARGE: Final = 413
 _LONGEST_LENGTH: Final = 20  # digits; Python refuses to read endless ones
+MAX_CONTRIBUTION_BODY: Final = armoured_size(messages.MAX_MESSAGE[messages.RecoveryContribution])
 NO_KEYRING: Final = "This instance has no keyring yet."
 Answer = Callable[[Request], Awaitable[Response]]
 log = logging.getLogger(__name__)
@@ -99,6 +101,13 @@ def make_app(instance: Instance) -> Router:
         header = keyring.header
         return JSONResponse({"domain": header.domain, "epoch": header.epoch, "sequence": header.sequence})
 
+    async def recovery(_request: Request) -> Response:
+        return Response(_recovering(instance).request, media_type=CONTENT_TYPE)
+
+    async def contribution(request: Request) -> Response:
+        body = await read_body(request, MAX_CONTRIBUTION_BODY)
+        return JSONResponse(_recovering(instance).take(body))
+
     def answered(answer: Answer) -> _Endpoint:
         return _Endpoint(instance, answer)
 
@@ -108,8 +117,16 @@ def make_app(instance: Instance) -> Router:
             Route(HELLO_PATH, answered(hello), methods=["POST"]),
             Route(HAND_OVER_PATH, answered(hand_over), methods=["POST"]),
             Route(HINT_PATH, answered(hint), methods=["GET"]),
+            Route(RECOVERY_PATH, answered(recovery), methods=["GET"]),
+            Route(RECOVERY_PATH, answered(contribution), methods=["POST"]),
         ],
     )
+
+
+def _recovering(instance: Instance) -> Recovering:
+    if instance.recovering is None:
+        raise Unavailable("This instance asks for no recovery.")
+    return instance.recovering
 
 
 async def grant(instance: Instance, request: bytes, address: str) -> bytes:

@@ -20,7 +20,7 @@ from rkeyserver.errors import Misuse, Unavailable
 
 # O_DSYNC: a write returns when it is on disk.
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DSYNC
-_HELD: Final = re.compile(rb'\{"at":"[^"]*","event":"(?:mint|open|join|hand-over)","verdict":"accepted"')
+_HELD: Final = re.compile(rb'\{"at":"[^"]*","event":"(?:mint|open|join|hand-over|recover)","verdict":"accepted"')
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -51,7 +51,10 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One decision. event: mint, open, hand-over or join; verdict: accepted or refused; transcript: SHA-512, hex."""
+    """One decision. transcript: SHA-512, hex.
+
+    event: mint, open, hand-over, join, recover, or contribution to a recovery; verdict: accepted or refused.
+    """
 
     event: str
     verdict: str

@@ -31,7 +31,9 @@ from rkeyserver.service.audit import Audit
 from rkeyserver.service.given import Given
 from rkeyserver.service.instance import Instance, Role
 from rkeyserver.service.owner import owner_socket
+from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.serve import Afterwards, open_sockets, serve
+from rkeyserver.service.sharing import ProcessSharing
 from rkeyserver.service.start import Joiner, start_primary, start_standby
 from rkeyserver.service.verification import VerifierPool
 
@@ -73,6 +75,7 @@ class Parts:
     instance: Instance
     joiner: Joiner
     given: Given
+    recoverer: Recoverer
 
 
 @contextlib.contextmanager
@@ -110,6 +113,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             audit=audit,
             clock=clock,
             granter=granter,
+            sharing=ProcessSharing(),
             say=_say,
             started=clock.now(),
         )
@@ -132,7 +136,12 @@ def assemble(config: Config) -> Iterator[Parts]:
                 admins=given.admins,
             )
 
-        yield Parts(instance, Joiner(config, instance, given, asking, random.random), given)
+        yield Parts(
+            instance,
+            Joiner(config, instance, given, asking, random.random),
+            given,
+            Recoverer(config, instance, verifiers, secrets.token_bytes),
+        )
 
 
 def _say(text: str) -> None:
@@ -163,6 +172,9 @@ async def _begin(config: Config, parts: Parts) -> Afterwards | None:
     if config.hosts:
         joined = await start_standby(config, instance, parts.joiner)
         return functools.partial(parts.joiner.follow, joined=joined)
+    if config.recover:
+        await parts.recoverer.run(look_for_recovery(instance))
+        return None
     with instance.deciding("open"):
         own = look(instance.store, instance.platform)
     await start_primary(config, instance, own, parts.given)

@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from rkeyserver import __version__
 from rkeyserver.appraisal.policy import Policy, parse_policy
@@ -21,12 +21,15 @@ from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.keystore.store import Keystore
 from rkeyserver.platforms.interface import Platform
-from rkeyserver.sealing.record import Header, parse
+from rkeyserver.sealing.record import Header, PlatformSlot, parse
+from rkeyserver.sealing.recovery import Recovery, Sharing, fingerprint
 from rkeyserver.secret import MemoryKind, SecretBytes
 from rkeyserver.service.audit import Audit, Line, Peer
 
 MAX_PEERS_SHOWN: Final = 1024
-TOLD: Final = frozenset({Reason.MACHINE_NOT_NAMED, Reason.TALKING_TO_ITSELF})
+TOLD: Final = frozenset(
+    {Reason.MACHINE_NOT_NAMED, Reason.TALKING_TO_ITSELF, Reason.NOT_A_SHARE, Reason.SHARE_GIVEN_TWICE}
+)
 TOLD_SECONDS: Final = 10
 REPLACED: Final = "file already exist, substitute by new file"
 RECEIVED: Final = "Successfully received the DomainKey from deploy server."
@@ -47,6 +50,24 @@ def reason_of(error: RkeyError) -> str:
     return str(error.reason) if isinstance(error, Rejected) else error.code
 
 
+class Recovering(Protocol):
+    """A recovery under way (service.recover)."""
+
+    @property
+    def request(self) -> bytes:
+        """What the recipients are asked: a RecoveryRequest."""
+
+    @property
+    def progress(self) -> dict[str, int]:
+        """How many shares are here, and how many it takes."""
+
+    def take(self, body: bytes) -> dict[str, int]:
+        """Take a RecoveryContribution, armoured or not; the progress after it.
+
+        Raises: Rejected if it is none that helps, Unavailable if it cannot be recorded: then nothing has changed.
+        """
+
+
 @dataclass
 class Instance:
     """State of one server. `keyring` is None until it was opened, minted or received.
@@ -61,11 +82,13 @@ class Instance:
     audit: Audit
     clock: Clock
     granter: Granter
+    sharing: Sharing
     say: Callable[[str], None]
     keyring: Keyring | None = None
     policy: Policy | None = None
     peers: OrderedDict[str, int] = field(default_factory=OrderedDict)
     hosts: set[str] = field(default_factory=set)
+    recovering: Recovering | None = None
     refused: Counter[str] = field(default_factory=Counter)
     granted: int = 0
     told: int = 0
@@ -95,13 +118,23 @@ class Instance:
             self.keyring = None
 
     def store_keyring(self, keyring: Keyring, keep_as: str | None) -> None:
-        """Seal `keyring` for this machine and store it durably.
+        """Seal `keyring` for this machine, and for the recovery recipients of its policy, and store it durably.
 
-        Raises: Unavailable; the keystore then has the old record or the new one, whole.
+        Raises: Unavailable; the keystore then has the old record or the new one, whole. Misuse if no share can be
+        encrypted to a recipient of the policy.
         """
-        sealed = seal_keyring(keyring, self.platform, now=self.clock.now())
+        recovery = self._recovery_of(keyring)
+        sealed = seal_keyring(keyring, self.platform, now=self.clock.now(), recovery=recovery)
         if self.store.replace(sealed, keep_as):
             self.say(REPLACED)
+
+    def _recovery_of(self, keyring: Keyring) -> Recovery | None:
+        table = parse_policy(keyring.header.policy).recovery
+        if table is None:
+            return None
+        # The name that may stand behind an SSH key is no part of it.
+        recipients = tuple(" ".join(one.split()[:2]) for one in table.recipients)
+        return Recovery(threshold=table.threshold, recipients=recipients, sharing=self.sharing)
 
     @contextlib.contextmanager
     def deciding(self, event: str, *, domain: str = "", peer: Peer | None = None, where: str = "") -> Iterator[None]:
@@ -146,7 +179,7 @@ class Instance:
     def refuse(self, error: RkeyError, address: str) -> None:
         """Count a refusal by its reason.
 
-        Of what has no genuine evidence that is all (design invariant 9): anyone could have it logged. Two reasons need
+        Of what has no genuine evidence that is all (design invariant 9): anyone could have it logged. Some reasons need
         a person to act, and are logged at most once in TOLD_SECONDS.
         """
         reason = reason_of(error)
@@ -162,9 +195,9 @@ class Instance:
         memory = self._memory()
         header, problem = self._stored()
         ways = {
-            "record": 0 if header is None else len(header.slots),
+            "record": 0 if header is None else 1,
             "hosts": len(self.hosts),
-            "recovery": 0,
+            "recovery": 0 if header is None or header.recovery is None else 1,
         }
         return {
             "version": __version__,
@@ -191,9 +224,8 @@ class Instance:
             "refused": dict(self.refused),
             "peers": {machine: utc(at) for machine, at in self.peers.items()},
             "record_problem": problem,
-            "slots": []
-            if header is None
-            else [{"type": "platform", "platform": one.platform, "policy": one.policy} for one in header.slots],
+            "slots": [] if header is None else _slots(header),
+            "recovering": None if self.recovering is None else self.recovering.progress,
             "ways_back": ways,
             "ways_back_total": sum(ways.values()),
         }
@@ -213,3 +245,16 @@ class Instance:
         except RkeyError as error:
             return None, str(error)
         return None, "" if self.keyring is None else "The record is gone."
+
+
+def _slots(header: Header) -> list[dict[str, Any]]:
+    return [
+        {"type": "platform", "platform": one.platform, "policy": one.policy}
+        if isinstance(one, PlatformSlot)
+        else {
+            "type": "recovery",
+            "threshold": one.threshold,
+            "recipients": [fingerprint(share.recipient) for share in one.shares],
+        }
+        for one in header.slots
+    ]

@@ -12,6 +12,7 @@ HELLO_PATH: Final = "/v1/hello"
 HAND_OVER_PATH: Final = "/v1/hand-over"
 HINT_PATH: Final = "/v1/hint"
 POLICY_PATH: Final = "/v1/policy"  # on the operations listener and on the owner's socket
+RECOVERY_PATH: Final = "/v1/recovery"
 CONTENT_TYPE: Final = "application/msgpack"
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]

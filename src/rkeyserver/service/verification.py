@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import msgspec
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.errors import Unavailable
 from rkeyserver.platforms.interface import VerifyFunction
+from rkeyserver.service import interpreter
 from rkeyserver.service.worker import LENGTH_SIZE, MAX_ANSWER, Answer, Task, frame
 
 MAX_WAITING: Final = 256
@@ -54,14 +54,8 @@ class _Worker:
         here.setblocking(False)  # noqa: FBT003 - the socket module's signature
         with there:
             boot = _BOOT.format(sys.path, platform, there.fileno())
-            # Isolated and without site: it imports what this process imports, and no environment says otherwise. Where
-            # the interpreter's own library lies is the one thing it may have to be told.
-            environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-            command = [sys.executable, "-IS", "-c", boot]
             try:
-                process = subprocess.Popen(  # noqa: S603 - this interpreter, arguments of our own
-                    command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[there.fileno()]
-                )
+                process = interpreter.start(boot, there.fileno())
             except OSError:
                 here.close()
                 raise

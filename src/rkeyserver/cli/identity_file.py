@@ -1,0 +1,89 @@
+"""The private keys of a recovery recipient, as age and OpenSSH keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pyrage  # type: ignore[import-untyped]
+
+from rkeyserver.errors import Misuse
+from rkeyserver.sealing.shares import Identity
+
+MAX_FILE: Final = 64 * 1024
+Ask = Callable[[str], str]
+"""Asks the person at the terminal for a passphrase, with this prompt."""
+
+
+def ask_on_terminal(prompt: str) -> str:
+    """Ask at the terminal, without showing what is typed.
+
+    Raises: Misuse where there is none.
+    """
+    import getpass  # noqa: PLC0415
+    import warnings  # noqa: PLC0415
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)  # it would be shown
+            return getpass.getpass(prompt)
+    except (EOFError, OSError, getpass.GetPassWarning) as error:
+        raise Misuse("The key file has a passphrase, and there is no terminal to ask for it.") from error
+
+
+def read_identities(path: Path, ask: Ask = ask_on_terminal) -> list[Identity]:
+    """The identities in a key file: age's, with or without a passphrase, or one OpenSSH private key.
+
+    Raises: Misuse if it cannot be read, or is none of those.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise Misuse(f"The key file {path} cannot be read: {error.strerror}.") from error
+    if len(data) > MAX_FILE:
+        raise Misuse(f"The key file {path} has over {MAX_FILE} bytes: that is no key.")
+    if data.startswith((b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE-----")):
+        data = _decrypted(path, data, ask)
+    if data.lstrip().startswith(b"-----BEGIN "):
+        return [_ssh(path, data, ask)]
+    return _age(path, data)
+
+
+def _decrypted(path: Path, data: bytes, ask: Ask) -> bytes:
+    try:
+        return bytes(pyrage.passphrase.decrypt(data, ask(f"Passphrase of {path}: ")))
+    except pyrage.DecryptError as error:
+        raise Misuse(f"The key file {path} does not open with that passphrase.") from error
+
+
+def _age(path: Path, data: bytes) -> list[Identity]:
+    lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
+    keys = [line for line in lines if line and not line.startswith("#")]
+    try:
+        found = [pyrage.x25519.Identity.from_str(line) for line in keys]
+    except pyrage.IdentityError:
+        found = []
+    if not found:
+        raise Misuse(
+            f"The key file {path} is no identity that is known here.",
+            advice="Wanted is an age identity (AGE-SECRET-KEY-1...) or an OpenSSH private key (Ed25519 or RSA).",
+        )
+    return found
+
+
+def _ssh(path: Path, data: bytes, ask: Ask) -> Identity:
+    try:
+        return pyrage.ssh.Identity.from_buffer(data)
+    except pyrage.IdentityError as error:
+        if "decrypted" not in str(error):
+            raise Misuse(f"The key file {path} is no identity that is known here: {error}.") from error
+    from cryptography.hazmat.primitives import serialization as form  # noqa: PLC0415
+
+    try:
+        key = form.load_ssh_private_key(data, ask(f"Passphrase of {path}: ").encode())
+    except ValueError as error:
+        raise Misuse(f"The key file {path} does not open with that passphrase.") from error
+    plain = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.OpenSSH, form.NoEncryption())
+    return pyrage.ssh.Identity.from_buffer(plain)

@@ -1,0 +1,224 @@
+"""`rkeyserver recovery`: what a recipient does, on a machine of his own. It sees one share, and never t of them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rkeyserver.address import Address, parse_address
+from rkeyserver.appraisal.appraise import check_identity
+from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.cli.command import Parser, Said
+from rkeyserver.cli.identity_file import Ask, ask_on_terminal, read_identities
+from rkeyserver.clock import utc
+from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_PORT
+from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, one_line
+from rkeyserver.exchange.armour import Kind, armour, armoured_size, dearmour, is_armoured
+from rkeyserver.exchange.attested import Verifier
+from rkeyserver.exchange.messages import (
+    MAX_MESSAGE,
+    RecoveryRequest,
+    RecoveryRequestClaims,
+    decode,
+    identity_of,
+)
+from rkeyserver.exchange.recovery import Checked, check_request, contribute
+from rkeyserver.keystore.file import read_record
+from rkeyserver.platforms.registry import load_verifier
+from rkeyserver.sealing.record import parse
+from rkeyserver.sealing.recovery import RecoverySlot, fingerprint, share_set_of
+from rkeyserver.sealing.shares import Identity, check_share, open_share, read_share
+from rkeyserver.service.verification import InlineVerifier
+
+MAX_REQUEST: Final = armoured_size(MAX_MESSAGE[RecoveryRequest])
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RecoveryContribute:
+    """Answer a recovery request: of a file, "-" for stdin, or None for that of `host`; to `host`, None to print."""
+
+    request: str | None
+    identity: Path
+    policy: Path
+    domain: str
+    host: Address | None
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of `recovery`."""
+    made = Parser(prog="rkeyserver recovery", description="For recipients of recovery shares.")
+    actions = made.add_subparsers(parser_class=Parser, dest="action", required=True, metavar="{show,verify,contribute}")
+    show = actions.add_parser("show", help="print a record's recovery slot")
+    verify = actions.add_parser("verify", help="prove your share in a record readable")
+    give = actions.add_parser("contribute", help="give your share to a recovering instance")
+    give.add_argument("request", nargs="?", help="the request's file, or - for stdin; without it, -i is asked for it")
+    for one in (show, verify):
+        one.add_argument(
+            "path", nargs="?", default=str(DEFAULT_KEYSTORE), help=f"a record (default {DEFAULT_KEYSTORE})"
+        )
+    for one in (verify, give):
+        one.add_argument(
+            "--identity", required=True, metavar="KEYFILE", help="your age identity or OpenSSH private key"
+        )
+    give.add_argument("--policy", required=True, metavar="FILE", help="your policy: which machines may have your share")
+    give.add_argument("--domain", required=True, metavar="ID", help="the domain that is to be recovered")
+    give.add_argument("-i", "--host", metavar="HOST[:PORT]", help="send it there; else it is printed")
+    give.add_argument("-p", "--port", type=int, default=DEFAULT_PORT, help=f"the host's port (default {DEFAULT_PORT})")
+    return made
+
+
+def run(found: argparse.Namespace) -> Said:
+    """Carry out one command of `recovery`.
+
+    Raises: RkeyError.
+    """
+    match found.action:
+        case "show":
+            return Said(show(Path(found.path)))
+        case "verify":
+            return Said(verify(Path(found.path), Path(found.identity)))
+        case _:
+            host = None if found.host is None else parse_address(found.host, found.port)
+            asked = RecoveryContribute(found.request, Path(found.identity), Path(found.policy), found.domain, host)
+            return Said(run_contribute(asked, _say))
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(one_line(line) + "\n")
+
+
+def show(path: Path) -> str:
+    """The recovery slot of the record at `path`, for people.
+
+    Raises: Corrupt, Misuse if there is no record there that can be read.
+    """
+    header = parse(read_record(path)).header
+    lines = [f"record       {path}", f"domain       {header.domain}", f"written      {utc(header.written)}"]
+    slot = header.recovery
+    if slot is None:
+        return "\n".join([*lines, "recovery     none: only the machine that sealed it opens this record.", ""])
+    lines += [
+        f"set          {slot.set}",
+        f"threshold    {slot.threshold} of {len(slot.shares)}: so many of them together hold the root key",
+        *(f"recipient    {fingerprint(one.recipient)}" for one in slot.shares),
+        "Read from the header alone; `recovery verify` proves one share.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def verify(path: Path, identity: Path, ask: Ask = ask_on_terminal) -> str:
+    """Prove the share of one recipient in the record at `path` readable; it is not shown.
+
+    Raises: Corrupt if the recipient's share is damaged, or not of this record; Rejected(NOT_A_SHARE) if none is his.
+    """
+    header = parse(read_record(path)).header
+    if header.recovery is None:
+        raise Corrupt("The record has no recovery slot.", advice="Its domain's policy names no recovery recipients.")
+    index, _share = _own_share(header.recovery, header.domain, read_identities(identity, ask))
+    recipient = header.recovery.shares[index].recipient
+    return (
+        f"The share of {fingerprint(recipient)} in {path} is readable, whole, and of this record: domain "
+        f"{header.domain}, set {header.recovery.set}, {header.recovery.threshold} of {len(header.recovery.shares)}.\n"
+    )
+
+
+def _own_share(slot: RecoverySlot, domain: str, identities: list[Identity]) -> tuple[int, bytes]:
+    """The index and the bytes of the share that the identities open; checked in every way that one alone can be.
+
+    Raises: Rejected(NOT_A_SHARE) if they open none; Corrupt if it is not what the slot says.
+    """
+    for index, one in enumerate(slot.shares):
+        share = open_share(one.sealed, identities)
+        if share is None:
+            continue
+        if hashlib.sha256(share).hexdigest() != one.digest:
+            raise Corrupt(f"Share {index} opens, and is not the one that was sealed: its digest differs.")
+        document = read_share(share)
+        check_share(document, share_set_of(slot, domain))
+        if document.index != index:
+            raise Corrupt(f"In the place of share {index} is share {document.index}.")
+        return index, share
+    recipients = ", ".join(fingerprint(one.recipient) for one in slot.shares)
+    raise Rejected(
+        Reason.NOT_A_SHARE,
+        f"No share here is for this key; the recipients are {recipients}.",
+        advice="Take the private key that belongs to one of them.",
+    )
+
+
+def run_contribute(
+    asked: RecoveryContribute, say: Say, ask: Ask = ask_on_terminal, now: Callable[[], float] = time.time
+) -> str:
+    """Check a request, and seal the recipient's share to the instance that made it: the text to print.
+
+    say: tells the person what was checked.
+    Raises: Rejected with the check that failed; Misuse, Unavailable, Corrupt. The share then stays where it is.
+    """
+    policy = _policy(asked.policy)
+    message = _request(asked)
+    checked = asyncio.run(_checked(message, policy, asked.domain, int(now())))
+    _tell(checked, say)
+    index, share = _own_share(checked.slot, checked.claims.domain, read_identities(asked.identity, ask))
+    sealed = contribute(checked, memoryview(share))
+    say(f"share        {index}, of {fingerprint(checked.slot.shares[index].recipient)}")
+    if asked.host is None:
+        return armour(sealed, Kind.RECOVERY_CONTRIBUTION)
+    from rkeyserver.service.contribute import post_contribution  # noqa: PLC0415 - only then a client is needed
+
+    progress = asyncio.run(post_contribution(asked.host, sealed))
+    return f"Contributed to {asked.host}: it has {progress.shares} of {progress.threshold} shares.\n"
+
+
+def _policy(path: Path) -> Policy:
+    try:
+        return parse_policy(path.read_text("utf-8"))
+    except OSError as error:
+        raise Misuse(f"The policy {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise Misuse(f"The policy {path} is no text: {error}.") from error
+
+
+def _request(asked: RecoveryContribute) -> bytes:
+    if asked.request is None:
+        if asked.host is None:
+            raise Misuse("Nothing says which request to answer.", advice="Give its file, - for stdin, or -i HOST.")
+        from rkeyserver.service.contribute import fetch_request  # noqa: PLC0415
+
+        return asyncio.run(fetch_request(asked.host))
+    try:
+        if asked.request == "-":
+            data = sys.stdin.buffer.read(MAX_REQUEST + 1)
+        else:
+            with Path(asked.request).open("rb") as file:
+                data = file.read(MAX_REQUEST + 1)
+    except OSError as error:
+        raise Misuse(f"The request {asked.request} cannot be read: {error.strerror}.") from error
+    return dearmour(data, Kind.RECOVERY_REQUEST) if is_armoured(data) else data
+
+
+async def _checked(message: bytes, policy: Policy, domain: str, now: int) -> Checked:
+    claims = decode(decode(message, RecoveryRequest).attested.claims, RecoveryRequestClaims)
+    # Only a platform that the recipient's policy names has a verifier here, and each its own trust anchor.
+    check_identity(identity_of(claims), policy)
+    verifiers: dict[str, Verifier] = {claims.platform: InlineVerifier(load_verifier(claims.platform))}
+    return await check_request(message, domain=domain, policy=policy, verifiers=verifiers, now=now)
+
+
+def _tell(checked: Checked, say: Say) -> None:
+    claims, proved = checked.claims, checked.verdict.claims
+    say(f"domain       {claims.domain}, epoch {claims.epoch}, sequence {claims.sequence}")
+    say(f"instance     {proved.platform} {proved.ppid}: genuine, and accepted by your policy {checked.verdict.policy}")
+    say(f"code         mrenclave {proved.mrenclave}, mrsigner {proved.mrsigner}, version {proved.isv_svn}")
+    say(f"request      made {utc(claims.time)}, {checked.age} seconds ago")
+    say(f"threshold    {checked.slot.threshold} of {len(checked.slot.shares)}")
+    if proved.platform == "simulated":
+        say("SIMULATED: this instance is protected by nothing; whoever runs it can read what it is given.")

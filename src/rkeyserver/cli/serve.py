@@ -1,0 +1,80 @@
+"""`rkeyserver` without a command: run an instance."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from pathlib import Path
+from typing import Final
+
+from rkeyserver import __version__
+from rkeyserver.cli import log
+from rkeyserver.cli.command import Parser, Said, put
+from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, LOG_LEVELS, Options, check_options, make_config, read_file
+from rkeyserver.errors import Unavailable
+
+EPILOG: Final = """\
+commands:
+  rkeyserver inspect [PATH]   print a record's readable header, on any machine
+  rkeyserver status [--json]  ask a running instance what it is
+  rkeyserver identity         print the line by which a policy names this machine
+  rkeyserver policy ...       show the policy of a running instance, and change it
+  rkeyserver recovery ...     show, verify or contribute the shares that bring a lost domain back
+
+exit status: 0 done, 2 wrong usage, 3 refused, 4 unavailable (try again), 5 stored data cannot be used, 1 a bug
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of its arguments: nothing stands for what was not said."""
+    made = Parser(
+        prog="rkeyserver",
+        description="Serve a domain's root key: make it or open it here, or with -i fetch it from a running instance.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    add = made.add_argument
+    add("-i", "--host", action="append", metavar="HOST[:PORT]", help="ask this instance for the key (repeatable)")
+    add("-p", "--port", type=int, help="the hosts' port (default 8888)")
+    add("--keystore", metavar="PATH", help=f"the sealed record (default {DEFAULT_KEYSTORE})")
+    add("--domain", metavar="ID", help="open, fetch and adopt only this domain; never make a new one")
+    add("--wait", type=float, metavar="SECONDS", help="how long to keep asking without an own record (default 30)")
+    add("--once", action="store_true", help="fetch, store, exit")
+    add("--recover", action="store_true", help="every machine is lost: collect recovery shares that open the record")
+    add("--listen", action="append", metavar="[HOST]:PORT", help="where peers connect (default :8888, repeatable)")
+    add("--platform", choices=("sgx", "tpm", "simulated"), help="default: the hardware that is found")
+    add("--machine", metavar="DIR", help="the simulated processor's state, one folder for each machine")
+    add("--ops", metavar="HOST:PORT", help=f"the operations listener (default {DEFAULT_OPS})")
+    add("--audit", metavar="PATH", help="the audit file (default: beside the keystore)")
+    add(
+        "--policy",
+        metavar="FILE",
+        help="the policy of a new domain; with -i what this machine goes by until it has one",
+    )
+    add("--admins", metavar="FILE", help="the admins of a new domain; with -i who must have signed its policy")
+    add("--socket", metavar="PATH", help="where the owner changes the policy (default: beside the keystore)")
+    add("--config", metavar="FILE", help="TOML with the long options' names; the command line wins")
+    add("--log-level", choices=LOG_LEVELS, help="default info")
+    add("--version", action="version", version=f"rkeyserver {__version__}")
+    return made
+
+
+def run(found: argparse.Namespace) -> Said:
+    """Run an instance until it is told to stop.
+
+    Raises: RkeyError saying why it could not start.
+    """
+    given = {name.replace("_", "-"): value for name, value in vars(found).items()}
+    file = given.pop("config", None)
+    config = make_config(Options() if file is None else read_file(Path(file)), check_options(given))
+    log.set_up(config.log_level)
+    from rkeyserver.service.compose import run as run_instance  # noqa: PLC0415 - not for a mistake in the arguments
+
+    try:
+        run_instance(config)
+    finally:
+        # That nobody reads any more what a server said is no failure of the server.
+        with contextlib.suppress(Unavailable):
+            put("")
+    return Said("")

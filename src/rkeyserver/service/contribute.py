@@ -1,0 +1,77 @@
+"""A recovery recipient's side over HTTP: fetch the request of an instance, post a contribution to it."""
+
+from __future__ import annotations
+
+import httpx
+import msgspec
+
+from rkeyserver.address import Address
+from rkeyserver.errors import Reason, Rejected, Unavailable
+from rkeyserver.exchange.messages import MAX_MESSAGE, RecoveryRequest
+from rkeyserver.service.fetch import CONNECT_SECONDS, EXCHANGE_SECONDS
+from rkeyserver.service.routes import CONTENT_TYPE, RECOVERY_PATH
+from rkeyserver.service.why import why
+
+MAX_PROGRESS = 1024
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far the recovery is, as the instance says: nothing of it is proved."""
+
+    shares: int
+    threshold: int
+
+
+async def fetch_request(host: Address) -> bytes:
+    """The RecoveryRequest of the instance at `host`, as it came.
+
+    Raises: Unavailable, Rejected(TOO_LARGE).
+    """
+    return await _ask(host, "GET", b"", MAX_MESSAGE[RecoveryRequest])
+
+
+async def post_contribution(host: Address, contribution: bytes) -> Progress:
+    """Send a RecoveryContribution.
+
+    Raises: Rejected(REFUSED_BY_PEER) if the instance cannot use it; Unavailable.
+    """
+    answer = await _ask(host, "POST", contribution, MAX_PROGRESS)
+    try:
+        return msgspec.json.decode(answer, type=Progress)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unavailable(f"{host} answers with something else than how far the recovery is.") from error
+
+
+async def _ask(host: Address, method: str, body: bytes, most: int) -> bytes:
+    answer = bytearray()
+    try:
+        async with (
+            httpx.AsyncClient(
+                timeout=httpx.Timeout(EXCHANGE_SECONDS, connect=CONNECT_SECONDS),
+                trust_env=False,
+                follow_redirects=False,
+                verify=False,  # noqa: S501 - no TLS here: what is sent is sealed to what was verified
+            ) as client,
+            client.stream(
+                method, f"http://{host}{RECOVERY_PATH}", content=body, headers={"content-type": CONTENT_TYPE}
+            ) as response,
+        ):
+            async for part in response.aiter_raw():
+                answer += part
+                if len(answer) > most:
+                    raise Rejected(Reason.TOO_LARGE, f"{host} answers with more than {most} bytes.")
+            status = response.status_code
+    except httpx.TransportError as error:
+        raise Unavailable(f"No answer from {host}: {why(error)}.") from error
+    if status == httpx.codes.OK:
+        return bytes(answer)
+    if status == httpx.codes.FORBIDDEN:
+        raise Rejected(
+            Reason.REFUSED_BY_PEER,
+            f"{host} cannot use what was contributed.",
+            advice="Its log says why: a share that it has already, or one for another request.",
+        )
+    raise Unavailable(
+        f"{host} asks for no recovery ({status}).",
+        advice="Is it running with --recover? It stops asking as soon as it has shares enough.",
+    )

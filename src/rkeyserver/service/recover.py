@@ -1,0 +1,228 @@
+"""Recovery when every machine is lost: an instance that has only a record collects shares until they open it.
+
+Recoverer.run()     look at the record, make the request, wait, open, check, record, store, serve
+Recovering.take()   one contribution from outside; a wrong one is refused and changes nothing
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.config import Config
+from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable
+from rkeyserver.exchange.armour import Kind, armour, dearmour, is_armoured
+from rkeyserver.exchange.attested import Verifier
+from rkeyserver.exchange.recovery import RecoveryAsking
+from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.sealed import open_recovered, set_aside_name
+from rkeyserver.sealing.record import Record, parse
+from rkeyserver.sealing.recovery import fingerprint, share_set_of
+from rkeyserver.secret import SecretBytes
+from rkeyserver.service.adopt import Nothing, Opened, Own, look
+from rkeyserver.service.audit import Line, Peer
+from rkeyserver.service.instance import Instance
+from rkeyserver.service.start import open_own
+
+NONE_ASKED: Final = "This instance asks for no recovery."
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Collected:
+    """A recovery under way: the request that is out, and the shares that came by index. Close it when done."""
+
+    asking: RecoveryAsking
+    instance: Instance
+    shares: dict[int, SecretBytes] = field(default_factory=dict)
+    whole: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def request(self) -> bytes:
+        """As service.instance.Recovering."""
+        return self.asking.message
+
+    @property
+    def progress(self) -> dict[str, int]:
+        """As service.instance.Recovering."""
+        return {"shares": len(self.shares), "threshold": self.asking.slot.threshold}
+
+    def take(self, body: bytes) -> dict[str, int]:
+        """As service.instance.Recovering."""
+        if self.whole.is_set():
+            raise Unavailable("There are shares enough already.")
+        index, share = self.asking.opened(dearmour(body, Kind.RECOVERY_CONTRIBUTION) if is_armoured(body) else body)
+        slot = self.asking.slot
+        recipient = fingerprint(slot.shares[index].recipient)
+        try:
+            self._record(index, recipient)
+        except BaseException:
+            share.close()
+            raise
+        self.shares[index] = share
+        log.info("Share of %s: %d of %d.", recipient, len(self.shares), slot.threshold)
+        if len(self.shares) >= slot.threshold:
+            self.whole.set()
+        return self.progress
+
+    def _record(self, index: int, recipient: str) -> None:
+        if index in self.shares:
+            raise Rejected(
+                Reason.SHARE_GIVEN_TWICE,
+                f"The share of {recipient} is here already; wanted is another recipient's.",
+            )
+        found = f"share {index} of set {self.asking.slot.set}, of {recipient}"
+        self.instance.audit.write_now(Line(event="contribution", verdict="accepted", found=found))
+
+    def close(self) -> None:
+        """Erase the shares."""
+        while self.shares:
+            self.shares.popitem()[1].close()
+
+
+@dataclass(frozen=True)
+class Recoverer:
+    """Brings a domain back on this instance. random: gives n fresh random bytes.
+
+    changed: makes of a recovered keyring, which it takes over, one whose policy was changed, where an operator brought
+    a change that accepts this machine; None where none was brought.
+    """
+
+    config: Config
+    instance: Instance
+    verifiers: dict[str, Verifier]
+    random: Callable[[int], bytes]
+    changed: Callable[[Keyring], Keyring] | None = None
+
+    async def run(self, own: Own) -> None:
+        """Serve from the record if it opens here; else collect shares until it opens, however long that takes.
+
+        Raises: Misuse without a record; Rejected, Corrupt if it is not the one to recover, or not what it says.
+        """
+        instance = self.instance
+        if isinstance(own, Opened):
+            log.warning("The record opens on this machine: there is nothing to recover.")
+            open_own(self.config, instance, own.keyring)
+            return
+        with instance.deciding("recover", domain=self.config.domain or ""):
+            data, record = self._to_recover(own)
+            asking = RecoveryAsking.begin(
+                data, record, attester=instance.platform, random=self.random, now=instance.clock.now()
+            )
+        collected = Collected(asking, instance)
+        try:
+            instance.recovering = collected
+            instance.say(armour(asking.message, Kind.RECOVERY_REQUEST).rstrip())
+            log.info(
+                "Asking for %d of %d shares of domain %s. Each recipient runs: rkeyserver recovery contribute.",
+                asking.slot.threshold,
+                len(asking.slot.shares),
+                record.header.domain,
+            )
+            await collected.whole.wait()
+            with instance.deciding("recover", domain=record.header.domain):
+                keyring, line = await self._accepted(await self._opened(collected, record), collected)
+            self._adopt(keyring, line, data)
+        finally:
+            instance.recovering = None
+            collected.close()
+
+    def _to_recover(self, own: Own) -> tuple[bytes, Record]:
+        if isinstance(own, Nothing):
+            raise Misuse(
+                "The keystore is empty: recovery opens a record that some machine of the domain sealed.",
+                advice="Copy the newest record that is left of any machine to --keystore, and start again.",
+            )
+        assert not isinstance(own, Opened)  # noqa: S101 - run() has dealt with it
+        if own.header is None:
+            raise own.error
+        if own.header.domain != self.config.domain:
+            raise Rejected(
+                Reason.ANOTHER_DOMAIN,
+                f"The record here is of domain {own.header.domain}; --domain asks for {self.config.domain}.",
+                advice="Nothing was changed. Copy a record of that domain here, or name the right one.",
+            )
+        return own.record, parse(own.record)
+
+    async def _opened(self, collected: Collected, record: Record) -> Keyring:
+        """The keyring, as soon as the shares open it.
+
+        Raises: Corrupt, Rejected(ANOTHER_DOMAIN), Unavailable.
+        """
+        share_set = share_set_of(collected.asking.slot, record.header.domain)
+        views = [share.view for share in collected.shares.values()]
+        combined = await asyncio.to_thread(self.instance.sharing.combine, views, share_set)
+        with combined as secret:
+            keyring = open_recovered(record, secret.view)
+        if keyring.domain != self.config.domain:
+            keyring.close()
+            raise Rejected(
+                Reason.ANOTHER_DOMAIN,
+                f"The record holds a keyring of domain {keyring.domain}; --domain asks for {self.config.domain}.",
+            )
+        return keyring
+
+    async def _accepted(self, keyring: Keyring, collected: Collected) -> tuple[Keyring, Line]:
+        """The keyring and what the audit file will say of it, if its policy accepts this instance; else it is closed.
+
+        Raises: Rejected, Misuse, Unavailable.
+        """
+        try:
+            if self.changed is not None:
+                keyring = self.changed(keyring)
+            policy = parse_policy(keyring.header.policy)
+            return keyring, await self._judged(policy, keyring, collected)
+        except BaseException:
+            keyring.close()
+            raise
+
+    async def _judged(self, policy: Policy, keyring: Keyring, collected: Collected) -> Line:
+        try:
+            verdict = await collected.asking.accepted_by(
+                policy, verifiers=self.verifiers, now=self.instance.clock.now()
+            )
+        except Rejected as error:
+            raise Rejected(
+                error.reason,
+                f"The record opens, but the policy in it does not accept this machine. {error.message}",
+                advice="Nothing was changed. Recover on a machine that the domain's policy names.",
+            ) from error
+        members = ", ".join(map(str, sorted(collected.shares)))
+        return Line(
+            event="recover",
+            verdict="accepted",
+            domain=keyring.domain,
+            sequence=keyring.header.sequence,
+            peer=Peer.of(verdict.claims, "this machine"),
+            policy=policy.digest,
+            found=f"shares {members} of set {collected.asking.slot.set}",
+        )
+
+    def _check_unchanged(self, data: bytes) -> None:
+        if self.instance.store.load() != data:
+            raise Unavailable("The record here was changed during the recovery.", advice="It was left as it is.")
+
+    def _adopt(self, keyring: Keyring, line: Line, data: bytes) -> None:
+        instance = self.instance
+        try:
+            self._check_unchanged(data)
+            instance.audit.write_now(line)
+            instance.store_keyring(keyring, set_aside_name(data))
+        except BaseException:
+            keyring.close()
+            raise
+        instance.hold(keyring)
+        log.info("Recovered domain %s, sequence %d, and sealed it to this machine.", keyring.domain, line.sequence)
+
+
+def look_for_recovery(instance: Instance) -> Own:
+    """What lies here, opened or not.
+
+    Raises: Corrupt if the store cannot even be read.
+    """
+    with instance.deciding("recover"):
+        return look(instance.store, instance.platform)
