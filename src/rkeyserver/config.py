@@ -123,7 +123,7 @@ def make_config(file: Options, command_line: Options) -> Config:
         for name in Options.__struct_fields__
         if (value := getattr(source, name)) is not None
     }
-    port = int(said.pop("port", DEFAULT_PORT))
+    ported, port = "port" in said, int(said.pop("port", DEFAULT_PORT))
     changes: dict[str, object] = {}
     if "host" in said:
         changes["hosts"] = tuple(parse_address(text, port) for text in said.pop("host"))
@@ -139,6 +139,11 @@ def make_config(file: Options, command_line: Options) -> Config:
             raise Misuse(f"{host} cannot be asked: its port is 0, wanted is one from 1 to 65535.")
     if not config.keystore.name:
         raise Misuse(f"The keystore is {config.keystore}; wanted is the path of a file.")
+    if ported and not config.hosts:
+        raise Misuse(
+            "The port (-p) is that of the hosts to ask for the key; no host is given.",
+            advice="Name one with -i HOST. Where this instance itself listens is said with --listen :PORT.",
+        )
     if config.once and not config.hosts:
         raise Misuse("--once fetches from a host; none is given.", advice="Add -i HOST.")
     return config

@@ -215,6 +215,25 @@ def test_operations_are_on_the_loopback_alone_and_peers_everywhere(machines: Mac
             httpx.get(f"http://{address.replace('127.0.0.1', '127.0.0.2')}:{host.ops_port}/healthz", trust_env=False)
 
 
+OPEN: dict[str, tuple[str, bool]] = {
+    "this machine's loopback": ("127.0.0.1", False),
+    "another of its addresses": ("127.1.2.3", False),
+    "that of IPv6": ("[::1]", False),
+    "a name of it": ("localhost", False),
+    "every address": ("0.0.0.0", True),  # noqa: S104 - that is what is warned of
+    "every one of IPv6": ("[::]", True),
+}
+
+
+@pytest.mark.parametrize(("host", "warned"), OPEN.values(), ids=OPEN)
+def test_operations_that_the_network_reaches_are_warned_of(machines: Machines, host: str, warned: bool) -> None:  # noqa: FBT001 - a case
+    machine = machines("machine")
+    running = machine.start("--ops", f"{host}:{machine.ops_port}")
+    said = f"Operations on {host}:{machine.ops_port} are open to the network (--ops): anyone who reaches it reads"
+    assert (said in running.err.text) == warned
+    assert ("open to the network" in running.err.text) == warned
+
+
 def test_operations_listener_answers_nothing_else(machines: Machines) -> None:
     host = machines("host")
     host.start()
