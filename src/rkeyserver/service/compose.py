@@ -76,7 +76,7 @@ def warn_of_readers(ops: list[socket.socket]) -> None:
         if not ipaddress.ip_address(host).is_loopback:
             log.warning(
                 "Operations on %s are open to the network (--ops): anyone who reaches it reads, without a password, "
-                "the ids of the domain, its keys and machines, who was given the key and when, what was refused, and "
+                "the domain's ids and policy, its machines, who was given the key and when, what was refused, and "
                 "why a restart would fail. Name an address of the loopback, or keep others out with a firewall.",
                 Address(host, port),
             )
@@ -172,7 +172,8 @@ async def _run(config: Config) -> None:
         trusted = parts.instance.platform.trusts_host
         owner = [stack.enter_context(owner_socket(config.socket_path))] if trusted else []
         parts.instance.owner_socket = config.socket_path.absolute() if trusted else None
-        await serve(parts.instance, peers, ops, owner, functools.partial(_begin, config, parts))
+        begin = functools.partial(_begin, config, parts)
+        await serve(parts.instance, peers, ops, owner, begin, ops_name=config.ops.host)
 
 
 async def _begin(config: Config, parts: Parts) -> Afterwards | None:
