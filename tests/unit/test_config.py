@@ -201,7 +201,7 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "a NUL": (b"\0", "Invalid"),
     "broken TOML": (b"keystore", "Expected"),
     "a key twice": (b"port = 1\nport = 2", "overwrite"),
-    "a table": (b"[rkeyserver]\nport = 1", "unknown field"),
+    "a table": (b"[rkeyserver]\nport = 1", "rkeyserver is unknown"),
     "deep": (b"host = " + b"[" * 60_000, ""),
     "a number without end": (b"port = " + b"9" * 5000, ""),
 }
