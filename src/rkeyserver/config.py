@@ -14,6 +14,7 @@ import msgspec
 
 from rkeyserver.address import Address, parse_address
 from rkeyserver.errors import Misuse
+from rkeyserver.plain import in_words
 
 DEFAULT_PORT: Final = 8888
 DEFAULT_OPS: Final = Address("127.0.0.1", 9888)
@@ -90,13 +91,34 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     log_level: LogLevel | None = None
 
 
+# What each option has to be, for people.
+WANTED: Final = {
+    "host": 'a list with at least one HOST[:PORT], as ["10.23.100.2"]',
+    "port": "a whole number from 1 to 65535",
+    "keystore": "the path of a file",
+    "domain": "a domain's id, 32 hexadecimal digits in lower case",
+    "wait": "a number of seconds from 0 to 86400",
+    "once": "true or false",
+    "listen": 'a list with at least one [HOST]:PORT, as [":8888"]',
+    "platform": "sgx, tpm or simulated",
+    "machine": "the path of a folder",
+    "ops": "HOST:PORT",
+    "audit": "the path of a file",
+    "log-level": f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}",
+}
+
+
 def read_file(path: Path) -> Options:
     """Options from a TOML file.
 
     Raises: Misuse if it cannot be read, or has a key that is no option.
     """
+    given: dict[str, object] = {}
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Options)
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        return msgspec.convert(given, Options)
+    except msgspec.ValidationError as error:
+        raise Misuse(f"The configuration file {path} is wrong: {in_words(error, WANTED, given)}.") from error
     except OSError as error:
         raise Misuse(f"The configuration file {path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
@@ -112,7 +134,7 @@ def check_options(given: dict[str, object]) -> Options:
     try:
         return msgspec.convert(given, Options)
     except msgspec.ValidationError as error:
-        raise Misuse(f"A wrong value on the command line: {error}.") from error
+        raise Misuse(f"{in_words(error, WANTED, given, before='--')}.") from error
 
 
 def make_config(file: Options, command_line: Options) -> Config:
@@ -126,7 +148,7 @@ def make_config(file: Options, command_line: Options) -> Config:
         for name in Options.__struct_fields__
         if (value := getattr(source, name)) is not None
     }
-    port = int(said.pop("port", DEFAULT_PORT))
+    ported, port = "port" in said, int(said.pop("port", DEFAULT_PORT))
     changes: dict[str, object] = {}
     if "host" in said:
         changes["hosts"] = tuple(parse_address(text, port) for text in said.pop("host"))
@@ -137,11 +159,21 @@ def make_config(file: Options, command_line: Options) -> Config:
     for name, value in said.items():
         changes[name] = Path(value) if name in _PATHS else value
     config = replace(Config(), **changes)  # type: ignore[arg-type]  # msgspec has checked every value's type
+    _check(config, ported=ported)
+    return config
+
+
+def _check(config: Config, *, ported: bool) -> None:
     for host in config.hosts:
         if not host.port:
             raise Misuse(f"{host} cannot be asked: its port is 0, wanted is one from 1 to 65535.")
     if not config.keystore.name:
         raise Misuse(f"The keystore is {config.keystore}; wanted is the path of a file.")
+    if ported and not config.hosts:
+        raise Misuse(
+            "The port (-p) is that of the hosts to ask for the key; no host is given.",
+            advice="Name one with -i HOST. Where this instance itself listens is said with --listen :PORT.",
+        )
     if config.once and not config.hosts:
         raise Misuse("--once fetches from a host; none is given.", advice="Add -i HOST.")
     if config.recover and (config.hosts or config.domain is None):
@@ -149,4 +181,3 @@ def make_config(file: Options, command_line: Options) -> Config:
             "--recover opens a record of the domain that --domain names, where no host is left to ask.",
             advice="Give --domain ID, and no -i.",
         )
-    return config

@@ -86,6 +86,14 @@ def test_what_is_replaced_is_kept(store: Keystore, place: Place) -> None:
     assert (store.load(), place.kept()) == (b"two", [b"one"])
 
 
+def test_what_is_kept_is_named_newest_first(store: Keystore) -> None:
+    assert store.kept_names() == []
+    for number in range(4):
+        store.replace(b"%d" % number, f"domain.1-seq-{number}")
+    for name, number in zip(store.kept_names(), (3, 2, 1), strict=True):
+        assert f"domain.1-seq-{number}" in name
+
+
 def test_two_of_one_name_are_both_kept(store: Keystore, place: Place) -> None:
     for record in (b"one", b"two", b"three"):
         store.replace(record, "name")

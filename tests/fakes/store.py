@@ -28,6 +28,9 @@ class MemoryKeystore:
         if self.fails is not None:
             raise self.fails
 
+    def kept_names(self) -> list[str]:
+        return [f"kept.{name}" for name in reversed(self.kept)]
+
     def replace(self, record: bytes, keep_as: str | None) -> bool:
         if self.fails is not None:
             raise self.fails

@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rkeyserver.clock import Clock
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Rejected, Unavailable
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+from rkeyserver.service.start import FIRST_SECONDS
 
 RECEIVED = re.compile(r"INFO \[[\w/]+\.py\(\d+\) -> \w+\]: Successfully received the DomainKey from deploy server\.\n")
 REPLACED = "file already exist, substitute by new file\n"
@@ -374,7 +376,7 @@ def test_a_port_that_is_taken_is_named_before_anything_is_made(machines: Machine
     assert not second.keystore.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("state", ["primary", "standby that asks on", "standby that waits"])
 def test_signals_stop_it_cleanly(machines: Machines, number: signal.Signals, state: str) -> None:
     host, machine = machines("host"), machines("machine")
@@ -401,7 +403,9 @@ def test_signals_stop_it_cleanly(machines: Machines, number: signal.Signals, sta
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 128 + signal.SIGINT)], ids=["TERM", "INT"]
+    ("number", "status"),
+    [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 128 + signal.SIGINT), (signal.SIGHUP, -signal.SIGHUP)],
+    ids=["TERM", "INT", "HUP"],
 )
 def test_a_fetch_that_is_stopped_does_not_look_done(machines: Machines, number: signal.Signals, status: int) -> None:
     host, backup = machines("host"), machines("backup")
@@ -410,6 +414,53 @@ def test_a_fetch_that_is_stopped_does_not_look_done(machines: Machines, number: 
     running.send(number)
     assert running.wait().status == status
     assert not backup.keystore.exists()
+
+
+def test_nohup_keeps_it_running_when_its_terminal_ends(machines: Machines) -> None:
+    machine = machines("machine")
+    running = machine.start(under=["nohup"])
+    running.send(signal.SIGHUP)
+    assert machine.status()["role"] == "primary"
+    assert running.stop().err.endswith("Stopping.\n")
+
+
+def test_hosts_that_hang_keep_an_own_record_from_being_served_for_some_seconds_only(machines: Machines) -> None:
+    host, backup = machines("host"), machines("backup")
+    host.start()
+    joined(backup, host)
+    with contextlib.ExitStack() as stack:
+        hung = [stack.enter_context(reserve()) for _ in range(3)]
+        words = []
+        for listener in hung:
+            listener.listen()
+            words += ["-i", f"127.0.0.1:{listener.getsockname()[1]}"]
+        before = time.monotonic()
+        running = backup.start(*words)
+        assert FIRST_SECONDS <= time.monotonic() - before < 2 * FIRST_SECONDS
+        assert "serving from the own record and asking on. (no answer in time)" in running.err.text
+        before = time.monotonic()
+        running.stop()
+        assert time.monotonic() - before < FIRST_SECONDS
+
+
+@pytest.mark.parametrize("unreached_first", [True, False], ids=["unreached first", "unreached last"])
+def test_one_host_that_did_not_answer_makes_it_worth_trying_again(machines: Machines, unreached_first: bool) -> None:  # noqa: FBT001 - a case
+    other, gone, backup = machines("other"), machines("gone"), machines("backup")
+    other.start()
+    hosts = [gone, other] if unreached_first else [other, gone]
+    asked = [word for host in hosts for word in ("-i", host.address)]
+    ended = backup.run(*asked, "--once", "--wait", "0", "--domain", "0" * 32)
+    assert ended.status == UNAVAILABLE, ended
+    assert f"No answer from {gone.address}" in ended.err.splitlines()[-1]
+
+
+def test_hosts_of_another_domain_are_asked_once(machines: Machines) -> None:
+    one, two, backup = machines("one"), machines("two"), machines("backup")
+    one.start()
+    two.start()
+    ended = backup.run("-i", one.address, "-i", two.address, "--wait", "3600", "--domain", "0" * 32)
+    assert ended.status == REFUSED, ended
+    assert [line["reason"] for line in backup.audit()] == ["another-domain"] * 2
 
 
 def test_decisions_are_recorded_before_their_effect(machines: Machines) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from tests.fakes.processes import (
 import rkeyserver as package
 from rkeyserver.config import Config
 from rkeyserver.errors import EXIT_STATUS, Unavailable
+from rkeyserver.service.ops import is_own
 
 UNAVAILABLE = EXIT_STATUS[Unavailable]
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
@@ -168,6 +170,7 @@ FOREIGN: dict[str, tuple[int, bytes]] = {
     "nothing": (200, b""),
     "an error": (404, b"{}"),
     "a redirect": (302, b""),
+    "one that has another name": (421, b"{}"),
 }
 
 
@@ -176,7 +179,7 @@ def test_what_is_no_instance(tmp_path: Path, status: int, body: bytes) -> None:
     with answering(status, body) as port:
         ended = asked(port, tmp_path)
     assert (ended.status, ended.out) == (UNAVAILABLE, "")
-    assert ended.err.startswith(f"rkeyserver: What is on 127.0.0.1:{port} answers")
+    assert ended.err.startswith(f"rkeyserver: What is on 127.0.0.1:{port} ")
     assert "Traceback" not in ended.err
 
 
@@ -213,6 +216,83 @@ def test_operations_are_on_the_loopback_alone_and_peers_everywhere(machines: Mac
         assert backup.run("-i", f"{address}:{port}", "--once").status == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://{address.replace('127.0.0.1', '127.0.0.2')}:{host.ops_port}/healthz", trust_env=False)
+
+
+OPEN: dict[str, tuple[str, bool]] = {
+    "this machine's loopback": ("127.0.0.1", False),
+    "another of its addresses": ("127.1.2.3", False),
+    "that of IPv6": ("[::1]", False),
+    "a name of it": ("localhost", False),
+    "every address": ("0.0.0.0", True),  # noqa: S104 - that is what is warned of
+    "every one of IPv6": ("[::]", True),
+}
+
+
+@pytest.mark.parametrize(("host", "warned"), OPEN.values(), ids=OPEN)
+def test_operations_that_the_network_reaches_are_warned_of(machines: Machines, host: str, warned: bool) -> None:  # noqa: FBT001 - a case
+    machine = machines("machine")
+    running = machine.start("--ops", f"{host}:{machine.ops_port}")
+    said = f"Operations on {host}:{machine.ops_port} are open to the network (--ops): anyone who reaches it reads"
+    assert (said in running.err.text) == warned
+    assert ("open to the network" in running.err.text) == warned
+
+
+ASKED: dict[str, tuple[list[str], bool]] = {
+    "its address and port": (["127.0.0.1:9888"], True),
+    "its address": (["127.0.0.1"], True),
+    "any address": (["10.23.100.2:1"], True),
+    "an address of IPv6": (["[::1]:9888"], True),
+    "localhost": (["localhost:9888"], True),
+    "localhost, loudly": (["LocalHost"], True),
+    "a name of somebody": (["rebound.example:9888"], False),
+    "a name that begins like one": (["localhost.rebound.example"], False),
+    "a name that ends like one": (["rebound.localhost"], False),
+    "an address as a name": (["127.0.0.1.rebound.example"], False),
+    "an address in short": (["127.1"], False),
+    "an address as a number": (["2130706433.x"], False),
+    "an address of IPv6 without brackets": (["[::1"], False),
+    "two": (["localhost", "rebound.example"], False),
+    "the same twice": (["localhost", "localhost"], False),
+    "nothing": ([""], False),
+    "no header": ([], False),
+    "no name": (["/"], False),
+    "no ASCII": (["l\u00f6calhost"], False),
+}
+
+
+def answers_to(address: tuple[str, int], hosts: list[str], path: str = "/status") -> int:
+    """The status that a request with these Host headers gets."""
+    with socket.create_connection(address, DEADLINE) as client:
+        head = [f"GET {path} HTTP/1.1", *(f"Host: {host}" for host in hosts), "Connection: close", "", ""]
+        client.sendall("\r\n".join(head).encode("latin-1"))
+        with client.makefile("rb") as answer:
+            return int(answer.readline().split()[1])
+
+
+def test_operations_are_told_to_nobody_who_asks_for_another_name(machines: Machines) -> None:
+    """A web page whose name was made to lead here (DNS rebinding) reads nothing."""
+    host = machines("host")
+    host.start()
+    for path in ("/status", "/healthz"):
+        found = {name: answers_to(("127.0.0.1", host.ops_port), asked, path) for name, (asked, _) in ASKED.items()}
+        assert found == {name: 200 if good else 421 for name, (_, good) in ASKED.items()}
+    ended = rkeyserver("status", "--ops", f"localhost:{host.ops_port}", cwd=host.folder)
+    assert ended.status == 0
+
+
+NAMES: dict[str, tuple[str, str, bool]] = {
+    "by its name": ("ops.example", "ops.example", True),
+    "by its name, loudly": ("OPS.example:1", "ops.Example", True),
+    "by another": ("example", "ops.example", False),
+    "by an address": ("10.0.0.1", "ops.example", True),
+    "by localhost": ("localhost", "ops.example", True),
+    "by a name where --ops has an address": ("ops.example", "10.0.0.1", False),
+}
+
+
+@pytest.mark.parametrize(("asked", "name", "good"), NAMES.values(), ids=NAMES)
+def test_the_name_that_ops_gives_is_its_own(asked: str, name: str, good: bool) -> None:  # noqa: FBT001 - a case
+    assert is_own(asked, name) == good
 
 
 def test_operations_listener_answers_nothing_else(machines: Machines) -> None:

@@ -52,7 +52,6 @@ def test_nothing_said_is_a_primary_with_the_defaults(tmp_path: Path) -> None:
 SAID: dict[str, tuple[str, object, dict[str, object]]] = {
     "host": ('["10.0.0.1", "[fd00::2]:7"]', ["10.0.0.1", "[fd00::2]:7"],
              {"hosts": (Address("10.0.0.1", 8888), Address("fd00::2", 7))}),
-    "port": ("65535", 65_535, {}),
     "keystore": ('"/srv/rkey.bin"', "/srv/rkey.bin", {"keystore": Path("/srv/rkey.bin")}),
     "domain": (f'"{DOMAIN}"', DOMAIN, {"domain": DOMAIN}),
     "wait": ("0.5", 0.5, {"wait": 0.5}),
@@ -78,7 +77,8 @@ def test_an_option_means_the_same_in_file_and_command_line(tmp_path: Path, name:
 
 
 def test_every_option_is_in_the_table() -> None:
-    assert {name.replace("-", "_") for name in SAID} == set(Options.__struct_fields__)
+    # The port is of the hosts, and has a test of its own.
+    assert {"port"} | {name.replace("-", "_") for name in SAID} == set(Options.__struct_fields__)
 
 
 LOUDER: dict[str, tuple[str, object, str, object]] = {
@@ -113,6 +113,21 @@ def test_the_port_is_that_of_the_hosts_that_say_none() -> None:
     assert config.hosts == (Address("a", 9), Address("b", 1), Address("::1", 9), Address("::2", 3))
     assert config.listen == (Address("localhost", 8888),)
     assert config.ops == DEFAULT_OPS
+
+
+@pytest.mark.parametrize("port", [1, 65_535])
+def test_a_port_in_the_file_is_for_a_host_on_the_command_line_and_the_other_way(tmp_path: Path, port: int) -> None:
+    cases: list[tuple[str, dict[str, object]]] = [(f"port = {port}", {"host": ["a"]}), ('host = ["a"]', {"port": port})]
+    for text, given in cases:
+        assert make_config(read_file(written(tmp_path, text)), check_options(given)).hosts == (Address("a", port),)
+
+
+def test_a_port_without_a_host_mints_nothing(tmp_path: Path) -> None:
+    said = [read_file(written(tmp_path, "port = 8888")), check_options({"port": 8888})]
+    for one in said:
+        with pytest.raises(Misuse, match="no host is given") as raised:
+            make_config(Options(), one)
+        assert "--listen" in raised.value.advice
 
 
 def test_hosts_stay_in_their_order() -> None:
@@ -164,7 +179,7 @@ def as_toml(value: object) -> str:
 
 
 def test_every_option_has_wrong_values() -> None:
-    assert set(WRONG) == set(SAID)
+    assert set(WRONG) == {"port", *SAID}
 
 
 UNKNOWN = ["hosts", "Port", "log_level", "config", "insecure", "accept-any", "policy", ""]
@@ -186,7 +201,7 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "a NUL": (b"\0", "Invalid"),
     "broken TOML": (b"keystore", "Expected"),
     "a key twice": (b"port = 1\nport = 2", "overwrite"),
-    "a table": (b"[rkeyserver]\nport = 1", "unknown field"),
+    "a table": (b"[rkeyserver]\nport = 1", "rkeyserver is unknown"),
     "deep": (b"host = " + b"[" * 60_000, ""),
     "a number without end": (b"port = " + b"9" * 5000, ""),
 }
@@ -239,7 +254,6 @@ EDGES: list[tuple[str, Any, str, object]] = [
     ("wait", 86_400, "wait", 86_400.0),
     ("listen", ["127.0.0.1:0"], "listen", (Address("127.0.0.1", 0),)),
     ("ops", "127.0.0.1:0", "ops", Address("127.0.0.1", 0)),
-    ("port", 1, "hosts", ()),
 ]
 
 

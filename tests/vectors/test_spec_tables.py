@@ -122,6 +122,8 @@ def test_limits_and_lifetimes() -> None:
         MAX_REMEMBERED,
         limits.CONNECTION_SECONDS,
         limits.MAX_CONNECTION_BYTES,
+        limits.MAX_HEAD,
+        app.MAX_SHARE,
         limits.PER_ADDRESS,
         fetch.EXCHANGE_SECONDS,
         fetch.CONNECT_SECONDS,

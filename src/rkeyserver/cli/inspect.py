@@ -8,7 +8,9 @@ from pathlib import Path
 from rkeyserver.cli.command import Parser, Said
 from rkeyserver.clock import utc
 from rkeyserver.config import DEFAULT_KEYSTORE
-from rkeyserver.keystore.file import read_record
+from rkeyserver.errors import Corrupt
+from rkeyserver.keystore.file_read import kept_names, read_record
+from rkeyserver.keystore.store import Fetch, ways_out
 from rkeyserver.sealing.record import parse
 from rkeyserver.sealing.recovery import fingerprint
 
@@ -30,7 +32,12 @@ def inspect(path: Path) -> str:
 
     Raises: Corrupt, Unavailable, Misuse if there is no record there that can be read.
     """
-    record = parse(read_record(path))
+    data = read_record(path)
+    try:
+        record = parse(data)
+    except Corrupt as error:
+        advice = f"{error.advice} {ways_out(kept_names(path), Fetch.UNREADABLE)}".lstrip()
+        raise Corrupt(error.message, advice=advice) from error
     header = record.header
     lines = [
         f"record       {path}",

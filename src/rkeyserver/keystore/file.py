@@ -26,7 +26,11 @@ from typing import TYPE_CHECKING, Final, Self
 from rkeyserver.errors import Corrupt, Misuse, Unavailable
 from rkeyserver.keystore.file_lock import FileLock
 from rkeyserver.keystore.file_read import (
+    KEEP_AS,
+    KEPT_INFIX,
     RESTORE,
+    kept_beside,
+    kept_names,
     kind_of,
     mount_point,
     read_if_there,
@@ -47,9 +51,7 @@ __all__ = ["FileKeystore", "read_record"]
 _log = logging.getLogger(__name__)
 
 _LOCK: Final = ".lock"
-_KEPT_INFIX: Final = ".kept."
 _NEW_INFIX: Final = ".new~"  # `~` is in no name that a caller may give
-_KEEP_AS: Final = re.compile(r"[A-Za-z0-9.-]{1,128}")
 _NEW_SUFFIX: Final = re.compile(r"[0-9a-f]{16}")
 _NEW_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK: Final = 64 * 1024
@@ -101,7 +103,7 @@ class FileKeystore:
             return False
         mine = found.parent == self._folder and (
             found == self._record
-            or any(found.name.startswith(self._record.name + infix) for infix in (_LOCK, _KEPT_INFIX, _NEW_INFIX))
+            or any(found.name.startswith(self._record.name + infix) for infix in (_LOCK, KEPT_INFIX, _NEW_INFIX))
         )
         return mine or (found.exists() and self._record.exists() and found.samefile(self._record))
 
@@ -116,10 +118,11 @@ class FileKeystore:
         Raises: Unavailable if the folder cannot be listed.
         """
         with step("list the copies kept beside the record", "Nothing was changed.", self._folder):
-            found = [(p.lstat(), p) for p in self._beside(_KEPT_INFIX)]
-        # Numbers in a name count as numbers: inside Gramine every file's time is 0, and the name alone decides.
-        found.sort(key=lambda pair: (pair[0].st_mtime_ns, _natural(pair[1].name)), reverse=True)
-        return [path for status, path in found if stat.S_ISREG(status.st_mode)]
+            return kept_beside(self._record)
+
+    def kept_names(self) -> list[str]:
+        """As store.Keystore."""
+        return kept_names(self._record)
 
     def load(self) -> bytes | None:
         """The record's bytes; None only if certainly no file of that name is in the folder, nor ever was replaced.
@@ -132,14 +135,15 @@ class FileKeystore:
             return record
         self._lock.check()  # ENOENT also comes from a folder that was removed, or unmounted, since open()
         with step("look for copies kept beside the record", "Nothing was changed.", self._folder):
-            start = self._record.name + _KEPT_INFIX
+            start = self._record.name + KEPT_INFIX
             traces = sorted(path.name for path in self._folder.iterdir() if path.name.startswith(start))
         if traces:
-            newest = next((path.name for path in self.kept()), traces[-1])
+            newest = next(iter(self.kept_names()), traces[-1])
             raise Corrupt(
                 f"{self._record} is missing, but was there once: beside it lie {', '.join(traces)}.",
-                advice=f"Nothing was changed. Copy the newest ({newest}) to {self._record.name}, or fetch the"
-                " keyring from a living peer. Only for a new domain: move the kept copies elsewhere.",
+                advice=f"Nothing was changed. Copy the newest ({newest}), or a backup, to {self._record.name}. Or move"
+                " the kept copies elsewhere and fetch the keyring from a running instance with -i HOST and --domain ID."
+                " Only to give its key up for a new domain: move the kept copies and the audit file elsewhere.",
             )
         return None
 
@@ -159,7 +163,7 @@ class FileKeystore:
         """
         if not 0 < len(record) <= MAX_RECORD:
             raise Misuse(f"A record of {len(record)} bytes; 1 to {MAX_RECORD} are wanted. Nothing was changed.")
-        if keep_as is not None and not _KEEP_AS.fullmatch(keep_as):
+        if keep_as is not None and not KEEP_AS.fullmatch(keep_as):
             raise Misuse(f"{keep_as!r} names no kept copy; 1 to 128 letters, digits, '.' and '-' do.")
         self._lock.check()
         old = self._something_there()
@@ -222,7 +226,7 @@ class FileKeystore:
 
     def _keep(self, keep_as: str) -> Path:
         """Give what is there a second name, or a copy; the name it has now."""
-        wanted = f"{self._record.name}{_KEPT_INFIX}{keep_as}"
+        wanted = f"{self._record.name}{KEPT_INFIX}{keep_as}"
         for number in count():
             kept = self._record.with_name(f"{wanted}.{number}" if number else wanted)
             try:
@@ -261,28 +265,20 @@ class FileKeystore:
 
     def _kind(self, kept: Path) -> str:
         """What a copy's name has before its first dot, if it has one: the last of a kind (a domain) always stays."""
-        kind, dot, _ = kept.name.removeprefix(self._record.name + _KEPT_INFIX).partition(".")
+        kind, dot, _ = kept.name.removeprefix(self._record.name + KEPT_INFIX).partition(".")
         return kind if dot else ""
 
     def _remove_stale(self) -> None:
         # Whoever writes holds the lock, and that is this process: what others left half-written is nobody's.
-        for path in self._beside(_NEW_INFIX):
+        start = self._record.name + _NEW_INFIX
+        for path in list(self._folder.iterdir()):
+            if not (path.name.startswith(start) and _NEW_SUFFIX.fullmatch(path.name.removeprefix(start))):
+                continue
             try:
                 path.unlink()
                 _log.info("Removed %s, left by a process that died while it wrote.", path)
             except OSError as error:
                 _log.warning("Could not remove the left-over %s: %s.", path, because(error))
-
-    def _beside(self, infix: str) -> list[Path]:
-        allowed = _KEEP_AS if infix == _KEPT_INFIX else _NEW_SUFFIX
-        start = self._record.name + infix
-        paths = self._folder.iterdir()
-        return [p for p in paths if p.name.startswith(start) and allowed.fullmatch(p.name.removeprefix(start))]
-
-
-def _natural(name: str) -> list[str | int]:
-    """A sort key that puts 10 after 9."""
-    return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"([0-9]+)", name))]
 
 
 def _write(new: Path, parts: Iterable[bytes]) -> None:

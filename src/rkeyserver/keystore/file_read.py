@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Final
 
 from rkeyserver.errors import Corrupt, Misuse, Unavailable
 from rkeyserver.keystore.file_steps import advice, because
-from rkeyserver.keystore.store import MAX_RECORD
+from rkeyserver.keystore.store import MAX_RECORD, Fetch, ways_out
 
 _log = logging.getLogger(__name__)
 
@@ -21,9 +22,11 @@ _MOUNT_POINT_FIELD: Final = 4  # proc_pid_mountinfo(5), counted from 0
 # O_NONBLOCK: opening a FIFO that nobody writes to must not hang. It changes nothing for a regular file.
 _READ_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 RESTORE: Final = (
-    "Nothing was changed. Put the record back from a backup or from a copy kept beside it, or fetch the keyring again"
-    " from a living peer."
+    "Nothing was changed. Put the record in its place, from a copy kept beside it or a backup; or move what is there"
+    " elsewhere and fetch the keyring from a running instance with -i HOST and --domain ID."
 )
+KEPT_INFIX: Final = ".kept."
+KEEP_AS: Final = re.compile(r"[A-Za-z0-9.-]{1,128}")
 _KINDS: Final = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -138,6 +141,33 @@ def warn_if_exposed(record: Path) -> None:
         _log.warning("%s has mode %04o; 0600 is wanted.", record, stat.S_IMODE(found.st_mode))
 
 
+def kept_beside(record: Path) -> list[Path]:
+    """The copies kept beside the record, newest first.
+
+    Raises: OSError if the folder cannot be listed.
+    """
+    start = record.name + KEPT_INFIX
+    paths = [path for path in record.parent.iterdir() if path.name.startswith(start)]
+    found = [(path.lstat(), path) for path in paths if KEEP_AS.fullmatch(path.name.removeprefix(start))]
+    # Numbers in a name count as numbers: inside Gramine every file's time is 0, and the name alone decides.
+    found.sort(key=lambda pair: (pair[0].st_mtime_ns, _natural(pair[1].name)), reverse=True)
+    return [path for status, path in found if stat.S_ISREG(status.st_mode)]
+
+
+def kept_names(record: Path) -> list[str]:
+    """Their names; none where they cannot be listed now."""
+    try:
+        return [path.name for path in kept_beside(record)]
+    except OSError as error:
+        _log.warning("Could not list the copies kept beside %s: %s.", record, because(error))
+        return []
+
+
+def _natural(name: str) -> list[str | int]:
+    """A sort key that puts 10 after 9."""
+    return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"([0-9]+)", name))]
+
+
 def read_record(path: Path) -> bytes:
     """The bytes of the record at `path`, without a lock: whole, since a record is only ever replaced by rename.
 
@@ -175,9 +205,14 @@ def _read_whole(path: Path, fd: int) -> bytes:
     if not stat.S_ISREG(found.st_mode):
         raise Corrupt(f"{path} is {kind_of(found.st_mode)}; a regular file is wanted.", advice=RESTORE)
     if found.st_size == 0:
-        raise Corrupt(f"{path} is empty; a sealed record is wanted.", advice=RESTORE)
+        raise Corrupt(
+            f"{path} is empty; a sealed record is wanted.", advice=ways_out(kept_names(path), Fetch.IN_THE_WAY)
+        )
     if found.st_size > MAX_RECORD:
-        raise Corrupt(f"{path} has {found.st_size} bytes; a record has at most {MAX_RECORD}.", advice=RESTORE)
+        raise Corrupt(
+            f"{path} has {found.st_size} bytes; a record has at most {MAX_RECORD}.",
+            advice=ways_out(kept_names(path), Fetch.IN_THE_WAY),
+        )
     content = bytearray()
     while len(content) <= found.st_size:  # one byte more than there should be shows a file that grew
         part = os.read(fd, found.st_size + 1 - len(content))
@@ -194,10 +229,12 @@ def _read_whole(path: Path, fd: int) -> bytes:
 
 
 def _unreadable(path: Path, error: OSError) -> Corrupt:
+    advice = RESTORE
     if error.errno == errno.ELOOP:
         found = "a symbolic link where a file is wanted, or a loop of them"
     elif error.errno in (errno.EACCES, errno.EPERM):
         found = f"not readable for user {os.geteuid()}"
+        advice = "Nothing was changed. Let this process's user read it and write to its folder (chown, chmod)."
     else:
         found = f"not readable ({because(error)})"
-    return Corrupt(f"{path} is {found}: it cannot be told whether it holds a record.", advice=RESTORE)
+    return Corrupt(f"{path} is {found}: it cannot be told whether it holds a record.", advice=advice)

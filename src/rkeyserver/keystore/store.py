@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import Final, Protocol
 
 MAX_RECORD: Final = 1024 * 1024
 KEPT: Final = 5
+
+
+class Fetch(StrEnum):
+    """How a machine whose record cannot be used comes to the keyring from a running instance."""
+
+    OWN = "start with -i HOST, and it is kept beside the new one"
+    UNREADABLE = "start with -i HOST and --domain ID, and it is kept beside the new one"
+    IN_THE_WAY = "move the file and all kept copies elsewhere, and start with -i HOST and --domain ID"
+
+
+def ways_out(kept: Sequence[str], fetch: Fetch) -> str:
+    """Advice for a record that is there and cannot be used. kept: names of the copies beside it, newest first."""
+    copies = (
+        f"a copy kept beside it (newest first: {', '.join(kept)}) or a backup"
+        if kept
+        else "a backup (no copy is kept beside it)"
+    )
+    return (
+        f"Nothing was changed. Either move the file aside and put {copies} in its place. Or fetch the keyring from a "
+        f"running instance: {fetch}. Only to give its key up for a new domain: move the file, the kept copies and the "
+        "audit file elsewhere."
+    )
 
 
 class Keystore(Protocol):
@@ -26,6 +50,9 @@ class Keystore(Protocol):
 
         Raises: Corrupt if something else says that one belongs here.
         """
+
+    def kept_names(self) -> list[str]:
+        """The names of what is kept beside the record, newest first; none where that cannot be told now."""
 
     def replace(self, record: bytes, keep_as: str | None) -> bool:
         """Store `record` durably in place of what is there; True if there was something to replace.

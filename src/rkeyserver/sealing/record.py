@@ -5,7 +5,8 @@
     ciphertext: AES-256-GCM under the record key, nonce zero, associated data = all bytes before it
 
 The record key is fresh for each seal(). docs/spec/record.md gives the bytes. The header can be read anywhere and is
-believed only after the ciphertext has opened.
+believed only after the ciphertext has opened. Errors say what is wrong with a record; which ways there are besides it
+knows who has the keystore.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 
 from rkeyserver.errors import Corrupt
 from rkeyserver.framing import framed
+from rkeyserver.plain import in_words
 from rkeyserver.sealing.aead import TAG_SIZE, open_once, seal_once
 from rkeyserver.sealing.recovery import Place, Recovery, RecoverySlot, check_slot, open_slot, seal_slot
 from rkeyserver.sealing.sealer import PlatformSealer, SealingIdentity
@@ -27,6 +29,16 @@ MAGIC: Final = b"rkeyserver-record/v1\n"
 MAX_HEADER: Final = 128 * 1024  # 1024 generations, and 16 recovery recipients with RSA keys of 4096 bits
 RECORD_KEY_SIZE: Final = 32
 
+_COUNT: Final = "a whole number from 0 on"
+# What each field has to be, for people.
+_WANTED: Final = {
+    "domain": "32 hexadecimal digits",
+    "generations": "a list of 1 to 1024 ids, each of 32 hexadecimal digits",
+    "epoch": _COUNT,
+    "sequence": _COUNT,
+    "written": _COUNT,
+    "slots": "a list of one platform slot, and perhaps a recovery slot",
+}
 _FOREIGN_MAGIC: Final = re.compile(rb"rkeyserver-record/[0-9a-z]+\n")
 
 Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -153,8 +165,7 @@ def parse(record: bytes) -> Record:
             )
         raise Corrupt(
             # What it begins with is not said: it may be a key.
-            f"This is no record: it does not begin with {MAGIC.strip().decode()}.",
-            advice="Nothing was changed. Restore the file, or move it away and fetch the keyring with -i.",
+            f"This is no record: it does not begin with {MAGIC.strip().decode()}."
         )
     end = record.find(b"\n", len(MAGIC), len(MAGIC) + MAX_HEADER)
     if end < 0:
@@ -162,8 +173,10 @@ def parse(record: bytes) -> Record:
     line = record[len(MAGIC) : end]
     try:
         header = msgspec.json.decode(line, type=Header)
+    except msgspec.ValidationError as error:
+        raise Corrupt(f"The record's header is damaged: {in_words(error, _WANTED)}.") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Corrupt(f"The record's header is damaged: {error}.") from error
+        raise Corrupt("The record's header is damaged: it is no JSON object as a header is one.") from error
     if msgspec.json.encode(header) != line:
         raise Corrupt("The record's header is not in its canonical form: it was edited.")
     _check_slots(header)
@@ -198,16 +211,14 @@ def unseal(record: Record, sealer: PlatformSealer) -> SecretBytes:
     if slot.machine != here.machine:
         raise Corrupt(
             f"The record was sealed by machine {slot.machine}; this is machine {here.machine}. It opens only there.",
-            advice=f"Move it away and fetch the keyring from a running instance with -i.{_recover(record.header)}",
+            advice=_recover(record.header),
         )
     with SecretBytes(RECORD_KEY_SIZE) as record_key:
         try:
             sealer.unseal(slot.wrapped, _slot_data(record.header, slot), record_key.view)
         except Corrupt as error:
             raise Corrupt(
-                f"This machine does not open the record: {_versions(slot, here)}.",
-                advice="Fetch the keyring from a running instance with -i; the record is then kept beside the new one."
-                + _recover(record.header),
+                f"This machine does not open the record: {_versions(slot, here)}.", advice=_recover(record.header)
             ) from error
         return _open(record, record_key)
 
@@ -229,16 +240,15 @@ def _open(record: Record, record_key: SecretBytes) -> SecretBytes:
     plaintext = SecretBytes(len(record.ciphertext) - TAG_SIZE)
     if not open_once(record_key.view, record.ciphertext, record.head, plaintext.view):
         plaintext.close()
-        raise Corrupt(
-            "The record was changed after it was sealed: its slot opens, its contents do not.",
-            advice="Restore the file, or fetch the keyring from a running instance with -i.",
-        )
+        raise Corrupt("The record was changed after it was sealed: its slot opens, its contents do not.")
     return plaintext
 
 
 def _recover(header: Header) -> str:
     """What else helps, where the record has recovery shares."""
-    return "" if header.recovery is None else f" Where none is left: --recover --domain {header.domain}."
+    return (
+        "" if header.recovery is None else f"Its recovery recipients can open it: --recover --domain {header.domain}."
+    )
 
 
 def _versions(slot: PlatformSlot, here: SealingIdentity) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import open_keyring, set_aside_name
-from rkeyserver.keystore.store import Keystore
+from rkeyserver.keystore.store import Fetch, Keystore, ways_out
 from rkeyserver.sealing.record import Header, parse
 from rkeyserver.sealing.sealer import PlatformSealer, SealingIdentity
 
@@ -59,7 +59,18 @@ def look(store: Keystore, sealer: PlatformSealer) -> Own:
         header = parsed.header
         return Opened(open_keyring(parsed, sealer), data)
     except Corrupt as error:
-        return Unopenable(error, data, header)
+        return Unopenable(_with_ways_out(error, header, store, sealer.identity()), data, header)
+
+
+def _with_ways_out(error: Corrupt, header: Header | None, store: Keystore, here: SealingIdentity) -> Corrupt:
+    fetch = Fetch.UNREADABLE
+    if header is not None:
+        fetch = Fetch.OWN if _is_of(header, here) else Fetch.IN_THE_WAY
+    return Corrupt(error.message, advice=f"{error.advice} {ways_out(store.kept_names(), fetch)}".lstrip())
+
+
+def _is_of(header: Header, here: SealingIdentity) -> bool:
+    return (header.slot.platform, header.slot.machine) == (here.platform, here.machine)
 
 
 def check_own_domain(keyring: Keyring, domain: str | None) -> None:
@@ -92,10 +103,8 @@ def check_may_ask(own: Own, here: SealingIdentity) -> None:
 
     Raises: Corrupt if the record belongs to another machine: it may be the only copy that machine has.
     """
-    if isinstance(own, Unopenable) and own.header is not None:
-        slot = own.header.slot
-        if (slot.platform, slot.machine) != (here.platform, here.machine):
-            raise own.error
+    if isinstance(own, Unopenable) and own.header is not None and not _is_of(own.header, here):
+        raise own.error
 
 
 def keep_as(own: Own, received: Keyring, domain: str | None) -> str | None:
@@ -125,7 +134,7 @@ def keep_as(own: Own, received: Keyring, domain: str | None) -> str | None:
             if header is None and domain is None:
                 raise Corrupt(
                     f"{error.message} Whether it was of domain {received.domain}, which the host has, cannot be told.",
-                    advice=f"If it was, start with --domain {received.domain}: the file is then kept beside the new.",
+                    advice=f"If it was, say --domain {received.domain}. {error.advice}",
                 ) from error
             if header is not None and header.domain != received.domain and domain is None:
                 raise _another(received.domain, header.domain, "the record here, which does not open, is of")

@@ -21,11 +21,14 @@ from rkeyserver.exchange.primary import Proved
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.audit import Line, Peer
 from rkeyserver.service.instance import Instance, Recovering, reason_of
+from rkeyserver.service.limits import Shares
 from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH, RECOVERY_PATH
+from rkeyserver.service.verification import MAX_WAITING
 
 HTTP_TOO_LARGE: Final = 413
 _LONGEST_LENGTH: Final = 20  # digits; Python refuses to read endless ones
 MAX_CONTRIBUTION_BODY: Final = armoured_size(messages.MAX_MESSAGE[messages.RecoveryContribution])
+MAX_SHARE: Final = MAX_WAITING // 8  # of all that may wait for their verification, for one address
 NO_KEYRING: Final = "This instance has no keyring yet."
 Answer = Callable[[Request], Awaitable[Response]]
 log = logging.getLogger(__name__)
@@ -82,6 +85,7 @@ class _Endpoint:
 
 def make_app(instance: Instance) -> Router:
     """The application of the peers' listener."""
+    shares = Shares(MAX_SHARE)
 
     async def hello(request: Request) -> Response:
         body = await read_body(request, messages.MAX_MESSAGE[messages.Hello])
@@ -92,7 +96,8 @@ def make_app(instance: Instance) -> Router:
 
     async def hand_over(request: Request) -> Response:
         body = await read_body(request, messages.MAX_MESSAGE[messages.Request])
-        return Response(await grant(instance, body, _address(request)), media_type=CONTENT_TYPE)
+        with shares.of(_address(request)):
+            return Response(await grant(instance, body, _address(request)), media_type=CONTENT_TYPE)
 
     async def hint(_request: Request) -> Response:
         keyring = instance.keyring

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import logging
 import os
 import random
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from rkeyserver.address import Address
 from rkeyserver.appraisal.change import Held
 from rkeyserver.appraisal.policy import Policy
 from rkeyserver.clock import Clock
@@ -65,6 +68,19 @@ def warn_of_memory() -> None:
             log.warning(
                 "No memfd_secret(2) here: keys lie in locked memory, out of swap and dumps, where root can read them. "
                 "Linux 6.5 or later has it on; before that, boot with secretmem.enable=1."
+            )
+
+
+def warn_of_readers(ops: list[socket.socket]) -> None:
+    """Say so where the operations listener can be reached from other machines."""
+    for listener in ops:
+        host, port = listener.getsockname()[:2]
+        if not ipaddress.ip_address(host).is_loopback:
+            log.warning(
+                "Operations on %s are open to the network (--ops): anyone who reaches it reads, without a password, "
+                "the domain's ids and policy, its machines, who was given the key and when, what was refused, and "
+                "why a restart would fail. Name an address of the loopback, or keep others out with a firewall.",
+                Address(host, port),
             )
 
 
@@ -160,11 +176,13 @@ async def _run(config: Config) -> None:
             return
         peers = [stack.enter_context(one) for address in config.listen for one in open_sockets(address)]
         ops = [stack.enter_context(one) for one in open_sockets(config.ops)]
+        warn_of_readers(ops)
         # Where the platform does not trust its host, no socket of the host's can be its owner's.
         trusted = parts.instance.platform.trusts_host
         owner = [stack.enter_context(owner_socket(config.socket_path))] if trusted else []
         parts.instance.owner_socket = config.socket_path.absolute() if trusted else None
-        await serve(parts.instance, peers, ops, owner, functools.partial(_begin, config, parts))
+        begin = functools.partial(_begin, config, parts)
+        await serve(parts.instance, peers, ops, owner, begin, ops_name=config.ops.host)
 
 
 async def _begin(config: Config, parts: Parts) -> Afterwards | None:

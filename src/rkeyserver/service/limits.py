@@ -1,22 +1,29 @@
 """What one connection, one address and all together may take. uvicorn alone lets idle and half-sent requests live on.
 
-Every connection has a deadline from accept and a cap on the bytes it sends. When an address, or the whole server, has
+Every connection has a deadline from accept and a cap on the bytes it sends, a smaller one on what comes before a
+request's headers are complete. When an address, or the whole server, has
 as many connections as it may, the oldest one that waits for its client makes room: the idle pay, not the newcomer. When
 all that wait have sent as much as may be held in memory, the largest one of the address that has sent most does.
+An address may also have only so many requests in the works, whatever became of their connections.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+import contextlib
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from rkeyserver.errors import Unavailable
+
 CONNECTION_SECONDS: Final = 30.0
 MAX_CONNECTION_BYTES: Final = 1024 * 1024
+MAX_HEAD: Final = 32 * 1024
 MAX_BYTES: Final = 16 * 1024 * 1024
 PER_ADDRESS: Final = 64
 
@@ -24,6 +31,34 @@ PER_ADDRESS: Final = 64
 def client_of(host: str) -> str:
     """What a connection from this address counts against: an IPv4 address, or the /64 that one machine has at will."""
     return IPv6Address(host.partition("%")[0]).exploded[:19] if ":" in host else host
+
+
+@dataclass
+class Shares:
+    """How many requests of each address are in the works; each may have `most`.
+
+    The guard does not see them all: a client that leaves gives its connection up, not its place in a queue.
+    """
+
+    most: int
+    _taken: Counter[str] = field(default_factory=Counter, init=False)
+
+    @contextlib.contextmanager
+    def of(self, host: str) -> Iterator[None]:
+        """Count one request of this address while the context lasts.
+
+        Raises: Unavailable if it has as many as it may.
+        """
+        client = client_of(host)
+        if self._taken[client] >= self.most:
+            raise Unavailable(f"{self.most} requests of {client} are in the works already.")
+        self._taken[client] += 1
+        try:
+            yield
+        finally:
+            self._taken[client] -= 1
+            if not self._taken[client]:
+                del self._taken[client]
 
 
 @dataclass
@@ -88,6 +123,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
         super().__init__(*args, **kwargs)
         self.received = 0
+        self._head: int | None = 0  # bytes of a request whose headers are not complete; None from there to the next
         self._address = ""
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -122,8 +158,20 @@ class GuardedProtocol(HttpToolsProtocol):
         self.guard.took(len(data))
         if self.received > MAX_CONNECTION_BYTES:
             self.abort()
-        if not self.transport.is_closing():
-            super().data_received(data)
+        # In pieces, for the parser keeps a header until it ends, however long: no piece leads beyond the cap.
+        while data and not self.transport.is_closing():
+            room = MAX_HEAD - (self._head or 0)
+            piece, data = data[:room], data[room:]
+            super().data_received(piece)
+            if self._head is not None:
+                self._head += len(piece)
+                if self._head >= MAX_HEAD:
+                    self.abort()
+
+    def on_headers_complete(self) -> None:
+        """From here on it is the body that counts."""
+        self._head = None
+        super().on_headers_complete()
 
     def on_message_begin(self) -> None:
         """Refuse a request before the answer to the one before: each would be kept until its turn, however many."""
@@ -131,6 +179,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True  # what is being answered has no one any more to go to
             raise PipelinedError
+        self._head = 0
         super().on_message_begin()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
+from dataclasses import dataclass
+from typing import Final
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rkeyserver.errors import HTTP_STATUS, RkeyError, Unavailable
+from rkeyserver.address import parse_address
+from rkeyserver.errors import HTTP_STATUS, Misuse, RkeyError, Unavailable
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.policy_app import policy_routes
+
+HTTP_MISDIRECTED: Final = 421  # RFC 9110 section 15.5.20
 
 
 def make_owner_app(authority: Authority) -> Router:
@@ -16,8 +24,47 @@ def make_owner_app(authority: Authority) -> Router:
     return Router(redirect_slashes=False, routes=policy_routes(authority, owner=True))
 
 
-def make_ops_app(authority: Authority) -> Router:
-    """The application of the operations listener."""
+def is_own(host: str, name: str) -> bool:
+    """Whether a Host header asks for this listener, whose --ops is `name`: by an IP address, `localhost` or `name`.
+
+    Whoever owns any other name can have it lead here, and a browser on this machine then lets his pages read what is
+    answered (DNS rebinding). No name leads to where an address was asked for.
+    """
+    try:
+        asked = parse_address(host, 0).host
+    except Misuse:
+        return False
+    if asked.lower() in {"localhost", name.lower()}:
+        return True
+    try:
+        ipaddress.ip_address(asked)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Addressed:
+    """Answers only what asks for this listener by a name that is nobody else's."""
+
+    app: ASGIApp
+    name: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hosts = Request(scope).headers.getlist("host")
+        if len(hosts) == 1 and is_own(hosts[0], self.name):
+            await self.app(scope, receive, send)
+            return
+        body = {
+            "error": Misuse.code,
+            "message": "The operations listener was asked for by a name that is not its own.",
+            "advice": "Ask by its IP address, by localhost, or by the name that its --ops gives.",
+        }
+        await JSONResponse(body, HTTP_MISDIRECTED)(scope, receive, send)
+
+
+def make_ops_app(authority: Authority, name: str) -> ASGIApp:
+    """The application of the operations listener. name: the host that --ops names."""
     instance = authority.instance
 
     async def status(_request: Request) -> Response:
@@ -30,7 +77,5 @@ def make_ops_app(authority: Authority) -> Router:
         serving = instance.keyring is not None
         return JSONResponse({"serving": serving}, status_code=200 if serving else HTTP_STATUS[Unavailable])
 
-    return Router(
-        redirect_slashes=False,
-        routes=[Route("/status", status), Route("/healthz", healthz), *policy_routes(authority, owner=False)],
-    )
+    routes = [Route("/status", status), Route("/healthz", healthz), *policy_routes(authority, owner=False)]
+    return _Addressed(Router(redirect_slashes=False, routes=routes), name)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 import uvicorn
-from starlette.routing import Router
+from starlette.types import ASGIApp
 
 from rkeyserver.address import Address
 from rkeyserver.errors import Unavailable
@@ -28,6 +28,7 @@ BACKLOG: Final = 2048
 STOP_SECONDS: Final = 3
 MAX_CONNECTIONS: Final = 2048
 MAX_OPS_CONNECTIONS: Final = 64
+STOPPED_BY: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 Afterwards = Callable[[], Awaitable[None]]
 _M_MMAP_THRESHOLD: Final = -3
 _MMAP_THRESHOLD: Final = 64 * 1024
@@ -82,7 +83,7 @@ def open_sockets(address: Address) -> list[socket.socket]:
     return sockets
 
 
-def _server(app: Router, guard: Guard) -> _Server:
+def _server(app: ASGIApp, guard: Guard) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
@@ -123,11 +124,13 @@ async def serve(
     ops: list[socket.socket],
     owner: list[socket.socket],
     begin: Callable[[], Awaitable[Afterwards | None]],
+    *,
+    ops_name: str,
 ) -> None:
-    """Answer from now on, and serve the keyring as soon as `begin` has come to one; until SIGTERM or SIGINT.
+    """Answer from now on, and serve the keyring as soon as `begin` has come to one; until a signal of STOPPED_BY.
 
     Peers and `status` are answered while `begin` still asks: two standbys that ask each other would else both wait.
-    begin: returns what goes on in the background from then on, None for nothing.
+    begin: returns what goes on in the background from then on, None for nothing; ops_name: the host that --ops names.
 
     Raises: what `begin` raises.
     """
@@ -136,7 +139,7 @@ async def serve(
     authority = Authority(instance)
     servers = [
         (_server(make_app(instance), Guard(total=_connections())), peers),
-        (_server(make_ops_app(authority), Guard(total=MAX_OPS_CONNECTIONS)), ops),
+        (_server(make_ops_app(authority, ops_name), Guard(total=MAX_OPS_CONNECTIONS)), ops),
         (_server(make_owner_app(authority), Guard(total=MAX_OPS_CONNECTIONS)), owner),
     ]
     servers = [(server, sockets) for server, sockets in servers if sockets]
@@ -156,8 +159,10 @@ async def serve(
         await loop.create_future()
 
     life = loop.create_task(live())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, life.cancel)
+    for number in STOPPED_BY:
+        # nohup(1) starts what is to outlive its terminal with SIGHUP ignored, and so it stays.
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, life.cancel)
     try:
         # A listener that ends by itself ends the instance: one that serves nothing must not look alive.
         ended, _ = await asyncio.wait([life, *tasks], return_when=asyncio.FIRST_COMPLETED)

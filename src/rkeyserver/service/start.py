@@ -15,7 +15,7 @@ from rkeyserver.appraisal.change import Held
 from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.config import Config
-from rkeyserver.errors import Corrupt, Reason, Rejected, RkeyError, Unavailable
+from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.standby import Asking, Received, held_of
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.adopt import (
@@ -35,12 +35,21 @@ from rkeyserver.service.given import Given
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.routes import Hint
 
-FIRST_SECONDS: Final = 20.0  # for all hosts together, where an own record could be served meanwhile
+FIRST_SECONDS: Final = 6.0  # for all hosts together, where an own record could be served meanwhile
 FIRST_DELAY: Final = 0.25
 WAITING_DELAY: Final = 5.0
 BACKGROUND_DELAY: Final = 300.0
 HINT_SECONDS: Final = 3.0
+# What a host that has proved itself holds: asking it again gives the same.
+CERTAIN: Final = frozenset({Reason.ANOTHER_DOMAIN, Reason.NOT_AN_EXTENSION})
 log = logging.getLogger(__name__)
+
+
+def _weight(error: RkeyError) -> int:
+    """How much hope there is in asking again: of what several hosts said the most hopeful counts, in any order."""
+    if isinstance(error, Rejected):
+        return 0 if error.reason in CERTAIN else 1
+    return 2
 
 
 @dataclass(frozen=True)
@@ -65,30 +74,34 @@ class Joiner:
     async def try_hosts(self, own: Own, first: Address | None = None) -> None:
         """Ask each host in order, `first` before the others; store and hold the first keyring that may be adopted.
 
-        Raises: the last host's error, when none gave one. Then nothing has changed.
+        Raises: when none gave one, Unavailable if any host may yet give it, else a Rejected; one whose reason is in
+        CERTAIN only if every host was refused for such a reason. Corrupt or Misuse at once: it is of what lies here,
+        whichever host is asked. Then nothing has changed.
         """
         from rkeyserver.service.fetch import fetch_keyring  # noqa: PLC0415 - 50 ms that a primary does not need
 
         hosts: Sequence[Address] = sorted(self.config.hosts, key=lambda host: host != first)
         asking = self._asking(own)
-        failure: RkeyError = Unavailable("No host was given.")
+        failures: list[RkeyError] = []
         for host in hosts:
             try:
                 with self.instance.deciding("join", where=f"{host}: "):
                     received = await fetch_keyring(host, asking)
             except RkeyError as error:
-                failure = error
+                failures.append(error)
                 log.warning("%s%s", error, self._line_for(error))
                 continue
             try:
                 await self._adopt(received, own, host)
             except RkeyError as error:
-                failure = error
                 received.keyring.close()
                 log.error("%s", error)  # noqa: TRY400 - the text is for the operator, a traceback is not
+                if isinstance(error, (Corrupt, Misuse)):
+                    raise
+                failures.append(error)
                 continue
             return
-        raise failure
+        raise max(reversed(failures), key=_weight, default=Unavailable("No host was given."))
 
     def _line_for(self, error: RkeyError) -> str:
         """What enrols this machine, where a host has refused it."""
@@ -143,7 +156,7 @@ class Joiner:
     async def until(self, own: Own, seconds: float) -> None:
         """Try again and again for `seconds`.
 
-        Raises: the last error when the time is over.
+        Raises: the last error when the time is over, or when asking again cannot change it.
         """
         loop = asyncio.get_running_loop()
         end, delay = loop.time() + seconds, FIRST_DELAY
@@ -151,11 +164,11 @@ class Joiner:
             own = self._as_it_lies_there(own)
             try:
                 await self.try_hosts(own)
-            except Corrupt:
+            except (Corrupt, Misuse):
                 raise
             except RkeyError as error:
                 pause = min(delay * (0.5 + self.jitter()), end - loop.time())
-                if pause <= 0:
+                if pause <= 0 or not _weight(error):
                     raise
                 log.info("Asking again in %.1f seconds, until %.0f are over. (%s)", pause, seconds, error.code)
                 await asyncio.sleep(pause)
@@ -272,7 +285,7 @@ async def start_standby(config: Config, instance: Instance, joiner: Joiner) -> b
     """Ask the hosts for the keyring; with an own record of the domain, serve from it where none gives one.
 
     Returns whether a host has given it.
-    Raises: Corrupt for a record that nothing may replace, or the last host's error where there is no record to serve.
+    Raises: Corrupt for a record that nothing may replace, or what until() raises where there is no record to serve.
     """
     with instance.deciding("open"):
         own = look(instance.store, instance.platform)

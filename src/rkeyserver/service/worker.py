@@ -90,8 +90,9 @@ def work(channel: BufferedRWPair[Any, Any], verify: VerifyFunction) -> None:
 
 def main(platform: str, fd: int) -> None:
     """The whole life of the process; `fd` is its end of the socket."""
-    # A terminal's Ctrl-C goes to the whole group: when to end is the server's to say.
+    # A terminal's Ctrl-C, and its end, go to the whole group: when to end is the server's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     harden_process()
     with socket.socket(fileno=fd) as channel, channel.makefile("rwb") as stream, contextlib.suppress(ConnectionError):
         work(stream, load_verifier(platform))

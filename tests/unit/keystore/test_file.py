@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -75,6 +76,34 @@ def test_what_cannot_be_read_whole_is_corrupt(path: Path, make: Callable[[Path],
         read_record(path)
     assert says in raised.value.message
     assert snapshot(path.parent) == before
+
+
+def test_a_record_that_may_not_be_read_is_no_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(b"record")
+
+    def refuse(*_arguments: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(Corrupt, match="not readable for user") as raised:
+        read_record(path)
+    assert "chown" in raised.value.advice
+
+
+def test_copies_that_cannot_be_listed_are_not_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.touch()
+    path.with_name("rkey.bin.kept.1").write_bytes(b"older")
+    with pytest.raises(Corrupt) as raised:
+        read_record(path)
+    assert "newest first: rkey.bin.kept.1)" in raised.value.advice
+
+    def refuse(_path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(Corrupt, match="is empty") as raised:
+        read_record(path)
+    assert "kept.1" not in raised.value.advice
 
 
 def test_a_device_is_corrupt() -> None:

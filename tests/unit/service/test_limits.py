@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from rkeyserver.address import Address
 from rkeyserver.errors import RkeyError
 from rkeyserver.service.app import coarse, read_body
-from rkeyserver.service.limits import MAX_BYTES, MAX_CONNECTION_BYTES, Guard, GuardedProtocol
+from rkeyserver.service.limits import MAX_BYTES, MAX_CONNECTION_BYTES, MAX_HEAD, Guard, GuardedProtocol
 from rkeyserver.service.serve import _server, open_sockets
 
 WAIT = 20.0
@@ -315,11 +315,61 @@ def test_a_connection_may_send_so_many_bytes_and_no_more() -> None:
     run(check)
 
 
+def of_head(total: int, *, path: str = "/") -> bytes:
+    """A request whose head, with the empty line that ends it, has `total` bytes."""
+    head = f"GET {path} HTTP/1.1\r\nhost: x\r\na: \r\n\r\n".encode()
+    head = head.replace(b"a: ", b"a: " + b"x" * (total - len(head)))
+    assert len(head) == total
+    return head
+
+
+@pytest.mark.parametrize("first", [b"", of_size(3 * MAX_HEAD)], ids=["first", "after a body"])
+def test_a_head_has_so_many_bytes_and_no_more(first: bytes) -> None:
+    async def check() -> None:
+        async with serving() as site:
+            for total, answered in ((MAX_HEAD, True), (MAX_HEAD + 1, False)):
+                client = await site.connect()
+                if first:
+                    await client.send(first)
+                    assert (await client.answer())[0] == 200
+                await client.send(of_head(total))
+                if answered:
+                    assert await client.answer() == (200, b"here")
+                else:
+                    assert await client.dropped() == b""
+            assert site.guard.evicted == 0
+
+    run(check)
+
+
+ENDLESS_HEADS: dict[str, bytes] = {
+    "a line that does not end": b"G" * MAX_HEAD,
+    "a path that does not end": b"GET /" + b"x" * MAX_HEAD,
+    "headers that do not end": b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MAX_HEAD // 6),
+    "one long header": b"GET / HTTP/1.1\r\na: " + b"x" * MAX_HEAD,
+    "one long name": b"GET / HTTP/1.1\r\n" + b"x" * MAX_HEAD,
+    "empty lines": b"\r\n" * (MAX_HEAD // 2),
+}
+
+
+@pytest.mark.parametrize("size", [1000, MAX_HEAD], ids="in pieces of {}".format)
+@pytest.mark.parametrize("sent", ENDLESS_HEADS.values(), ids=ENDLESS_HEADS)
+def test_a_head_that_does_not_end_is_dropped(sent: bytes, size: int) -> None:
+    async def check() -> None:
+        async with serving() as site:
+            client = await site.idle()
+            with contextlib.suppress(ConnectionError):
+                for at in range(0, len(sent), size):
+                    await client.send(sent[at : at + size])
+            assert (await client.dropped()).partition(b"\r")[0] in (b"", b"HTTP/1.1 400 Bad Request")
+            await site.guard.until(0)
+            await site.serves()
+
+    run(check)
+
+
 TOO_MUCH: dict[str, bytes] = {
     "one request": of_size(MAX_CONNECTION_BYTES + 1),
-    "a line that does not end": b"G" * (MAX_CONNECTION_BYTES + 1),
-    "headers that do not end": b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MAX_CONNECTION_BYTES // 6),
-    "one long header": b"GET / HTTP/1.1\r\na: " + b"x" * MAX_CONNECTION_BYTES,
     "many requests": b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * (MAX_CONNECTION_BYTES // 27 + 1),
     "chunks": POST + b"transfer-encoding: chunked\r\n\r\n" + b"1;a=b\r\nx\r\n" * (MAX_CONNECTION_BYTES // 10),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from rkeyserver.service.routes import Hint
 from rkeyserver.service.start import (
     BACKGROUND_DELAY,
     FIRST_DELAY,
+    FIRST_SECONDS,
     WAITING_DELAY,
     Joiner,
     open_own,
@@ -267,6 +269,85 @@ def test_the_first_host_that_gives_a_keyring_is_the_last_one_asked(scene: Scene,
     assert scene.said == []
 
 
+OTHER_DOMAIN_THERE = Rejected(Reason.ANOTHER_DOMAIN, "another domain")
+FORK = Rejected(Reason.NOT_AN_EXTENSION, "a fork")
+NOT_GENUINE = Rejected(Reason.NOT_GENUINE, "no quote")
+
+# what the hosts say: what counts, and whether they are asked again
+SEVERAL: dict[str, tuple[tuple[RkeyError, ...], RkeyError, bool]] = {
+    "nobody": ((NO_ANSWER,), NO_ANSWER, True),
+    "nobody, and one that refuses": ((NO_ANSWER, REFUSED), NO_ANSWER, True),
+    "nobody, and another domain": ((NO_ANSWER, OTHER_DOMAIN_THERE), NO_ANSWER, True),
+    "nobody, one that refuses, and a fork": ((NO_ANSWER, REFUSED, FORK), NO_ANSWER, True),
+    "one that refuses": ((REFUSED,), REFUSED, True),
+    "one that refuses, and another domain": ((REFUSED, OTHER_DOMAIN_THERE), REFUSED, True),
+    "one that proves nothing, and a fork": ((NOT_GENUINE, FORK), NOT_GENUINE, True),
+    "another domain": ((OTHER_DOMAIN_THERE,), OTHER_DOMAIN_THERE, False),
+    "another domain, twice": ((OTHER_DOMAIN_THERE, OTHER_DOMAIN_THERE), OTHER_DOMAIN_THERE, False),
+    "a fork": ((FORK,), FORK, False),
+}
+
+
+@pytest.mark.parametrize(("said", "counts", "again"), SEVERAL.values(), ids=SEVERAL)
+def test_what_counts_of_several_hosts_is_the_same_in_any_order(
+    hosts_of: HostsOf,
+    said: tuple[RkeyError, ...],
+    counts: RkeyError,
+    again: bool,  # noqa: FBT001 - a case
+) -> None:
+    for order in itertools.permutations(said):
+        hosts = hosts_of(**dict(zip("abc", order, strict=False)))
+
+        async def check(hosts: Hosts = hosts) -> None:
+            with pytest.raises(type(counts)) as raised:
+                await hosts.joiner().until(Nothing(), 10)
+            assert raised.value is counts
+
+        run_timeless(check)
+        assert hosts.times[-1] == (10.0 if again else 0.0)
+        assert len(hosts.asked) == len(order) * len(set(hosts.times)), "each is asked each time"
+
+
+def test_another_domain_and_a_fork_are_both_certain(scene: Scene, hosts_of: HostsOf) -> None:
+    own = opened(scene, scene.keyring("a", "b", sequence=2))
+    before = scene.store.record
+    hosts = hosts_of(a=scene.received(secret=OTHER_SECRET), b=scene.received("a", "c", sequence=9))
+
+    async def check() -> None:
+        with pytest.raises(Rejected, match="no extension"):
+            await hosts.joiner().until(own, 30)
+
+    run_timeless(check)
+    assert hosts.times == [0.0, 0.0]
+    assert (scene.store.record, scene.store.writes) == (before, 0)
+    assert [line["reason"] for line in scene.lines()] == ["another-domain", "not-an-extension"]
+
+
+HERE: dict[str, RkeyError] = {"corrupt": Corrupt("a folder is there"), "misuse": Misuse("a file mounted by itself")}
+
+
+@pytest.mark.parametrize("error", HERE.values(), ids=HERE)
+def test_what_is_wrong_here_is_told_at_once_whoever_else_could_be_asked(
+    scene: Scene, hosts_of: HostsOf, error: RkeyError
+) -> None:
+    received = scene.received()
+    hosts = hosts_of(a=NO_ANSWER, b=received, c=scene.received())
+
+    def fail() -> None:
+        raise error
+
+    scene.store.before = fail
+
+    async def check() -> None:
+        with pytest.raises(type(error)) as raised:
+            await hosts.joiner().until(Nothing(), 30)
+        assert raised.value is error
+
+    run_timeless(check)
+    assert [name for _, name in hosts.asked] == ["a", "b"]
+    assert is_closed(received.keyring)
+
+
 def test_where_no_host_gives_one_the_last_error_is_told_and_each_is_logged(
     scene: Scene, hosts_of: HostsOf, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -279,7 +360,7 @@ def test_where_no_host_gives_one_the_last_error_is_told_and_each_is_logged(
 
 def test_a_refusal_by_a_host_is_on_record_and_silence_is_not(scene: Scene, hosts_of: HostsOf) -> None:
     hosts = hosts_of(a=NO_ANSWER, b=REFUSED, c=Rejected(Reason.NOT_GENUINE, "no quote"))
-    with pytest.raises(Rejected):
+    with pytest.raises(Unavailable):
         asyncio.run(hosts.joiner().try_hosts(Nothing()))
     assert [(line["event"], line["verdict"], line["reason"], line["found"]) for line in scene.lines()] == [
         ("join", "refused", "refused-by-peer", "b:8888: it refused"),
@@ -444,7 +525,7 @@ def test_a_record_that_came_while_a_host_was_asked_is_left_as_it_is(scene: Scene
 
 def test_a_record_that_came_meanwhile_is_looked_at_before_the_next_asking(scene: Scene, hosts_of: HostsOf) -> None:
     fork = scene.received("a", "c", sequence=9)
-    hosts = hosts_of(a=[NO_ANSWER, fork, NO_ANSWER])
+    hosts = hosts_of(a=[NO_ANSWER, fork])
     restored = scene.keyring("a", "b", sequence=2)
     record = seal_keyring(restored, scene.platform, now=0)
 
@@ -454,7 +535,7 @@ def test_a_record_that_came_meanwhile_is_looked_at_before_the_next_asking(scene:
     hosts.meanwhile = put
 
     async def check() -> None:
-        with pytest.raises(Unavailable):
+        with pytest.raises(Rejected, match="no extension"):
             await hosts.joiner().until(Nothing(), 3)
 
     run_timeless(check)
@@ -659,7 +740,7 @@ def started(hosts: Hosts, joined: list[bool] | None = None, **said: object) -> N
 
 def test_without_a_record_it_asks_for_as_long_as_it_was_told(scene: Scene, hosts_of: HostsOf) -> None:
     hosts = hosts_of(a=NO_ANSWER, b=REFUSED)
-    with pytest.raises(Rejected, match="it refused"):
+    with pytest.raises(Unavailable, match="no answer"):
         started(hosts, wait=2.0)
     assert [name for _, name in hosts.asked] == ["a", "b"] * (len(hosts.asked) // 2)
     assert hosts.times[-1] == 2.0
@@ -693,6 +774,33 @@ def test_with_a_record_it_serves_at_once_and_asks_on(
     assert scene.store.record == before
     assert scene.decisions()[-1] == ("open", "accepted")
     assert "serving from the own record" in warnings(caplog)[-1]
+
+
+def test_with_a_record_hosts_that_hang_do_not_keep_it_from_being_served(
+    scene: Scene, hosts_of: HostsOf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    keyring = scene.keyring()
+    scene.holds_record_of(keyring)
+    hosts = hosts_of(a=NO_ANSWER, b=NO_ANSWER)
+
+    async def hang(host: Address, asking: Asking) -> Received:
+        with contextlib.suppress(RkeyError):
+            await hosts.fetch(host, asking)
+        await asyncio.sleep(20)
+        raise NO_ANSWER
+
+    monkeypatch.setattr(fetch, "fetch_keyring", hang)
+
+    async def check() -> None:
+        joiner = hosts.joiner()
+        assert not await start_standby(joiner.config, scene.instance, joiner)
+        assert asyncio.get_running_loop().time() == pytest.approx(FIRST_SECONDS)
+
+    run_timeless(check)
+    assert hosts.asked == [(0.0, "a")]
+    assert scene.instance.keyring is not None
+    assert scene.instance.keyring.same_as(keyring)
+    assert "no answer in time" in warnings(caplog)[-1]
 
 
 def test_another_domain_at_the_host_leaves_the_own_record_served(scene: Scene, hosts_of: HostsOf) -> None:

@@ -285,11 +285,12 @@ def test_closing_tells_who_waits_and_starts_no_other(quoted: Quoted) -> None:
     run(check)
 
 
-def test_a_terminal_s_interrupt_ends_none_of_them(quoted: Quoted) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_a_terminal_sends_to_all_ends_none_of_them(quoted: Quoted, number: signal.Signals) -> None:
     async def check() -> None:
         async with pool_of(1) as pool:
             await quoted.by(pool)
-            os.kill(only(pool), signal.SIGINT)
+            os.kill(only(pool), number)
             before = only(pool)
             assert await quoted.by(pool) == quoted.claims
             assert only(pool) == before
