@@ -99,11 +99,15 @@ WANTED: Final = {
     "domain": "a domain's id, 32 hexadecimal digits in lower case",
     "wait": "a number of seconds from 0 to 86400",
     "once": "true or false",
+    "recover": "true or false",
     "listen": 'a list with at least one [HOST]:PORT, as [":8888"]',
     "platform": "sgx, tpm or simulated",
     "machine": "the path of a folder",
     "ops": "HOST:PORT",
     "audit": "the path of a file",
+    "policy": "the path of a file",
+    "admins": "the path of a file",
+    "socket": "the path of a socket",
     "log-level": f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}",
 }
 

@@ -17,6 +17,7 @@ EPILOG: Final = """\
 commands:
   rkeyserver inspect [PATH]   print a record's readable header, on any machine
   rkeyserver status [--json]  ask a running instance what it is
+  rkeyserver doctor           does the record open here, and what would open it after an update
   rkeyserver identity         print the line by which a policy names this machine
   rkeyserver policy ...       show the policy of a running instance, and change it
   rkeyserver recovery ...     show, verify or contribute the shares that bring a lost domain back

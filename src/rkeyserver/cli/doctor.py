@@ -1,0 +1,83 @@
+"""`rkeyserver doctor`: whether the record opens here now, what would open it after a change, what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+from pathlib import Path
+
+from rkeyserver.cli import log, talk
+from rkeyserver.cli.command import Parser, Said
+from rkeyserver.clock import Clock
+from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, Config, Options, check_options, make_config, read_file
+from rkeyserver.errors import Misuse, one_line
+from rkeyserver.platforms.interface import Platform
+from rkeyserver.platforms.registry import SIMULATED
+from rkeyserver.secret import harden_process
+from rkeyserver.service.compose import open_platform
+from rkeyserver.service.doctor import Examined, State, examine
+from rkeyserver.service.fetch import fetch_hint
+
+_MARKS = {State.GOOD: "ok     ", State.WARNING: "WARNING", State.BAD: "FAILED ", State.UNKNOWN: "-      "}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of its arguments; those that `rkeyserver` has too mean the same."""
+    made = Parser(
+        prog="rkeyserver doctor",
+        description="Look at this machine's record and at what would open it after an update. Nothing is changed.",
+        argument_default=argparse.SUPPRESS,
+    )
+    made.add_argument("-i", "--host", action="append", metavar="HOST[:PORT]", help="another machine of the domain")
+    made.add_argument("-p", "--port", type=int, help="the hosts' port (default 8888)")
+    made.add_argument("--keystore", metavar="PATH", help=f"the sealed record (default {DEFAULT_KEYSTORE})")
+    made.add_argument("--platform", choices=("sgx", "tpm", "simulated"), help="default: the hardware that is found")
+    made.add_argument("--machine", metavar="DIR", help="the simulated processor's state")
+    made.add_argument("--ops", metavar="HOST:PORT", help=f"the operations listener (default {DEFAULT_OPS})")
+    made.add_argument("--config", metavar="FILE", help="the instance's configuration; the command line wins")
+    made.add_argument("--json", action="store_true", help="print all of it as JSON")
+    return made
+
+
+def run(found: argparse.Namespace) -> Said:
+    """Examine and print; the exit status says whether the record opens and a way back is there.
+
+    Raises: Misuse for what cannot be asked; Unavailable without key memory.
+    """
+    log.set_up("error")  # what is warned of here is a finding
+    harden_process()
+    given = vars(found)
+    as_json, file = given.pop("json", False), given.pop("config", None)
+    config = make_config(Options() if file is None else read_file(Path(file)), check_options(given))
+    examined = examine(
+        config,
+        _present,
+        ask=lambda host: asyncio.run(fetch_hint(host)),
+        status=lambda: talk.get(str(config.ops), "/status", "status"),
+    )
+    return Said(_as_json(examined) if as_json else _as_text(examined), examined.status)
+
+
+def _present(config: Config, clock: Clock) -> Platform:
+    """The machine, if it is there: to look at a simulated one must not make it.
+
+    Raises: Misuse, Corrupt, Unavailable.
+    """
+    if config.platform == SIMULATED and not config.machine.is_dir():
+        raise Misuse(f"There is no simulated machine in {config.machine}.", advice="Name its folder with --machine.")
+    return open_platform(config, clock)
+
+
+def _as_json(examined: Examined) -> str:
+    return json.dumps(dataclasses.asdict(examined), indent=2) + "\n"
+
+
+def _as_text(examined: Examined) -> str:
+    lines = []
+    for one in examined.findings:
+        lines.append(one_line(f"{_MARKS[one.state]} {one.name}: {one.found}"))
+        if one.advice:
+            lines.append(one_line(f"        {one.advice}"))
+    return "\n".join(lines) + "\n"
