@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import Final
 
@@ -43,10 +42,14 @@ def _load(data: bytes, passphrase: bytes | None) -> object:
 
 
 def _decrypted(path: Path, data: bytes) -> object:
+    from rkeyserver.cli.identity_file import ask_on_terminal  # noqa: PLC0415 - it loads what others do not need
+
     try:
-        return _load(data, getpass.getpass(f"Passphrase of {path}: ").encode())
-    except (ValueError, EOFError, OSError) as error:
-        raise Misuse(f"The key {path} does not open: wrong passphrase, or none could be asked for.") from error
+        return _load(data, ask_on_terminal(f"Passphrase of {path}: ").encode())
+    except (ValueError, TypeError) as error:  # TypeError: an empty one
+        raise Misuse(f"The key {path} does not open with that passphrase.") from error
+    except UnsupportedAlgorithm as error:
+        raise _no_key(path) from error
 
 
 def _no_key(path: Path) -> Misuse:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Final
+
+import msgspec
 
 from rkeyserver.appraisal.change import (
     MAX_CHANGE,
+    Hex16,
+    Hex32,
     PolicyChange,
     check_authority,
     parse_change,
     propose,
     sign,
-    signers,
 )
 from rkeyserver.appraisal.narrowing import narrows
 from rkeyserver.appraisal.policy import MAX_POLICY, Policy, parse_policy
@@ -83,6 +87,28 @@ def _put(document: str, output: str | None) -> Said:
     return Said(f"Written to {output}.\n")
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+_UTF8_BYTES: Final = 4  # at most, for one character
+
+
+class _Policy(msgspec.Struct):
+    """What GET /v1/policy answers. Any user of this machine may have answered."""
+
+    domain: Hex16
+    change: _Count
+    policy: str
+
+
+class _Applied(msgspec.Struct):
+    """What a change has done, as the instance says."""
+
+    domain: Hex16
+    change: _Count
+    policy: Hex32
+    narrowed: list[str]
+    generation: Hex16 | None
+
+
 @dataclass(frozen=True)
 class Present:
     """The policy of a running instance. change: the number of the change that made it, 0 for none."""
@@ -97,10 +123,11 @@ def present(ops: str) -> Present:
 
     Raises: Unavailable, Misuse.
     """
-    found = talk.get(ops, POLICY_PATH, "policy")
+    answer = talk.get(ops, POLICY_PATH, "policy")
     try:
-        return Present(str(found["domain"]), int(found["change"]), parse_policy(found["policy"]))
-    except (LookupError, TypeError, ValueError, Misuse) as error:
+        found = msgspec.convert(answer, _Policy)
+        return Present(found.domain, found.change, parse_policy(found.policy))
+    except (msgspec.ValidationError, Misuse) as error:
         raise Unavailable(f"What is on {ops} answers with something else than a policy.") from error
 
 
@@ -127,27 +154,29 @@ def make_proposal(ops: str, file: Path | None) -> str:
 def sign_file(file: Path, keys: Sequence[Path]) -> str:
     """The change in `file` with signatures by `keys`; what is signed is told on stderr."""
     change = parse_change(_read(file, MAX_CHANGE))
+    parse_policy(change.policy)
     sys.stderr.write(
-        f"Signing change {change.sequence} of domain {change.domain}, to this policy:\n\n{change.policy}\n"
+        f"Signing change {change.sequence} of domain {change.domain}, to this policy:\n\n{_shown(change.policy)}\n"
     )
     return _signed(change, keys).text() + "\n"
 
 
 def apply_file(ops: str, file: Path) -> str:
     """Have the running instance apply the change in `file`."""
-    return apply(ops, parse_change(_read(file, MAX_CHANGE)))
+    change = parse_change(_read(file, MAX_CHANGE))
+    return apply(ops, change, present(ops))
 
 
-def apply(ops: str, change: PolicyChange) -> str:
-    """Have the running instance apply a change: a signed one by whoever has it, another one by the owner.
+def apply(ops: str, change: PolicyChange, now: Present) -> str:
+    """Have the running instance apply a change: for admins who have signed it, or where there are none for the owner.
 
     Raises: what the instance says.
     """
-    socket = None if change.signatures else _owner_socket(ops)
+    socket = _owner_socket(ops) if now.policy.admins is None else None
     done = talk.post(ops, POLICY_PATH, change.text().encode(), "answer to a change", socket=socket)
     try:
-        return _told(done)
-    except (LookupError, TypeError) as error:
+        return _told(msgspec.convert(done, _Applied))
+    except msgspec.ValidationError as error:
         raise Unavailable(f"What is on {ops} answers with something else than what it has done.") from error
 
 
@@ -159,7 +188,7 @@ def edit(ops: str, line: str, keys: Sequence[Path], output: Path | None, *, admi
     now, machine = present(ops), parse_line(line)
     change = _signed(_proposed(now, (admitted if admit else removed)(now.policy, machine)), keys)
     try:
-        check_authority(change, now.policy.admins, owner=not change.signatures)
+        check_authority(change, now.policy.admins, owner=now.policy.admins is None)
     except Rejected as error:
         if output is None:
             advice = f"{error.advice} With -o FILE the change is written, for them to sign."
@@ -167,12 +196,14 @@ def edit(ops: str, line: str, keys: Sequence[Path], output: Path | None, *, admi
         _write(output, change.text() + "\n")
         advice = f"{error.advice} It is in {output}: `rkeyserver policy sign` there, then `rkeyserver policy apply`."
         raise Rejected(error.reason, error.message, advice=advice) from error
-    return apply(ops, change)
+    return apply(ops, change, now)
 
 
 def _shown(text: str) -> str:
     # A terminal obeys what it is shown, and somebody else may have written this.
-    return "".join(one_line(line.replace("\t", "    ")) + "\n" for line in text.rstrip().splitlines())
+    # Only what ends a line in TOML ends one here: what looked like a key could else be within a comment.
+    lines = (line.removesuffix("\r").replace("\t", "    ") for line in text.rstrip().split("\n"))
+    return "".join(one_line(line) + "\n" for line in lines)
 
 
 def _proposed(now: Present, text: str) -> PolicyChange:
@@ -191,17 +222,19 @@ def _tell(before: Policy, change: PolicyChange) -> None:
     lines += [f"Accepts less: {one}" for one in narrowed]
     if narrowed:
         lines.append("So it will add a generation of the root key.")
+    coming = parse_policy(change.policy).admins
     if before.admins is not None:
-        wanted = before.admins.threshold - len(signers(change, before.admins))
-        lines.append(f"Signatures wanted: {wanted} of {len(before.admins.keys)} admins.")
+        lines.append(f"Signatures wanted: {before.admins.threshold} of {len(before.admins.keys)} admins.")
+        if coming not in (None, before.admins):
+            lines.append(f"And of those that it names: {coming.threshold} of {len(coming.keys)}.")
     sys.stderr.write("\n".join(lines) + "\n")
 
 
-def _told(done: dict[str, Any]) -> str:
-    lines = [f"Change {done['change']} of domain {done['domain']} is in force: policy {done['policy']}."]
-    lines += [f"Accepts less: {one}" for one in done["narrowed"]]
-    if done["generation"] is not None:
-        lines.append(f"A generation was added: {done['generation']}.")
+def _told(done: _Applied) -> str:
+    lines = [f"Change {done.change} of domain {done.domain} is in force: policy {done.policy}."]
+    lines += [f"Accepts less: {one_line(one)}" for one in done.narrowed]
+    if done.generation is not None:
+        lines.append(f"A generation was added: {done.generation}.")
     return "\n".join(lines) + "\n"
 
 
@@ -209,28 +242,28 @@ def _owner_socket(ops: str) -> str:
     found = talk.get(ops, "/status", "status").get("socket")
     if not isinstance(found, str):
         raise Misuse(
-            "The change has no signature, and this instance takes none from its owner.",
-            advice="Sign it: `rkeyserver policy sign`.",
+            "This domain has no admins, and this instance takes no change from its owner: its platform does not "
+            "trust the host.",
+            advice="It keeps the policy that it has.",
         )
     return found
 
 
 def _read(file: Path, most: int) -> str:
     try:
-        if str(file) == "-":
-            text = sys.stdin.read(most + 1)
-        else:
-            with file.open(encoding="utf-8") as opened:
-                text = opened.read(most + 1)
+        with contextlib.nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as opened:
+            return opened.read(_UTF8_BYTES * most + 1).decode()
     except OSError as error:
         raise Misuse(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise Misuse(f"{file} is no text in UTF-8.") from error
-    return text
 
 
 def _write(file: Path, text: str) -> None:
+    # It may be the very file that was read, with the signatures of others in it: the new one is whole, or it is not.
+    beside = file.with_name(f"{file.name}.new") if file.is_file() and not file.is_symlink() else file
     try:
-        file.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(file)
     except OSError as error:
         raise Unavailable(f"{file} cannot be written: {error.strerror}.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import tomlkit
 from tomlkit.items import Array
 
@@ -26,7 +27,8 @@ def parse_line(text: str) -> MachineLine:
     Raises: Misuse.
     """
     words = text.split(maxsplit=2)
-    if len(words) < 2:  # noqa: PLR2004 - platform and machine
+    # The name becomes a comment: in a second line it would be a part of the policy that nobody asked for.
+    if len(words) < 2 or not text.strip().isprintable():  # noqa: PLR2004 - platform and machine
         raise Misuse(
             f"{text!r} names no machine.",
             advice="Wanted is the line that `rkeyserver identity` prints there: PLATFORM MACHINE.",
@@ -44,14 +46,14 @@ def admitted(policy: Policy, line: MachineLine) -> str:
         raise Misuse(f"The policy accepts machine {line.machine} already.")
     if "\n" in machines.as_string():
         machines.add_line(line.machine, comment=line.name or None)
-        return _checked(document)
+        return _checked(document, policy, line, [*machines])
     rows = tomlkit.array()  # the list was on one line: now each machine has its own, and room for its name
     for machine in machines:
         rows.add_line(str(machine))
     rows.add_line(line.machine, comment=line.name or None)
     rows.add_line(indent="")
     document[line.platform]["machines"] = rows
-    return _checked(document)
+    return _checked(document, policy, line, [*rows])
 
 
 def removed(policy: Policy, line: MachineLine) -> str:
@@ -70,7 +72,7 @@ def removed(policy: Policy, line: MachineLine) -> str:
             advice="Admit another one first, or propose a policy without that table.",
         )
     machines.remove(line.machine)
-    return _checked(document)
+    return _checked(document, policy, line, [*machines])
 
 
 def _machines(policy: Policy, line: MachineLine) -> tuple[tomlkit.TOMLDocument, Array]:
@@ -92,7 +94,18 @@ def _machines(policy: Policy, line: MachineLine) -> tuple[tomlkit.TOMLDocument, 
     return document, machines
 
 
-def _checked(document: tomlkit.TOMLDocument) -> str:
+def _checked(document: tomlkit.TOMLDocument, before: Policy, line: MachineLine, machines: list[str]) -> str:
+    """The document's text, once it is known to say what it said and these machines, and nothing else."""
     text = tomlkit.dumps(document)
-    parse_policy(text)
+    table = msgspec.structs.replace(before.tables[line.platform], machines=[str(machine) for machine in machines])
+    try:
+        after = parse_policy(text)
+    except Misuse as error:
+        raise Misuse(f"With machine {line.machine} {error.message[0].lower()}{error.message[1:]}") from error
+    if (after.tables, after.admins, after.recovery) != (
+        before.tables | {line.platform: table},
+        before.admins,
+        before.recovery,
+    ):
+        raise Misuse("The policy is in a form that cannot be edited.", advice="Propose a new text.")
     return text

@@ -51,12 +51,23 @@ def post(ops: str, path: str, body: bytes, what: str, *, socket: str | None) -> 
         else:
             with reachable(Path(socket)) as name:
                 code, answer = asyncio.run(_ask("POST", f"http://localhost{path}", body, name, CHANGE_SECONDS))
-    except (httpx.TransportError, OSError) as error:  # TimeoutError is one
+    except (httpx.ConnectError, httpx.ConnectTimeout, OSError) as error:
+        if isinstance(error, TimeoutError):
+            raise _unanswered(where, error) from error
         raise Unavailable(
             f"No instance answers on {where}: {why(error)}.",
             advice="Only the user who runs the instance, and root, can reach its owner's socket." if socket else "",
         ) from error
+    except httpx.TransportError as error:
+        raise _unanswered(where, error) from error
     return _answer(code, answer, where, what)
+
+
+def _unanswered(where: str, error: Exception) -> Unavailable:
+    return Unavailable(
+        f"It was sent to {where}, and no answer came back: {why(error)}.",
+        advice="Whether it took effect, the instance tells: `rkeyserver policy show`, and its audit file.",
+    )
 
 
 async def _ask(method: str, url: str, body: bytes, uds: str | None, seconds: float) -> tuple[int, bytes]:

@@ -79,7 +79,12 @@ class Authority:
         check_next(change, domain=header.domain, policy=header.policy, changes=header.changes)
         after = parse_policy(change.policy)
         check_authority(change, before.admins, owner=owner)
-        await self._check_self(after)
+        line = self._line(change, before, keyring)
+        try:
+            await self._check_self(after)
+        except Rejected as error:
+            await instance.audit.write(_not_done(line, error))
+            raise
         narrowed = narrows(before, after)
         with instance.erasing(
             keyring.changed(
@@ -89,7 +94,7 @@ class Authority:
                 now=instance.clock.now(),
             )
         ) as new:
-            await self._commit(change, before, keyring, new)
+            await self._commit(line, keyring, new)
         applied = Applied(
             domain=new.domain,
             change=change.sequence,
@@ -113,25 +118,25 @@ class Authority:
                 advice="Nothing was changed. To take this machine off, make another one the primary first.",
             ) from error
 
-    async def _commit(self, change: PolicyChange, before: Policy, keyring: Keyring, new: Keyring) -> None:
-        instance = self.instance
+    def _line(self, change: PolicyChange, before: Policy, keyring: Keyring) -> Line:
         by = [] if before.admins is None else signers(change, before.admins)
-        line = Line(
+        return Line(
             event="policy",
             verdict="accepted",
-            domain=new.domain,
-            sequence=new.header.sequence,
+            domain=keyring.domain,
+            sequence=keyring.header.sequence + 1,
             policy=digest(change.policy),
             found=f"change {change.sequence}, replaces {change.replaces}, by {', '.join(by) or 'the owner'}",
         )
+
+    async def _commit(self, line: Line, keyring: Keyring, new: Keyring) -> None:
+        instance = self.instance
         await instance.audit.write(line)
         try:
             self._store(keyring, new)
         except RkeyError as error:
             # A second line: the first says that it may be, this one that it was not.
-            await instance.audit.write(
-                msgspec.structs.replace(line, verdict="refused", reason=reason_of(error), found=error.message)
-            )
+            await instance.audit.write(_not_done(line, error))
             raise
         instance.hold(new)
 
@@ -143,3 +148,7 @@ class Authority:
         if stored is None:
             raise Unavailable("The record here is gone; nothing is changed until it is back.")
         instance.store_keyring(new, set_aside_name(stored))
+
+
+def _not_done(line: Line, error: RkeyError) -> Line:
+    return msgspec.structs.replace(line, verdict="refused", reason=reason_of(error), found=error.message)

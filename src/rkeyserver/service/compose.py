@@ -134,10 +134,10 @@ def assemble(config: Config) -> Iterator[Parts]:
             started=clock.now(),
         )
         stack.callback(instance.close)
-        if given.policy is not None and not platform.trusts_host:
+        if not platform.trusts_host and (given.policy is not None or given.admins is not None):
             raise Misuse(
-                f"--policy says what to accept, and platform {platform.name} does not take that from its host.",
-                advice="Leave it out; a policy that the admins have signed is applied with `rkeyserver policy apply`.",
+                f"--policy and --admins say what to accept; platform {platform.name} does not take that from its host.",
+                advice="Leave them out; what its admins have signed is applied with `rkeyserver policy apply`.",
             )
 
         def asking(policy: Policy, held: Held | None) -> Asking:

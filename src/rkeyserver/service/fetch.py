@@ -100,7 +100,7 @@ async def fetch_hint(host: Address) -> Hint | None:
                 if len(answer) > MAX_HINT:
                     return None
         return msgspec.json.decode(answer, type=Hint) if response.status_code == httpx.codes.OK else None
-    except (httpx.TransportError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (httpx.TransportError, httpx.InvalidURL, TimeoutError, msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 
 

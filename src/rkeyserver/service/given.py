@@ -44,7 +44,7 @@ def _read(what: str, path: Path | None, parse: Callable[[str], T]) -> T | None:
     if path is None:
         return None
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8", newline="") as file:  # to the byte: its digest names it
             text = file.read(MAX_POLICY + 1)
         return parse(text)
     except OSError as error:

@@ -164,10 +164,14 @@ class Instance:
             )
         )
         self.store_keyring(keyring, keep_as)
-        self.know(received.verdict.claims.ppid)
-        self.hosts.add(received.verdict.claims.ppid)
+        self.know_host(received)
         self.hold(keyring)
         announce.info(RECEIVED)
+
+    def know_host(self, received: Received) -> None:
+        """Remember the machine that a keyring came from: it has it."""
+        self.know(received.verdict.claims.ppid)
+        self.hosts.add(received.verdict.claims.ppid)
 
     def know(self, machine: str) -> None:
         """Remember a machine that the keyring went to or came from."""

@@ -75,10 +75,12 @@ def _clear(path: Path, name: str) -> None:
         raise Misuse(
             f"The owner's socket cannot be {path}: there is something else.", advice="Name another with --socket."
         )
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)) as probe:
         try:
             probe.connect(name)
         except ConnectionRefusedError:
             path.unlink()
             return
+        except BlockingIOError:
+            pass  # somebody listens, and has more to do than he can take
     raise Unavailable(f"Another program listens on {path}.", advice="Name another with --socket.")

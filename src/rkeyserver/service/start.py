@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -53,6 +52,14 @@ def _weight(error: RkeyError) -> int:
 
 
 @dataclass(frozen=True)
+class Vain:
+    """A host whose hints came to nothing. pause: seconds, doubled each time; until: of the loop's clock."""
+
+    pause: float
+    until: float
+
+
+@dataclass(frozen=True)
 class Joiner:
     """Asks the configured hosts for the keyring.
 
@@ -64,7 +71,7 @@ class Joiner:
     given: Given
     asking: Callable[[Policy, Held | None], Asking]
     jitter: Callable[[], float]
-    heard: deque[Hint] = field(default_factory=lambda: deque(maxlen=64), init=False)
+    vain: dict[Address, Vain] = field(default_factory=dict, init=False)
 
     def _asking(self, own: Own) -> Asking:
         if isinstance(own, Opened):
@@ -111,11 +118,12 @@ class Joiner:
         return f' This machine is: {own.platform} {own.machine} (to admit it: rkeyserver policy admit "LINE").'
 
     async def _adopt(self, received: Received, own: Own, host: Address) -> None:
-        if (
-            isinstance(own, Opened)
-            and own.keyring.extends(received.keyring)
-            and not own.keyring.same_as(received.keyring)
-        ):
+        if isinstance(own, Opened) and own.keyring.same_as(received.keyring):
+            if own.record and own.keyring is self.instance.keyring:
+                self.instance.know_host(received)  # served and stored already: nothing is written again
+                received.keyring.close()
+                return
+        elif isinstance(own, Opened) and own.keyring.extends(received.keyring):
             if self.instance.keyring is not own.keyring:
                 open_own(self.config, self.instance, own.keyring)
             log.warning("Host %s is behind: this instance's own keyring is an extension of what it has.", host)
@@ -183,34 +191,49 @@ class Joiner:
         """
         delay = WAITING_DELAY
         while True:
-            first = await self._hinted(None if joined else delay * (0.5 + self.jitter()))
+            hinted = await self._hinted(None if joined else delay * (0.5 + self.jitter()))
             keyring = self.instance.keyring
             if keyring is None:
                 return
             try:
-                await self.try_hosts(self._served(keyring), first)
+                await self.try_hosts(self._served(keyring), hinted and hinted[0])
             except RkeyError as error:
                 joined, delay = False, min(delay * 2, BACKGROUND_DELAY)
                 log.warning("Still serving from the own record; asking again in about %.0f seconds. %s", delay, error)
             else:
                 joined, delay = True, WAITING_DELAY
+            if hinted is not None:
+                self._weigh(*hinted)
 
-    async def _hinted(self, most: float | None) -> Address | None:
-        """Wait until a host hints at a later state than the one served, and return it; or for `most` seconds.
+    def _weigh(self, host: Address, hint: Hint) -> None:
+        """Believe a host less whose hint came to nothing, and again one that kept its word."""
+        keyring = self.instance.keyring
+        if keyring is None or not hint.is_after(keyring.header):
+            self.vain.pop(host, None)
+            return
+        before = self.vain.get(host)
+        pause = HINT_SECONDS if before is None else min(2 * before.pause, BACKGROUND_DELAY)
+        self.vain[host] = Vain(pause, asyncio.get_running_loop().time() + pause)
 
-        A hint proves nothing: all that it can bring about is that a host is asked, once for each state hinted at.
+    async def _hinted(self, most: float | None) -> tuple[Address, Hint] | None:
+        """Wait until a host hints at a later state than the one served, and return both; or for `most` seconds.
+
+        A hint proves nothing: all that it can bring about is that hosts are asked, ever more seldom while that comes
+        to nothing.
         """
         from rkeyserver.service.fetch import fetch_hint  # noqa: PLC0415 - as in try_hosts()
 
+        loop = asyncio.get_running_loop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(most):
                 while keyring := self.instance.keyring:
                     await asyncio.sleep(HINT_SECONDS * (0.5 + self.jitter()))
                     for host in self.config.hosts:
+                        if host in self.vain and loop.time() < self.vain[host].until:
+                            continue
                         hint = await fetch_hint(host)
-                        if hint is not None and hint not in self.heard and hint.is_after(keyring.header):
-                            self.heard.append(hint)
-                            return host
+                        if hint is not None and hint.is_after(keyring.header):
+                            return host, hint
         return None
 
 
@@ -231,6 +254,10 @@ async def start_primary(config: Config, instance: Instance, own: Own, given: Giv
             open_own(config, instance, keyring)
             if given.policy is not None and given.policy.text != keyring.header.policy:
                 log.info("The domain goes by the policy in its record, not by --policy: `rkeyserver policy show`.")
+            if given.admins not in (None, parse_policy(keyring.header.policy).admins):
+                log.warning(
+                    "The policy in the record has other admins than --admins, and goes on: it is not signed anew."
+                )
         case Unopenable(error, _record, header):
             with instance.deciding("open", domain=header.domain if header else ""):
                 raise error
