@@ -104,6 +104,9 @@ WANTED: Final = {
     "machine": "the path of a folder",
     "ops": "HOST:PORT",
     "audit": "the path of a file",
+    "policy": "the path of a policy's file",
+    "admins": "the path of a file with admins' keys",
+    "socket": "the path of a socket",
     "log-level": f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}",
 }
 
