@@ -57,6 +57,7 @@ SAID: dict[str, tuple[str, object, dict[str, object]]] = {
     "domain": (f'"{DOMAIN}"', DOMAIN, {"domain": DOMAIN}),
     "wait": ("0.5", 0.5, {"wait": 0.5}),
     "once": ("false", False, {"once": False}),
+    "recover": ("false", False, {"recover": False}),
     "listen": ('[":1", "[::1]:0"]', [":1", "[::1]:0"], {"listen": (Address("", 1), Address("::1", 0))}),
     "platform": ('"simulated"', "simulated", {"platform": "simulated"}),
     "machine": ('"m"', "m", {"machine": Path("m")}),

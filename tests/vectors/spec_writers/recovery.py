@@ -12,6 +12,7 @@ from tests.vectors.spec_operations import OPERATIONS
 from tests.vectors.spec_rkeyserver import one_time_key
 from tests.vectors.spec_writers.common import NOW, case, complete, numbered
 from tests.vectors.spec_writers.messages import encoded
+from tests.vectors.spec_writers.policy import GOOD
 from tests.vectors.spec_writers.record import content as record_content
 
 from rkeyserver.attestation.report_data import transcript_hash
@@ -24,20 +25,6 @@ FILE: Final = "recovery.json"
 SET: Final = numbered(0x60, 16)
 SECRET: Final = numbered(0x33, 32)
 THRESHOLD: Final = 2
-POLICY: Final = """version = 1
-[sgx]
-machines = ["00000000000000000000000000000000"]
-mrenclave = "any"
-mrsigner = ["0000000000000000000000000000000000000000000000000000000000000000"]
-isv_prod_id = 1
-min_isv_svn = 1
-tcb_statuses = ["UpToDate"]
-rejected_advisories = "none"
-min_tcb_evaluation_data_number = 1
-dynamic_platform = "accept"
-cached_keys = "accept"
-smt = "accept"
-"""
 RECORDED: Final = (
     "identity",
     "shares",
@@ -113,7 +100,7 @@ def content(*, record_anew: bool) -> Json:
         "mlkem_seed": numbered(0, 64),
         "x25519_private": numbered(0x80, 32),
         "now": NOW,
-        "recipients_policy": POLICY,
+        "recipients_policy": GOOD,
     }
     recorded = _recorded(given) if record_anew else {name: load(FILE)["shared"][name] for name in RECORDED}
     shared = given | recorded
