@@ -27,7 +27,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 PathText = Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\0]+\Z")]
 # A list that a template left empty is a mistake: no hosts would make a primary of a standby.
 Addresses = Annotated[list[str], msgspec.Meta(min_length=1)]
-_PATHS: Final = frozenset({"keystore", "machine", "audit", "policy", "admins", "socket"})
+_PATHS: Final = frozenset({"keystore", "machine", "audit", "policy", "admins", "socket", "change"})
 DomainId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
@@ -38,7 +38,7 @@ class Config:
     hosts: instances to ask for the keyring, in order; empty for a primary. keystore: path of the sealed record.
     domain: the only domain that may be opened or adopted; None for whichever is there. wait: seconds to keep asking
     without an own record. once: fetch, store, exit. recover: collect shares until they open the record that lies there.
-    listen: where peers connect. platform: None to detect hardware.
+    change: what it does to the policy in it. listen: where peers connect. platform: None to detect hardware.
     machine: the simulated processor's folder. ops: the operations listener. audit: the audit file. policy: of a new
     domain, or what a joiner goes by. admins: who has to have signed what a joiner believes. socket: for the owner.
     """
@@ -49,6 +49,7 @@ class Config:
     wait: float = 30.0
     once: bool = False
     recover: bool = False
+    change: Path | None = None
     listen: tuple[Address, ...] = (Address("", DEFAULT_PORT),)
     platform: str | None = None
     machine: Path = DEFAULT_MACHINE
@@ -80,6 +81,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     wait: Annotated[float, msgspec.Meta(ge=0, le=86_400)] | None = None
     once: bool | None = None
     recover: bool | None = None
+    change: PathText | None = None
     listen: Addresses | None = None
     platform: PlatformName | None = None
     machine: PathText | None = None

@@ -56,6 +56,8 @@ SAID: dict[str, tuple[str, object, dict[str, object]]] = {
     "domain": (f'"{DOMAIN}"', DOMAIN, {"domain": DOMAIN}),
     "wait": ("0.5", 0.5, {"wait": 0.5}),
     "once": ("false", False, {"once": False}),
+    "recover": ("false", False, {"recover": False}),
+    "change": ('"c"', "c", {"change": Path("c")}),
     "listen": ('[":1", "[::1]:0"]', [":1", "[::1]:0"], {"listen": (Address("", 1), Address("::1", 0))}),
     "platform": ('"simulated"', "simulated", {"platform": "simulated"}),
     "machine": ('"m"', "m", {"machine": Path("m")}),
@@ -146,6 +148,8 @@ WRONG: dict[str, list[object]] = {
     "domain": ["", "any", DOMAIN.upper(), DOMAIN[:-1], DOMAIN + "0", DOMAIN + "\n", 0, [DOMAIN]],
     "wait": [-1, -0.001, 86_401, "30", True, float("nan"), float("inf")],
     "once": [1, 0, "yes", "true"],
+    "recover": [1, 0, "yes", "true"],
+    "change": ["", 0, "/a\0b"],
     "listen": [[], ":1", [""], [1], ["a:b"], [":65536"]],
     "platform": ["", "SGX", "sgx2", "any", "auto", 0, ["sgx"]],
     "machine": ["", 0, "/a\0b"],
@@ -236,6 +240,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, path_of: Callable[[
 
 EXCLUDE: dict[str, tuple[dict[str, object], str]] = {
     "once without a host": ({"once": True}, "none is given"),
+    "a recovery of whatever there is": ({"recover": True}, "--domain names"),
+    "a recovery from a host": ({"recover": True, "domain": DOMAIN, "host": ["a"]}, "no host is left"),
     "a host on port 0": ({"host": ["a:0"]}, "a:0 cannot be asked"),
     "an IPv6 host on port 0": ({"host": ["b", "[::1]:0"]}, r"\[::1\]:0 cannot be asked"),
     "a keystore that is the root": ({"keystore": "/"}, "wanted is the path of a file"),

@@ -35,7 +35,7 @@ from rkeyserver.keyring.derivation import derive_into, domain_id, generation_id
 from rkeyserver.keyring.keyring import Generation, GenerationState, Keyring, KeyringHeader
 from rkeyserver.keyring.sealed import open_keyring
 from rkeyserver.platforms.simulated import anchor, image, keys, processor, quoting
-from rkeyserver.sealing import record, wrap
+from rkeyserver.sealing import record, recovery, wrap
 from rkeyserver.sealing.sealer import SealingIdentity
 from rkeyserver.secret import SecretBytes
 from rkeyserver.service.verification import InlineVerifier
@@ -52,6 +52,9 @@ MESSAGES: Final[dict[str, type[messages.Message]]] = {
     "request": messages.Request,
     "grant-claims": messages.GrantClaims,
     "grant": messages.Grant,
+    "recovery-request-claims": messages.RecoveryRequestClaims,
+    "recovery-request": messages.RecoveryRequest,
+    "recovery-contribution": messages.RecoveryContribution,
 }
 
 
@@ -75,7 +78,8 @@ def randomness(*given: bytes) -> Iterator[None]:
         assert len(queue[0]) == size
         return queue.pop(0)
 
-    before: list[tuple[Any, str, Any]] = [(secret, "fill_random", fill), (wrap, "os", SimpleNamespace(urandom=urandom))]
+    os = SimpleNamespace(urandom=urandom)
+    before: list[tuple[Any, str, Any]] = [(secret, "fill_random", fill), (wrap, "os", os), (recovery, "os", os)]
     kept = [getattr(module, name) for module, name, _ in before]
     for module, name, replacement in before:
         setattr(module, name, replacement)

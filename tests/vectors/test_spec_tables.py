@@ -26,7 +26,7 @@ from rkeyserver.exchange.primary import CHALLENGE_LIFE, MAX_REMEMBERED
 from rkeyserver.keyring import keyring
 from rkeyserver.platforms.simulated import anchor, keys, processor, quoting, sigstruct, tcb
 from rkeyserver.platforms.simulated.platform import BACKDATED
-from rkeyserver.sealing import record
+from rkeyserver.sealing import record, recovery, shares
 from rkeyserver.service import app, fetch, limits
 from rkeyserver.service.instance import Instance
 
@@ -90,6 +90,8 @@ def test_routes() -> None:
         ("Hello", caps["Hello"]),
         ("Request", caps["Request"]),
         ("not read", "0"),
+        ("not read", "0"),
+        ("RecoveryContribution", str(app.MAX_CONTRIBUTION_BODY)),
     ]
 
 
@@ -137,7 +139,7 @@ def test_reasons() -> None:
 def test_only_reasons_are_named_as_reasons() -> None:
     """Every code in parentheses on the pages is one: `(`bad-mac`)`."""
     known = {str(reason) for reason in Reason} | {"Corrupt", "Misuse"}
-    for page in ("exchange.md", "record.md", "keyring.md", "simulated.md"):
+    for page in ("exchange.md", "record.md", "recovery.md", "keyring.md", "simulated.md"):
         for codes in re.findall(r"\((?:else )?((?:`[a-zA-Z-]+`(?:, )?)+)\)", (SPEC / page).read_text("utf-8")):
             assert set(re.findall("`([^`]+)`", codes)) <= known | {"unavailable"}, f"{page}: {codes}"
 
@@ -145,7 +147,8 @@ def test_only_reasons_are_named_as_reasons() -> None:
 # --- fields
 
 
-STRUCTS: Final = {"PlatformSlot": "slot", "Generation": "generation", "AttestedMessage": "AttestedMessage"}
+STRUCTS: Final = {"RecoveryShare": "share", "Generation": "generation", "AttestedMessage": "AttestedMessage"}
+SLOTS: Final = {"PlatformSlot", "RecoverySlot"}
 
 
 def span(least: int | None, most: int | None) -> str:
@@ -156,17 +159,22 @@ def span(least: int | None, most: int | None) -> str:
 
 def text_form(kind: inspect.StrType) -> tuple[str, str]:
     pattern = kind.pattern or ""
+    if "ssh-" in pattern:
+        return "public key", span(kind.min_length, kind.max_length)
     if "a-z" in pattern:
         assert (kind.min_length, kind.max_length) == (1, 128)
         return "text", "name"
-    return ("hex16", "") if pattern.startswith("^[0-9a-f]{32}") else ("text", span(kind.min_length, kind.max_length))
+    for name, beginning in (("hex16", "^[0-9a-f]{32}"), ("hex32", "^[0-9a-f]{64}")):
+        if pattern.startswith(beginning):
+            return name, ""
+    return "text", span(kind.min_length, kind.max_length)
 
 
 def form(kind: inspect.Type) -> tuple[str, str]:  # noqa: PLR0911 - one for each kind of type
     """A type as the tables write it: type, limits."""
     match kind:
         case inspect.BytesType():
-            return ("bytes", span(kind.min_length, kind.max_length)) if kind.max_length else ("base64", "")
+            return "bytes", span(kind.min_length, kind.max_length)
         case inspect.StrType():
             return text_form(kind)
         case inspect.IntType():
@@ -181,6 +189,9 @@ def form(kind: inspect.Type) -> tuple[str, str]:  # noqa: PLR0911 - one for each
             return "map of names to names", ""
         case inspect.StructType():
             return STRUCTS[kind.cls.__name__], ""
+        case inspect.UnionType():
+            assert {one.cls.__name__ for one in kind.types if isinstance(one, inspect.StructType)} == SLOTS
+            return "slot", ""
     raise AssertionError(f"no form for {kind}")
 
 
@@ -206,10 +217,27 @@ def test_fields(struct: type[msgspec.Struct], page: str, heading: str, index: in
     assert [row[:3] for row in table(page, heading, index)] == fields(struct)
 
 
-def test_fields_of_a_slot() -> None:
-    tag, *rows = (row[:3] for row in table("record.md", "Slots"))
-    assert tag == ("type", "text", str(record.PlatformSlot.__struct_config__.tag))
-    assert rows == fields(record.PlatformSlot)
+def in_json(rows: list[Row]) -> list[Row]:
+    """A table of fields as JSON has them: bytes are base64 there."""
+    return [(name, "base64" if kind == "bytes" else kind, most) for name, kind, most in rows]
+
+
+SLOT_TABLES: Final[dict[str, tuple[type[msgspec.Struct], str, int]]] = {
+    "platform": (record.PlatformSlot, "Slots", 0),
+    "recovery": (recovery.RecoverySlot, "Recovery slot", 0),
+}
+
+
+@pytest.mark.parametrize(("struct", "heading", "index"), SLOT_TABLES.values(), ids=SLOT_TABLES)
+def test_fields_of_a_slot(struct: type[msgspec.Struct], heading: str, index: int) -> None:
+    tag, *rows = (row[:3] for row in table("record.md", heading, index))
+    assert tag == ("type", "text", str(struct.__struct_config__.tag))
+    assert rows == in_json(fields(struct))
+
+
+def test_fields_of_a_recovery_share() -> None:
+    assert [row[:3] for row in table("record.md", "Recovery slot", 1)] == in_json(fields(recovery.RecoveryShare))
+    assert [row[0] for row in table("recovery.md", "Shares")] == list(shares.ShareDocument.__struct_fields__)
 
 
 def test_sizes_of_messages() -> None:

@@ -2,7 +2,7 @@
 """Writes the test vectors of this folder: `PYTHONPATH=src:. python docs/spec/vectors/generate.py`.
 
 Inputs and randomness are given, so the same files come out. ECDSA signatures and KEM encapsulations have randomness of
-their own: what exchange.json and hpke.json have recorded of them is kept, unless --record asks for new.
+their own: what exchange.json, hpke.json and recovery.json have recorded of them is kept, unless --record asks for new.
 """
 
 from __future__ import annotations
@@ -12,7 +12,17 @@ import json
 from typing import Final
 
 from tests.vectors.spec_cases import FOLDER, SPEC, Json
-from tests.vectors.spec_writers import exchange, hpke, keyring, messages, policy, record, report_data, simulated
+from tests.vectors.spec_writers import (
+    exchange,
+    hpke,
+    keyring,
+    messages,
+    policy,
+    record,
+    recovery,
+    report_data,
+    simulated,
+)
 
 
 def contents(*, new: bool = False) -> dict[str, Json]:
@@ -23,6 +33,7 @@ def contents(*, new: bool = False) -> dict[str, Json]:
         "hpke.json": hpke.content(record=new),
         "keyring.json": keyring.content(),
         "record.json": record.content(),
+        "recovery.json": recovery.content(record_anew=new),
         "simulated.json": simulated.content(),
         "policy.json": policy.content(),
         "exchange.json": exchange.content(record_anew=new),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rkeyserver.appraisal.policy import Policy, SgxPolicy
+from rkeyserver.appraisal.policy import Policy, RecoveryTable, SgxPolicy
 
 _LISTS: Final = {
     "machines": "machine",
@@ -28,6 +28,19 @@ def narrows(old: Policy, new: Policy) -> list[str]:
             said.append(f"[{name}]: the platform is no longer accepted.")
         else:
             said += [f"[{name}] {sentence}" for sentence in _narrower(before, after)]
+    if old.recovery is not None:
+        said += [f"[recovery] {sentence}" for sentence in _fewer_recipients(old.recovery, new.recovery)]
+    return said
+
+
+def _fewer_recipients(old: RecoveryTable, new: RecoveryTable | None) -> list[str]:
+    # Whoever was one can still open an older record.
+    if new is None:
+        return ["recipients: there are none any more."]
+    left = {" ".join(one.split()[:2]) for one in new.recipients}
+    said = [f"recipients: {one} is none any more." for one in old.recipients if " ".join(one.split()[:2]) not in left]
+    if old.threshold < new.threshold:
+        said.append(f"threshold: {old.threshold} of them were enough, now it takes {new.threshold}.")
     return said
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from rkeyserver.address import Address, parse_address
-from rkeyserver.appraisal.appraise import check_identity
+from rkeyserver.appraisal.change import MAX_CHANGE, parse_change, sign
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.cli.command import Parser, Said
 from rkeyserver.cli.identity_file import Ask, ask_on_terminal, read_identities
@@ -27,7 +29,6 @@ from rkeyserver.exchange.messages import (
     RecoveryRequest,
     RecoveryRequestClaims,
     decode,
-    identity_of,
 )
 from rkeyserver.exchange.recovery import Checked, check_request, contribute
 from rkeyserver.keystore.file import read_record
@@ -55,7 +56,7 @@ class RecoveryContribute:
 def parser() -> argparse.ArgumentParser:
     """Of `recovery`."""
     made = Parser(prog="rkeyserver recovery", description="For recipients of recovery shares.")
-    actions = made.add_subparsers(parser_class=Parser, dest="action", required=True, metavar="{show,verify,contribute}")
+    actions = made.add_subparsers(parser_class=Parser, dest="action", required=True, metavar="COMMAND")
     show = actions.add_parser("show", help="print a record's recovery slot")
     verify = actions.add_parser("verify", help="prove your share in a record readable")
     give = actions.add_parser("contribute", help="give your share to a recovering instance")
@@ -72,6 +73,11 @@ def parser() -> argparse.ArgumentParser:
     give.add_argument("--domain", required=True, metavar="ID", help="the domain that is to be recovered")
     give.add_argument("-i", "--host", metavar="HOST[:PORT]", help="send it there; else it is printed")
     give.add_argument("-p", "--port", type=int, default=DEFAULT_PORT, help=f"the host's port (default {DEFAULT_PORT})")
+    amend = actions.add_parser("amend", help="make the policy change that a recovery on a new machine needs")
+    amend.add_argument("file", metavar="FILE", help="what the recovering instance printed when it was not accepted")
+    amend.add_argument("--admit", metavar="LINE", help="accept this machine: PLATFORM MACHINE")
+    amend.add_argument("--policy", metavar="FILE", help="or the whole new policy")
+    amend.add_argument("--key", action="append", default=[], metavar="FILE", help="sign with this key (repeatable)")
     return made
 
 
@@ -85,6 +91,9 @@ def run(found: argparse.Namespace) -> Said:
             return Said(show(Path(found.path)))
         case "verify":
             return Said(verify(Path(found.path), Path(found.identity)))
+        case "amend":
+            policy = None if found.policy is None else Path(found.policy)
+            return Said(amended(Path(found.file), found.admit, policy, [Path(key) for key in found.key]))
         case _:
             host = None if found.host is None else parse_address(found.host, found.port)
             asked = RecoveryContribute(found.request, Path(found.identity), Path(found.policy), found.domain, host)
@@ -178,13 +187,39 @@ def run_contribute(
     return f"Contributed to {asked.host}: it has {progress.shares} of {progress.threshold} shares.\n"
 
 
+def amended(file: Path, admit: str | None, policy: Path | None, keys: list[Path]) -> str:
+    """The change for --change, made from the domain's policy as a recovering instance printed it.
+
+    Raises: Misuse if not exactly one of `admit` and `policy` is given, or if one of the files is none.
+    """
+    from rkeyserver.cli.admin_key import load_admin_key  # noqa: PLC0415 - of this command alone
+    from rkeyserver.cli.policy_edit import admitted, parse_line  # noqa: PLC0415
+
+    if (admit is None) == (policy is None):
+        raise Misuse("Nothing says what to change, or two things do.", advice="Give one of --admit and --policy.")
+    change = parse_change(_text(file, "change"))
+    if policy is not None:
+        text = _policy(policy).text
+    else:
+        text = admitted(parse_policy(change.policy), parse_line(admit or ""))
+    change = msgspec.structs.replace(change, policy=text, signatures=[])
+    for key in keys:
+        change = sign(change, load_admin_key(key))
+    return change.text() + "\n"
+
+
 def _policy(path: Path) -> Policy:
+    return parse_policy(_text(path, "policy"))
+
+
+def _text(path: Path, what: str) -> str:
     try:
-        return parse_policy(path.read_text("utf-8"))
+        with path.open(encoding="utf-8") as file:
+            return file.read(MAX_CHANGE + 1)
     except OSError as error:
-        raise Misuse(f"The policy {path} cannot be read: {error.strerror}.") from error
+        raise Misuse(f"The {what} {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise Misuse(f"The policy {path} is no text: {error}.") from error
+        raise Misuse(f"The {what} {path} is no text: {error}.") from error
 
 
 def _request(asked: RecoveryContribute) -> bytes:
@@ -207,9 +242,9 @@ def _request(asked: RecoveryContribute) -> bytes:
 
 async def _checked(message: bytes, policy: Policy, domain: str, now: int) -> Checked:
     claims = decode(decode(message, RecoveryRequest).attested.claims, RecoveryRequestClaims)
-    # Only a platform that the recipient's policy names has a verifier here, and each its own trust anchor.
-    check_identity(identity_of(claims), policy)
-    verifiers: dict[str, Verifier] = {claims.platform: InlineVerifier(load_verifier(claims.platform))}
+    # A platform that the recipient's policy does not name has no verifier here; each has a trust anchor of its own.
+    named = {claims.platform} & set(policy.tables)
+    verifiers: dict[str, Verifier] = {name: InlineVerifier(load_verifier(name)) for name in named}
     return await check_request(message, domain=domain, policy=policy, verifiers=verifiers, now=now)
 
 

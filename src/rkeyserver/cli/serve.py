@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--wait", type=float, metavar="SECONDS", help="how long to keep asking without an own record (default 30)")
     add("--once", action="store_true", help="fetch, store, exit")
     add("--recover", action="store_true", help="every machine is lost: collect recovery shares that open the record")
+    add("--change", metavar="FILE", help="with --recover: the policy change that accepts this machine")
     add("--listen", action="append", metavar="[HOST]:PORT", help="where peers connect (default :8888, repeatable)")
     add("--platform", choices=("sgx", "tpm", "simulated"), help="default: the hardware that is found")
     add("--machine", metavar="DIR", help="the simulated processor's state, one folder for each machine")

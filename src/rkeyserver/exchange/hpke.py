@@ -30,7 +30,10 @@ _SUITE: Final = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
 class OneTimeKey:
-    """A key pair for one reply. `public`: ML-KEM-768 then X25519 public key, 1216 bytes."""
+    """A key pair for one reply, or for what is contributed to one recovery.
+
+    public: ML-KEM-768 then X25519 public key, 1216 bytes.
+    """
 
     __slots__ = ("_private", "public")
 

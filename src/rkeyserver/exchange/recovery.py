@@ -41,26 +41,6 @@ REQUEST_LIFE: Final = 24 * 3600  # seconds
 MAX_AHEAD: Final = 300  # seconds that the instance's clock may be ahead of the recipient's
 
 
-async def _proved(
-    request: RecoveryRequest,
-    claims: RecoveryRequestClaims,
-    *,
-    policy: Policy,
-    verifiers: dict[str, Verifier],
-    now: int,
-) -> Verdict:
-    proved = await prove(
-        request.attested,
-        context=Context.RECOVERY_REQUEST,
-        transcript=transcript_hash(),
-        claimed=identity_of(claims),
-        policy=policy,
-        verifiers=verifiers,
-        now=now,
-    )
-    return appraise(proved, policy, now=now)
-
-
 @dataclass(frozen=True)
 class RecoveryAsking:
     """The instance's side: a request is out, contributions are awaited. Holds the one-time private key."""
@@ -123,15 +103,6 @@ class RecoveryAsking:
             )
         return index, share
 
-    async def accepted_by(self, policy: Policy, *, verifiers: dict[str, Verifier], now: int) -> Verdict:
-        """Whether a policy accepts the very instance that asks: by its own evidence, as others would see it.
-
-        Raises: Rejected with the rule that failed.
-        """
-        request = decode(self.message, RecoveryRequest)
-        claims = decode(request.attested.claims, RecoveryRequestClaims)
-        return await _proved(request, claims, policy=policy, verifiers=verifiers, now=now)
-
 
 @dataclass(frozen=True)
 class Checked:
@@ -178,7 +149,16 @@ async def check_request(
         slot = parse_slot(claims.slot)
     except Corrupt as error:
         raise Rejected(Reason.MALFORMED, f"The request's slot cannot be used. {error}") from error
-    verdict = await _proved(request, claims, policy=policy, verifiers=verifiers, now=now)
+    proved = await prove(
+        request.attested,
+        context=Context.RECOVERY_REQUEST,
+        transcript=transcript_hash(),
+        claimed=identity_of(claims),
+        policy=policy,
+        verifiers=verifiers,
+        now=now,
+    )
+    verdict = appraise(proved, policy, now=now)
     return Checked(message=message, claims=claims, slot=slot, verdict=verdict, age=age)
 
 

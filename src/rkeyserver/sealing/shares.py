@@ -12,6 +12,9 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import pyrage  # type: ignore[import-untyped]
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from shamir_mnemonic import (  # type: ignore[import-untyped]
     MnemonicError,
     Share,
@@ -23,6 +26,8 @@ from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.sealing.recovery import MAX_SHARE, MAX_SHARES, Hex16, RecoveryShare, ShareSet
 
 SHARE_FORMAT: Final = "rkeyserver-share/v1"
+LEAST_RSA_BITS: Final = 2048
+MOST_RSA_BITS: Final = 4096
 MNEMONIC_WORDS: Final = 33  # of a share of 32 bytes
 
 Recipient = Any  # pyrage has no types
@@ -49,12 +54,22 @@ def recipient_of(public_key: str) -> Recipient:
     """
     kind = pyrage.x25519.Recipient if public_key.startswith("age1") else pyrage.ssh.Recipient
     try:
+        if public_key.startswith("ssh-rsa "):
+            _check_size(public_key)
         return kind.from_str(public_key)
-    except pyrage.RecipientError as error:
+    except (pyrage.RecipientError, ValueError, UnsupportedAlgorithm) as error:
         raise Misuse(
             f"{public_key[:40]!r}... cannot be a recovery recipient: {error}.",
-            advice="Wanted is an age X25519 key (age1...) or an OpenSSH key, ssh-ed25519 or ssh-rsa up to 4096 bits.",
+            advice="Wanted is an age X25519 key (age1...) or an OpenSSH key, ssh-ed25519 or ssh-rsa of "
+            f"{LEAST_RSA_BITS} to {MOST_RSA_BITS} bits.",
         ) from error
+
+
+def _check_size(public_key: str) -> None:
+    key = load_ssh_public_key(public_key.encode())
+    bits = key.key_size if isinstance(key, RSAPublicKey) else 0
+    if not LEAST_RSA_BITS <= bits <= MOST_RSA_BITS:
+        raise ValueError(f"it has {bits} bits")
 
 
 def check_recipients(public_keys: Sequence[str]) -> None:

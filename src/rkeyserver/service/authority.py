@@ -27,7 +27,7 @@ from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import set_aside_name
 from rkeyserver.service.audit import Line
-from rkeyserver.service.instance import Instance, Role, reason_of
+from rkeyserver.service.instance import Instance, Role, check_recoverable, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class Authority:
         check_next(change, domain=header.domain, policy=header.policy, changes=header.changes)
         after = parse_policy(change.policy)
         check_authority(change, before.admins, owner=owner)
+        check_recoverable(after)
         line = self._line(change, before, keyring)
         try:
             await self._check_self(after)

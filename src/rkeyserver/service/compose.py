@@ -156,7 +156,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             instance,
             Joiner(config, instance, given, asking, random.random),
             given,
-            Recoverer(config, instance, verifiers, secrets.token_bytes),
+            Recoverer(config, instance, secrets.token_bytes, given.admins, given.change),
         )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from rkeyserver.appraisal.policy import MAX_POLICY, AdminsTable, Policy, parse_admins, parse_policy, with_admins
+from rkeyserver.appraisal.change import MAX_CHANGE, PolicyChange, parse_change
+from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_admins, parse_policy, with_admins
 from rkeyserver.config import Config
 from rkeyserver.errors import Misuse
 
@@ -16,19 +17,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Given:
-    """policy: from --policy; admins: from --admins; None for what was not given."""
+    """policy: from --policy; admins: from --admins; change: from --change; None for what was not given."""
 
     policy: Policy | None
     admins: AdminsTable | None
+    change: PolicyChange | None = None
 
     @classmethod
     def read(cls, config: Config) -> Self:
         """Read both files.
 
-        Raises: Misuse, naming the file.
+        Raises: Misuse, naming the file or the option.
         """
+        if config.change is not None and not config.recover:
+            raise Misuse(
+                "--change is for --recover, which was not said.",
+                advice="At a running primary it is: rkeyserver policy apply CHANGE",
+            )
         return cls(
-            policy=_read("policy", config.policy, parse_policy), admins=_read("admins", config.admins, parse_admins)
+            policy=_read("policy", config.policy, parse_policy),
+            admins=_read("admins", config.admins, parse_admins),
+            change=_read("change", config.change, parse_change),
         )
 
     def for_a_new_domain(self, default: Policy) -> Policy:
@@ -45,7 +54,7 @@ def _read(what: str, path: Path | None, parse: Callable[[str], T]) -> T | None:
         return None
     try:
         with path.open(encoding="utf-8", newline="") as file:  # to the byte: its digest names it
-            text = file.read(MAX_POLICY + 1)
+            text = file.read(MAX_CHANGE + 1)
         return parse(text)
     except OSError as error:
         raise Misuse(f"The {what} file {path} cannot be read: {error.strerror}.") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from rkeyserver import __version__
-from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.appraisal.policy import Policy, RecoveryTable, parse_policy
 from rkeyserver.clock import Clock, utc
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError
 from rkeyserver.exchange.primary import Granter
@@ -132,9 +132,7 @@ class Instance:
         table = parse_policy(keyring.header.policy).recovery
         if table is None:
             return None
-        # The name that may stand behind an SSH key is no part of it.
-        recipients = tuple(" ".join(one.split()[:2]) for one in table.recipients)
-        return Recovery(threshold=table.threshold, recipients=recipients, sharing=self.sharing)
+        return Recovery(threshold=table.threshold, recipients=recipients_of(table), sharing=self.sharing)
 
     @contextlib.contextmanager
     def deciding(self, event: str, *, domain: str = "", peer: Peer | None = None, where: str = "") -> Iterator[None]:
@@ -249,6 +247,22 @@ class Instance:
         except RkeyError as error:
             return None, str(error)
         return None, "" if self.keyring is None else "The record is gone."
+
+
+def recipients_of(table: RecoveryTable) -> tuple[str, ...]:
+    """The public keys of a policy's recovery recipients; the name that may stand behind an SSH key is no part of it."""
+    return tuple(" ".join(one.split()[:2]) for one in table.recipients)
+
+
+def check_recoverable(policy: Policy) -> None:
+    """Whether shares can be made for the recovery recipients of a policy: before it takes effect.
+
+    Raises: Misuse naming the one that is no public key.
+    """
+    if policy.recovery is not None:
+        from rkeyserver.sealing.shares import check_recipients  # noqa: PLC0415 - only where there are any
+
+        check_recipients(recipients_of(policy.recovery))
 
 
 def _slots(header: Header) -> list[dict[str, Any]]:

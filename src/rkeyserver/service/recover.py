@@ -7,17 +7,28 @@ Recovering.take()   one contribution from outside; a wrong one is refused and ch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.appraisal.change import (
+    PolicyChange,
+    appended,
+    check_authority,
+    check_next,
+    check_succession,
+    last_sequence,
+    propose,
+)
+from rkeyserver.appraisal.narrowing import narrows
+from rkeyserver.appraisal.policy import AdminsTable, parse_policy
 from rkeyserver.config import Config
 from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable
 from rkeyserver.exchange.armour import Kind, armour, dearmour, is_armoured
-from rkeyserver.exchange.attested import Verifier
 from rkeyserver.exchange.recovery import RecoveryAsking
+from rkeyserver.exchange.standby import held_of
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import open_recovered, set_aside_name
 from rkeyserver.sealing.record import Record, parse
@@ -25,7 +36,7 @@ from rkeyserver.sealing.recovery import fingerprint, share_set_of
 from rkeyserver.secret import SecretBytes
 from rkeyserver.service.adopt import Nothing, Opened, Own, look
 from rkeyserver.service.audit import Line, Peer
-from rkeyserver.service.instance import Instance
+from rkeyserver.service.instance import Instance, check_recoverable
 from rkeyserver.service.start import open_own
 
 NONE_ASKED: Final = "This instance asks for no recovery."
@@ -88,15 +99,15 @@ class Collected:
 class Recoverer:
     """Brings a domain back on this instance. random: gives n fresh random bytes.
 
-    changed: makes of a recovered keyring, which it takes over, one whose policy was changed, where an operator brought
-    a change that accepts this machine; None where none was brought.
+    admins: who must have signed the policy in the record, None where nobody was named. change: what is to be done to
+    that policy before it is judged, None for nothing.
     """
 
     config: Config
     instance: Instance
-    verifiers: dict[str, Verifier]
     random: Callable[[int], bytes]
-    changed: Callable[[Keyring], Keyring] | None = None
+    admins: AdminsTable | None = None
+    change: PolicyChange | None = None
 
     async def run(self, own: Own) -> None:
         """Serve from the record if it opens here; else collect shares until it opens, however long that takes.
@@ -167,31 +178,35 @@ class Recoverer:
         return keyring
 
     async def _accepted(self, keyring: Keyring, collected: Collected) -> tuple[Keyring, Line]:
-        """The keyring and what the audit file will say of it, if its policy accepts this instance; else it is closed.
+        """The keyring to serve and what the audit file will say of it, if its policy accepts this instance.
 
-        Raises: Rejected, Misuse, Unavailable.
+        Raises: Rejected, Misuse, Unavailable; the keyring is then closed.
         """
         try:
-            if self.changed is not None:
-                keyring = self.changed(keyring)
-            policy = parse_policy(keyring.header.policy)
-            return keyring, await self._judged(policy, keyring, collected)
+            check_succession(held_of(keyring), held=None, root=self.admins)
+            if self.change is not None:
+                owner, now = self.instance.platform.trusts_host, self.instance.clock.now()
+                with contextlib.closing(keyring) as before:
+                    keyring = changed(before, self.change, owner=owner, now=now)
+            return keyring, await self._judged(keyring, collected)
         except BaseException:
             keyring.close()
             raise
 
-    async def _judged(self, policy: Policy, keyring: Keyring, collected: Collected) -> Line:
+    async def _judged(self, keyring: Keyring, collected: Collected) -> Line:
+        policy = parse_policy(keyring.header.policy)
         try:
-            verdict = await collected.asking.accepted_by(
-                policy, verifiers=self.verifiers, now=self.instance.clock.now()
-            )
+            verdict = await self.instance.granter.accepts_self(policy)
         except Rejected as error:
+            self._say_what_to_change(keyring)
             raise Rejected(
                 error.reason,
-                f"The record opens, but the policy in it does not accept this machine. {error.message}",
-                advice="Nothing was changed. Recover on a machine that the domain's policy names.",
+                f"The record opens, but the domain's policy does not accept this machine. {error.message}",
+                advice="Nothing was changed. Recover on a machine that the policy names, or with --change: what was "
+                "printed is what `rkeyserver recovery amend` makes such a change from.",
             ) from error
         members = ", ".join(map(str, sorted(collected.shares)))
+        found = f"shares {members} of set {collected.asking.slot.set}"
         return Line(
             event="recover",
             verdict="accepted",
@@ -199,8 +214,15 @@ class Recoverer:
             sequence=keyring.header.sequence,
             peer=Peer.of(verdict.claims, "this machine"),
             policy=policy.digest,
-            found=f"shares {members} of set {collected.asking.slot.set}",
+            found=found if self.change is None else f"{found}, with policy change {self.change.sequence}",
         )
+
+    def _say_what_to_change(self, keyring: Keyring) -> None:
+        """Print the domain's policy, as a change that does not change anything yet: nobody else may have it."""
+        header = keyring.header
+        number = last_sequence(header.changes) + 1
+        same = propose(domain=header.domain, sequence=number, replaces=header.policy, policy=header.policy)
+        self.instance.say(same.text())
 
     def _check_unchanged(self, data: bytes) -> None:
         if self.instance.store.load() != data:
@@ -217,6 +239,21 @@ class Recoverer:
             raise
         instance.hold(keyring)
         log.info("Recovered domain %s, sequence %d, and sealed it to this machine.", keyring.domain, line.sequence)
+
+
+def changed(keyring: Keyring, change: PolicyChange, *, owner: bool, now: int) -> Keyring:
+    """The recovered keyring after a change of its policy, which is judged as one at a running primary is.
+
+    owner: whether whoever started this instance may change a policy that has no admins.
+    Raises: Rejected(ANOTHER_DOMAIN | NOT_THE_NEXT_CHANGE | NOT_SIGNED), Misuse.
+    """
+    header = keyring.header
+    check_next(change, domain=header.domain, policy=header.policy, changes=header.changes)
+    before, after = parse_policy(header.policy), parse_policy(change.policy)
+    check_authority(change, before.admins, owner=owner)
+    check_recoverable(after)
+    changes = appended(header.changes, change, admins=before.admins)
+    return keyring.changed(policy=change.policy, changes=changes, rotate=bool(narrows(before, after)), now=now)
 
 
 def look_for_recovery(instance: Instance) -> Own:

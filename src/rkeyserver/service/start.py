@@ -31,7 +31,7 @@ from rkeyserver.service.adopt import (
 )
 from rkeyserver.service.audit import Line, Peer
 from rkeyserver.service.given import Given
-from rkeyserver.service.instance import Instance
+from rkeyserver.service.instance import Instance, check_recoverable
 from rkeyserver.service.routes import Hint
 
 FIRST_SECONDS: Final = 6.0  # for all hosts together, where an own record could be served meanwhile
@@ -273,6 +273,7 @@ async def start_primary(config: Config, instance: Instance, own: Own, given: Giv
                         "Only for a new domain: move the audit file elsewhere.",
                     )
                 policy = given.for_a_new_domain(domain_default(instance))
+                check_recoverable(policy)
                 await _check_self(instance, policy)
             keyring = Keyring.mint(now=instance.clock.now(), policy=policy.text)
             instance.audit.write_now(

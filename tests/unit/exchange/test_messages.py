@@ -11,6 +11,7 @@ from rkeyserver.errors import Reason, Rejected
 from rkeyserver.exchange.messages import (
     KEM_PUBLIC_KEY_SIZE,
     MAX_CIPHERTEXT,
+    MAX_CONTRIBUTED,
     MAX_IDENTITY,
     MAX_MESSAGE,
     AttestedMessage,
@@ -20,6 +21,9 @@ from rkeyserver.exchange.messages import (
     GrantClaims,
     Hello,
     Message,
+    RecoveryContribution,
+    RecoveryRequest,
+    RecoveryRequestClaims,
     Request,
     RequestClaims,
     decode,
@@ -69,6 +73,26 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
         nonce=nonces,
         credential_answer=st.binary(max_size=32),
     ),
+    RecoveryRequest: st.builds(RecoveryRequest, attested=attested),
+    RecoveryRequestClaims: st.builds(
+        RecoveryRequestClaims,
+        version=st.integers(-(2**63), 2**64 - 1),
+        platform=names,
+        machine=names,
+        domain=st.from_regex("[0-9a-f]{32}", fullmatch=True),
+        epoch=st.integers(0, 2**62),
+        sequence=st.integers(0, 2**62),
+        record_sha512=st.binary(min_size=64, max_size=64),
+        slot=opaque,
+        kem_public_key=st.binary(min_size=KEM_PUBLIC_KEY_SIZE, max_size=KEM_PUBLIC_KEY_SIZE),
+        nonce=nonces,
+        time=st.integers(0, 2**62),
+    ),
+    RecoveryContribution: st.builds(
+        RecoveryContribution,
+        request_sha512=st.binary(min_size=64, max_size=64),
+        ciphertext=st.binary(min_size=1, max_size=300),
+    ),
 }
 
 
@@ -100,6 +124,10 @@ LARGEST: dict[str, Message] = {
     "challenge": Challenge(bytes(3 * MAX_IDENTITY), bytes(32)),
     "request claims": RequestClaims(bytes(32), bytes(KEM_PUBLIC_KEY_SIZE), bytes(32), bytes(MAX_IDENTITY)),
     "grant claims": GrantClaims(bytes(64), bytes(32), bytes(32)),
+    "recovery request": RecoveryRequest(
+        AttestedMessage(bytes(3 * MAX_IDENTITY), bytes(MAX_EVIDENCE), bytes(MAX_ENDORSEMENTS))
+    ),
+    "recovery contribution": RecoveryContribution(bytes(64), bytes(MAX_CONTRIBUTED)),
     "grant": Grant(AttestedMessage(bytes(1024), bytes(MAX_EVIDENCE), bytes(MAX_ENDORSEMENTS)), bytes(MAX_CIPHERTEXT)),
 }
 

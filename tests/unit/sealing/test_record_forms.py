@@ -153,7 +153,7 @@ FORMS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "base64 with an end too many": (lambda line: line.replace(b'"}]', b'="}]'), "damaged"),
     "base64 that is cut": (lambda line: line.replace(b'"}]', b'A"}]'), "damaged"),
     "a line end in base64": (lambda line: line.replace(b'"}]', b'\\n"}]'), "damaged"),
-    "a slot without its type": (lambda line: line.replace(b'"type":"platform",', b""), "canonical"),
+    "a slot without its type": (lambda line: line.replace(b'"type":"platform",', b""), "damaged"),
     "a leading zero": (lambda line: line.replace(b'"epoch":0', b'"epoch":00'), "damaged"),
     "a plus": (lambda line: line.replace(b'"epoch":0', b'"epoch":+0'), "damaged"),
     "not a number": (lambda line: line.replace(b'"epoch":0', b'"epoch":NaN'), "damaged"),

@@ -8,7 +8,7 @@ import struct
 from typing import Final
 
 import msgspec
-from tests.vectors.spec_reference.notation import NAME, Json, Refused, framed, is_int, is_text, require, unhex
+from tests.vectors.spec_reference.notation import HEX16, NAME, Json, Refused, framed, is_int, is_text, require, unhex
 
 MESSAGES: Final[dict[str, list[tuple[str, str, int, int]]]] = {
     "hello": [
@@ -46,6 +46,21 @@ MESSAGES: Final[dict[str, list[tuple[str, str, int, int]]]] = {
         ("credential_answer", "bytes", 0, 32),
     ],
     "grant": [("attested", "attested", 0, 0), ("ciphertext", "bytes", 1, 264192)],
+    "recovery-request-claims": [
+        ("version", "int", -(2**63), 2**64 - 1),
+        ("platform", "name", 0, 0),
+        ("machine", "name", 0, 0),
+        ("domain", "hex16", 0, 0),
+        ("epoch", "int", 0, 2**62),
+        ("sequence", "int", 0, 2**62),
+        ("record_sha512", "bytes", 64, 64),
+        ("slot", "bytes", 0, 49152),
+        ("kem_public_key", "bytes", 1216, 1216),
+        ("nonce", "bytes", 32, 32),
+        ("time", "int", 0, 2**62),
+    ],
+    "recovery-request": [("attested", "attested", 0, 0)],
+    "recovery-contribution": [("request_sha512", "bytes", 64, 64), ("ciphertext", "bytes", 1, 3072)],
 }
 MOST: Final = {
     "hello": 32768,
@@ -55,6 +70,9 @@ MOST: Final = {
     "request": 294912,
     "grant-claims": 1024,
     "grant": 460800,
+    "recovery-request-claims": 49152,
+    "recovery-request": 212992,
+    "recovery-contribution": 6144,
 }
 
 
@@ -109,6 +127,8 @@ def check_fields(kind: str, found: object) -> None:
             require(isinstance(value, bytes) and least <= len(value) <= most, "malformed")
         elif form == "name":
             require(is_text(value, NAME), "malformed")
+        elif form == "hex16":
+            require(is_text(value, HEX16), "malformed")
         else:
             require(is_int(value, least, most), "malformed")
 

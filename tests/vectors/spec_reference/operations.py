@@ -20,6 +20,18 @@ from tests.vectors.spec_reference.messages import decode, encode, make_challenge
 from tests.vectors.spec_reference.notation import Json, expand, framed, unhex
 from tests.vectors.spec_reference.policy import appraise, read_policy
 from tests.vectors.spec_reference.record import open_record, seal_record, unwrap, wrap
+from tests.vectors.spec_reference.recovery import (
+    armour,
+    check_request,
+    combine,
+    dearmour,
+    decrypt_share,
+    open_contribution,
+    open_recovered,
+    read_share,
+    seal_with_recovery,
+    write_share,
+)
 from tests.vectors.spec_reference.simulated import (
     load_image,
     measure,
@@ -104,6 +116,16 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = {
     "unwrap": lambda case: unwrap(unhex(case["platform_key"]), _bytes(case), unhex(case["slot_data"])),
     "seal": seal_record,
     "open": lambda case: open_record(case, _bytes(case)),
+    "seal with recovery": seal_with_recovery,
+    "open recovered": lambda case: open_recovered(case, _bytes(case)),
+    "write share": write_share,
+    "read share": lambda case: read_share(_bytes(case))[0],
+    "combine": combine,
+    "decrypt share": lambda case: decrypt_share(case, _bytes(case)),
+    "armour": lambda case: armour(_bytes(case), case["kind"]),
+    "dearmour": lambda case: dearmour(case["text"], case["kind"]),
+    "check request": lambda case: check_request(case, _bytes(case)),
+    "open contribution": lambda case: open_contribution(case, _bytes(case)),
     "sealing key": sealing_key,
     "pck": pck,
     "development key": lambda case: p256_point(hashlib.sha256(case["sentence"].encode()).digest()),

@@ -23,6 +23,7 @@ from tests.vectors.spec_reference.notation import (
     require,
     unhex,
 )
+from tests.vectors.spec_reference.recovery_slot import check_recovery_slot, unbase64
 
 MAGIC: Final = b"rkeyserver-record/v1\n"
 
@@ -51,7 +52,7 @@ def slot_data_of(header: Json, slot: Json) -> bytes:
     return framed(b"rkeyserver/v1 platform slot", *(text.encode() for text in texts))
 
 
-def seal_record(case: Json) -> bytes:
+def seal_record(case: Json, *more: Json) -> bytes:
     slot = {
         "type": "platform",
         "platform": case["platform"],
@@ -61,7 +62,7 @@ def seal_record(case: Json) -> bytes:
         "wrapped": base64.b64encode(wrap(case, slot_data_of(case, case))).decode(),
     }
     header = {name: case[name] for name in ("domain", "generations", "epoch", "sequence", "written")}
-    head = MAGIC + canonical_json(header | {"slots": [slot]}) + b"\n"
+    head = MAGIC + canonical_json(header | {"slots": [slot, *more]}) + b"\n"
     return head + AESGCM(unhex(case["record_key"])).encrypt(bytes(12), unhex(case["keyring"]), head)
 
 
@@ -71,36 +72,43 @@ def check_slot(slot: Json) -> None:
     require(all(is_text(slot[name], NAME) for name in ("platform", "machine", "policy")), "Corrupt")
     require(isinstance(slot["versions"], dict), "Corrupt")
     require(all(is_text(text, NAME) for item in slot["versions"].items() for text in item), "Corrupt")
-    require(isinstance(slot["wrapped"], str), "Corrupt")
-    try:
-        wrapped = base64.b64decode(slot["wrapped"], validate=True)
-    except ValueError:
-        raise Refused("Corrupt") from None
-    require(base64.b64encode(wrapped).decode() == slot["wrapped"], "Corrupt")
+    unbase64(slot["wrapped"])
 
 
-def open_record(case: Json, record: bytes) -> bytes:
+def read_record(record: bytes) -> tuple[Json, bytes, bytes]:
+    """Header, everything before the ciphertext, ciphertext."""
     require(record.startswith(MAGIC), "Corrupt")
     end = record.find(b"\n", len(MAGIC))
-    require(0 <= end - len(MAGIC) <= 65535, "Corrupt")
+    require(0 <= end - len(MAGIC) <= 131071, "Corrupt")
     header = read_canonical_json(record[len(MAGIC) : end])
     require(is_object(header, ["domain", "generations", "epoch", "sequence", "written", "slots"]), "Corrupt")
     require(is_text(header["domain"], HEX16), "Corrupt")
     require(all(is_int(header[name], 0, 2**62) for name in ("epoch", "sequence", "written")), "Corrupt")
     ids, slots = header["generations"], header["slots"]
     require(isinstance(ids, list) and 1 <= len(ids) <= 1024 and all(is_text(one, HEX16) for one in ids), "Corrupt")
-    require(isinstance(slots, list) and len(slots) == 1, "Corrupt")
+    require(isinstance(slots, list) and 1 <= len(slots) <= 2, "Corrupt")
     check_slot(slots[0])
+    for slot in slots[1:]:
+        check_recovery_slot(slot)
     require(len(record) - end - 1 >= 17, "Corrupt")
-    slot = slots[0]
-    require((slot["platform"], slot["machine"]) == (case["platform"], case["machine"]), "Corrupt")
-    wrapped = base64.b64decode(slot["wrapped"])
-    key = unwrap(unhex(case["platform_key"]), wrapped, slot_data_of(header, slot))
+    return header, record[: end + 1], record[end + 1 :]
+
+
+def open_contents(header: Json, head: bytes, ciphertext: bytes, record_key: bytes) -> bytes:
     try:
-        plaintext = AESGCM(key).decrypt(bytes(12), record[end + 1 :], record[: end + 1])
+        plaintext = AESGCM(record_key).decrypt(bytes(12), ciphertext, head)
     except InvalidTag:
         raise Refused("Corrupt") from None
     inside = read_keyring(plaintext)
-    require(ids == [one["id"] for one in inside["generations"]], "Corrupt")
+    require(header["generations"] == [one["id"] for one in inside["generations"]], "Corrupt")
     require(all(header[name] == inside[name] for name in ("domain", "epoch", "sequence")), "Corrupt")
     return plaintext
+
+
+def open_record(case: Json, record: bytes) -> bytes:
+    header, head, ciphertext = read_record(record)
+    slot = header["slots"][0]
+    require((slot["platform"], slot["machine"]) == (case["platform"], case["machine"]), "Corrupt")
+    wrapped = base64.b64decode(slot["wrapped"])
+    key = unwrap(unhex(case["platform_key"]), wrapped, slot_data_of(header, slot))
+    return open_contents(header, head, ciphertext, key)

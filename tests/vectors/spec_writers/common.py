@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tests.vectors.spec_cases import Case, Json, cases_of
-from tests.vectors.spec_rkeyserver import OPERATIONS, failure
+from tests.vectors.spec_operations import OPERATIONS
+from tests.vectors.spec_rkeyserver import failure
 
 from rkeyserver.errors import RkeyError
 

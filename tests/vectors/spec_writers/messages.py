@@ -41,6 +41,21 @@ GRANT_CLAIMS: Final[Json] = {
 ATTESTED: Final[Json] = {"claims": {"hex": "c1c2"}, "evidence": {"hex": "e1"}, "endorsements": {"hex": ""}}
 
 
+RECOVERY_REQUEST_CLAIMS: Final[Json] = {
+    "version": 1,
+    "platform": "simulated",
+    "machine": numbered(0x20, 16),
+    "domain": numbered(0xD0, 16),
+    "epoch": 0,
+    "sequence": 7,
+    "record_sha512": {"hex": numbered(0x90, 64)},
+    "slot": {"hex": "51"},
+    "kem_public_key": {"hex": numbered(0, 1216)},
+    "nonce": {"hex": numbered(0x80, 32)},
+    "time": NOW,
+}
+
+
 def encoded(message: str, fields: Json) -> bytes:
     """The bytes of a message."""
     return bytes.fromhex(OPERATIONS["encode"]({"message": message, "fields": fields}))
@@ -104,6 +119,14 @@ def wrong_messages() -> list[Json]:
             "request-claims",
             packed(plain("request-claims", REQUEST_CLAIMS) | {"kem_public_key": bytes(1215)}),
         ),
+        "a domain in upper case": (
+            "recovery-request-claims",
+            packed(plain("recovery-request-claims", RECOVERY_REQUEST_CLAIMS) | {"domain": "AB" * 16}),
+        ),
+        "a contribution of 3073 bytes": (
+            "recovery-contribution",
+            packed({"type": "recovery-contribution", "request_sha512": bytes(64), "ciphertext": bytes(3073)}),
+        ),
         "no evidence": (
             "request",
             packed({"type": "request", "hello": b"", "challenge": b"", "attested": {"type": "attested"}}),
@@ -164,6 +187,9 @@ def content() -> Json:
         "request": request_of(ATTESTED),
         "grant-claims": GRANT_CLAIMS,
         "grant": {"attested": {"message": "attested", "fields": ATTESTED}, "ciphertext": {"hex": "ffee"}},
+        "recovery-request-claims": RECOVERY_REQUEST_CLAIMS,
+        "recovery-request": {"attested": {"message": "attested", "fields": ATTESTED}},
+        "recovery-contribution": {"request_sha512": {"hex": numbered(0xA0, 64)}, "ciphertext": {"hex": "ffee"}},
     }
     shared = {
         "mac_key": numbered(0xE0, 32),

@@ -94,7 +94,9 @@ def content() -> Json:
             case("record", "seal"),
             case("record, opened", "open", of="record", changes=[]),
             *(case(f"no record: {name}", "open", bytes=data, error="Corrupt") for name, data in forms.items()),
-            case("no record: a header too long", "open", of="record", changes=[[21, 0, "20", 65_536]], error="Corrupt"),
+            case(
+                "no record: a header too long", "open", of="record", changes=[[21, 0, "20", 131_072]], error="Corrupt"
+            ),
             *(case(f"edited: {name}", "open", bytes=data, error="Corrupt") for name, data in changes.items()),
             case("ciphertext changed", "open", of="record", changes=[[len(whole) - 20, 1, "00"]], error="Corrupt"),
             case("ciphertext cut", "open", of="record", changes=[[len(whole) - 1, 1, ""]], error="Corrupt"),
