@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import queue
 import re
 import stat
 import threading
@@ -17,6 +19,7 @@ import msgspec
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.clock import Clock, utc
 from rkeyserver.errors import Misuse, Unavailable
+from rkeyserver.service.background import in_background
 
 # O_DSYNC: a write returns when it is on disk.
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DSYNC
@@ -76,6 +79,9 @@ class _Waiting:
 class Audit:
     """Appends lines to one file. Lines that wait at the same moment share one write.
 
+    One thread waits for the disk, and gets what is to be written by a queue: it holds the interpreter's lock for a few
+    microseconds of each write, where a thread pool's hand-over and return cost as much as the write.
+
     Raises: Unavailable from open() and write(): then the decision must not take effect.
     """
 
@@ -83,9 +89,10 @@ class Audit:
         self._fd = fd
         self._path = path
         self._clock = clock
-        self._lock = threading.Lock()  # write_now() may come while another thread writes for write()
-        self._waiting: list[_Waiting] = []
-        self._flushing: asyncio.Task[None] | None = None
+        self._lock = threading.Lock()  # write_now() may come while the thread writes for write()
+        self._whole = False  # whether the file is known to end with a whole line
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
 
     @classmethod
     def open(cls, path: Path, clock: Clock) -> Self:
@@ -117,34 +124,47 @@ class Audit:
 
     async def write(self, line: Line) -> None:
         """Write one line; returns when it is on disk."""
-        loop = asyncio.get_running_loop()
-        entry = _Waiting(self._encode(line), loop.create_future())
-        self._waiting.append(entry)
-        if self._flushing is None or self._flushing.done():
-            self._flushing = loop.create_task(self._flush())
+        entry = _Waiting(self._encode(line), asyncio.get_running_loop().create_future())
+        if self._writer is None:
+            self._writer = self._started()
+        self._queue.put(entry)
         await entry.done
 
-    async def _flush(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
+    def _started(self) -> threading.Thread:
+        # A daemon: what ends the process without close() must not wait for it.
+        writer = threading.Thread(target=self._write_on, name="audit", daemon=True)
+        try:
+            writer.start()
+        except RuntimeError as error:
+            raise Unavailable(f"The audit file {self._path} cannot be written: {error}.") from error
+        return writer
+
+    def _write_on(self) -> None:
+        in_background()
+        while (entry := self._queue.get()) is not None:
+            batch = [entry]
+            while not self._queue.empty() and (entry := self._queue.get()) is not None:
+                batch.append(entry)
+            refusal = None
             try:
-                await asyncio.to_thread(self._commit, b"".join(entry.data for entry in batch))
+                self._commit(b"".join(one.data for one in batch))
             except Unavailable as error:
-                for entry in batch:
-                    if not entry.done.done():
-                        entry.done.set_exception(error)
-            else:
-                for entry in batch:
-                    if not entry.done.done():
-                        entry.done.set_result(None)
+                refusal = error
+            # A loop that is closed has nobody who waits.
+            with contextlib.suppress(RuntimeError):
+                batch[-1].done.get_loop().call_soon_threadsafe(_settle, batch, refusal)
+            if entry is None:
+                return
 
     def _commit(self, data: bytes) -> None:
         try:
             with self._lock:
                 # What a full disk or a crash left of a line stays one bad line: the next one begins on its own.
-                rest = memoryview(b"\n" + data if _ends_in_mid_line(self._fd) else data)
+                whole, self._whole = self._whole or not _ends_in_mid_line(self._fd), False
+                rest = memoryview(data if whole else b"\n" + data)
                 while rest:
                     rest = rest[os.write(self._fd, rest) :]
+                self._whole = True
         except OSError as error:
             raise Unavailable(
                 f"The audit file {self._path} cannot be written: {error.strerror}. No key leaves until it can."
@@ -161,9 +181,23 @@ class Audit:
 
     def close(self) -> None:
         """Close the file; nothing can be written any more."""
+        if self._writer is not None:
+            self._queue.put(None)
+            self._writer.join()
+            self._writer = None
         with self._lock:
             fd, self._fd = self._fd, -1
             os.close(fd)
+
+
+def _settle(batch: list[_Waiting], refusal: Unavailable | None) -> None:
+    for entry in batch:
+        if entry.done.done():
+            continue  # nobody waits for it any more
+        if refusal is None:
+            entry.done.set_result(None)
+        else:
+            entry.done.set_exception(refusal)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -42,11 +42,19 @@ class InlineVerifier:
 
 
 @dataclass(eq=False)
-class _Worker:
-    """One process and this end of its socket."""
+class _Worker(asyncio.Protocol):
+    """One process and this end of its socket.
+
+    The loop reads the socket for as long as the process lives: to begin and end waiting for one with each task costs
+    more than the task's way through it.
+    """
 
     process: subprocess.Popen[bytes]
     channel: socket.socket
+    _transport: asyncio.WriteTransport | None = field(default=None, init=False)
+    _answered: asyncio.Future[None] | None = field(default=None, init=False)
+    _data: bytearray = field(default_factory=bytearray, init=False)
+    _lost: bool = field(default=False, init=False)
 
     @classmethod
     def start(cls, platform: str) -> _Worker:
@@ -64,18 +72,47 @@ class _Worker:
     async def ask(self, task: Task) -> Answer:
         """Raises: OSError, EOFError or one of _UNREADABLE if the process is of no more use."""
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self.channel, frame(task))
-        # One answer is one write of the other side and far smaller than the socket's buffer: mostly one part.
-        data = bytearray()
-        while len(data) < LENGTH_SIZE or len(data) < LENGTH_SIZE + int.from_bytes(data[:LENGTH_SIZE], "big"):
-            part = await loop.sock_recv(self.channel, MAX_ANSWER)
-            data += part
-            if not part or len(data) > MAX_ANSWER:
-                raise EOFError(f"an answer of {len(data)} bytes")
+        if self._transport is None:
+            await loop.create_unix_connection(lambda: self, sock=self.channel)
+            assert self._transport is not None  # noqa: S101 - connection_made() was called
+        if self._lost or self._data:
+            raise EOFError("it ended, or said something unasked")
+        self._answered = loop.create_future()
+        self._transport.write(frame(task))
+        await self._answered
+        data, self._data = self._data, bytearray()
+        if self._lost:
+            raise EOFError(f"an answer of {len(data)} bytes")
         return _ANSWERS.decode(memoryview(data)[LENGTH_SIZE:])
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As asyncio.Protocol."""
+        self._transport = cast("asyncio.WriteTransport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of an answer; mostly there is one, for it is far smaller than the socket's buffer."""
+        self._data += data
+        size = len(self._data)
+        if size > MAX_ANSWER:
+            self.end()
+        elif size >= LENGTH_SIZE and size >= LENGTH_SIZE + int.from_bytes(self._data[:LENGTH_SIZE], "big"):
+            self._settle()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - however it ended
+        """The process is gone, or was given up."""
+        self._lost = True
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
+
     def end(self) -> None:
-        self.channel.close()
+        """Kill it; again does nothing."""
+        if self._transport is None:
+            self.channel.close()
+        else:
+            self._transport.abort()
         self.process.kill()
         self.process.wait()
 

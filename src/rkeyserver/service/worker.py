@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import msgspec
 
@@ -21,9 +21,7 @@ from rkeyserver.errors import Corrupt, Reason, Rejected, RkeyError
 from rkeyserver.platforms.interface import VerifyFunction
 from rkeyserver.platforms.registry import load_verifier
 from rkeyserver.secret import harden_process
-
-if TYPE_CHECKING:
-    from io import BufferedRWPair
+from rkeyserver.service.background import in_background
 
 LENGTH_SIZE: Final = 4
 MAX_ANSWER: Final = 64 * 1024
@@ -79,13 +77,24 @@ def answer(verify: VerifyFunction, task: Task) -> Answer:
         return Answer(refusal=Refusal.of(error))
 
 
-def work(channel: BufferedRWPair[Any, Any], verify: VerifyFunction) -> None:
-    """Answer tasks until the server has closed its end, as it does by dying too."""
+def work(channel: socket.socket, verify: VerifyFunction) -> None:
+    """Answer tasks until the server has closed its end, as it does by dying too.
+
+    Raises: EOFError in the middle of a task, msgspec.DecodeError if it is none.
+    """
     tasks = msgspec.msgpack.Decoder(Task)
-    while length := channel.read(LENGTH_SIZE):
-        task = tasks.decode(channel.read(int.from_bytes(length, "big")))
-        channel.write(frame(answer(verify, task)))
-        channel.flush()
+    # A task is mostly one part: the server writes it at once, and the next one only after the answer.
+    buffer = memoryview(bytearray(LENGTH_SIZE + MAX_TASK))
+    while True:
+        have = 0
+        while have < LENGTH_SIZE or have < LENGTH_SIZE + int.from_bytes(buffer[:LENGTH_SIZE], "big"):
+            part = channel.recv_into(buffer[have:])
+            if not part and not have:
+                return
+            if not part:
+                raise EOFError(f"a task that ends after {have} bytes")
+            have += part
+        channel.sendall(frame(answer(verify, tasks.decode(buffer[LENGTH_SIZE:have]))))
 
 
 def main(platform: str, fd: int) -> None:
@@ -94,5 +103,6 @@ def main(platform: str, fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     harden_process()
-    with socket.socket(fileno=fd) as channel, channel.makefile("rwb") as stream, contextlib.suppress(ConnectionError):
-        work(stream, load_verifier(platform))
+    in_background()
+    with socket.socket(fileno=fd) as channel, contextlib.suppress(ConnectionError):
+        work(channel, load_verifier(platform))

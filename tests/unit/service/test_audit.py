@@ -413,6 +413,68 @@ def test_a_line_from_before_the_loop_and_one_from_within_do_not_mix(gated: Gated
     assert sorted(line["sequence"] for line in lines(path)) == [0, 1]
 
 
+def test_closing_writes_what_still_waits(path: Path) -> None:
+    gated = GatedAudit.open(path, clock())
+
+    async def check() -> None:
+        tasks = [asyncio.create_task(gated.write(numbered(0)))]
+        await reached(gated.began)
+        tasks.append(asyncio.create_task(gated.write(numbered(1))))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(asyncio.to_thread(gated.close))
+        gated.turn.release(2)
+        await asyncio.wait_for(closing, WAIT)
+        await asyncio.wait_for(asyncio.gather(*tasks), WAIT)
+
+    asyncio.run(check())
+    assert [line["sequence"] for line in lines(path)] == [0, 1]
+
+
+def test_a_loop_that_ended_meanwhile_holds_up_nothing(gated: GatedAudit, path: Path) -> None:
+    async def give_up() -> None:
+        task = asyncio.create_task(gated.write(numbered(0)))
+        await reached(gated.began)
+        task.cancel()
+
+    async def go_on() -> None:
+        await asyncio.wait_for(gated.write(numbered(1)), WAIT)
+
+    asyncio.run(give_up())
+    gated.turn.release(2)
+    asyncio.run(go_on())
+    assert [line["sequence"] for line in lines(path)] == [0, 1]
+
+
+def test_where_no_thread_can_be_started_the_decision_is_refused(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(Unavailable, match="can't start new thread"):
+            asyncio.run(audit.write(LINE))
+    asyncio.run(audit.write(LINE))
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_the_thread_lets_the_event_loop_go_first(
+    audit: Audit, path: Path, monkeypatch: pytest.MonkeyPatch, *, allowed: bool
+) -> None:
+    policies: list[int] = []
+
+    def note(pid: int, policy: int, _param: os.sched_param) -> None:
+        assert pid == 0
+        assert threading.current_thread().name == "audit"
+        policies.append(policy)
+        if not allowed:
+            raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", note)
+    asyncio.run(audit.write(LINE))
+    assert policies == [os.SCHED_BATCH]
+    assert len(lines(path)) == 1
+
+
 def test_threads_that_write_at_once_leave_whole_lines(audit: Audit, path: Path) -> None:
     threads = [threading.Thread(target=audit.write_now, args=[numbered(sequence)]) for sequence in range(16)]
     for thread in threads:

@@ -8,6 +8,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,6 +22,7 @@ from tests.fakes.claims import CLAIMS
 from tests.fakes.machines import NOW, machine
 from tests.fakes.processes import environment, wait_for_end_of
 
+from rkeyserver.attestation.evidence import MAX_ENDORSEMENTS
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.errors import Corrupt, Reason, Rejected, Unavailable
 from rkeyserver.keyring.keyring import Keyring
@@ -418,6 +420,72 @@ def test_what_is_no_answer_costs_its_process_and_one_request(boot: Callable[[str
             assert only(pool) != before
             assert is_gone(before)
             assert await pool.verify(b"", b"", bytes(64), NOW) == CLAIMS
+
+    run(check)
+
+
+UNASKED: dict[str, str] = {
+    "a byte": "b'x'",
+    "an answer": f"bytes.fromhex({GOOD.hex()!r})",
+    "more than any answer": f"bytes({MAX_ANSWER + 1})",
+}
+
+
+@pytest.mark.parametrize("data", UNASKED.values(), ids=UNASKED)
+def test_what_comes_unasked_is_no_answer_to_the_next(boot: Callable[[str], None], tmp_path: Path, data: str) -> None:
+    async def check() -> None:
+        told = tmp_path / "told"
+        os.mkfifo(told)
+        boot(answering(GOOD, then=f"open({str(told)!r}).read()\nchannel.sendall({data})\nchannel.recv(1 << 20)"))
+        async with pool_of(1) as pool:
+            assert await pool.verify(b"", b"", bytes(64), NOW) == CLAIMS
+            (worker,) = pool._all
+            await asyncio.to_thread(told.write_text, "now")
+            while not worker._data:  # noqa: ASYNC110 - the pool has no event for it, and needs none
+                await asyncio.sleep(0.001)
+            boot(answering(GOOD))
+            with pytest.raises(Unavailable, match="died"):
+                await pool.verify(b"", b"", bytes(64), NOW)
+            assert is_gone(worker.process.pid)
+            assert await pool.verify(b"", b"", bytes(64), NOW) == CLAIMS
+
+    run(check)
+
+
+def test_a_process_that_dies_between_two_tasks_is_replaced(quoted: Quoted) -> None:
+    async def check() -> None:
+        async with pool_of(1) as pool:
+            assert await quoted.by(pool) == quoted.claims
+            (worker,) = pool._all
+            os.kill(worker.process.pid, signal.SIGKILL)
+            while not worker._lost:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.001)
+            with pytest.raises(Unavailable, match="died"):
+                await quoted.by(pool)
+            assert await quoted.by(pool) == quoted.claims
+            assert pids(pool) != {worker.process.pid}
+
+    run(check)
+
+
+def test_a_task_that_does_not_fit_into_the_socket_arrives_whole(quoted: Quoted) -> None:
+    async def check() -> None:
+        async with pool_of(1) as pool:
+            (worker,) = pool._all
+            worker.channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            with pytest.raises(Rejected) as raised:
+                await pool.verify(quoted.evidence, b"x" * MAX_ENDORSEMENTS, quoted.report_data, NOW)
+            assert raised.value.reason is Reason.MALFORMED
+            assert await quoted.by(pool) == quoted.claims
+
+    run(check)
+
+
+def test_a_process_lets_the_event_loop_go_first(quoted: Quoted) -> None:
+    async def check() -> None:
+        async with pool_of(1) as pool:
+            await quoted.by(pool)
+            assert os.sched_getscheduler(only(pool)) == os.SCHED_BATCH
 
     run(check)
 

@@ -68,9 +68,9 @@ def working(verify: VerifyFunction) -> Iterator[Worked]:
     errors: list[Exception] = []
 
     def run() -> None:
-        with there, there.makefile("rwb") as stream:
+        with there:
             try:
-                work(stream, verify)
+                work(there, verify)
             except Exception as error:  # noqa: BLE001 - it is what is looked at
                 errors.append(error)
 
@@ -94,8 +94,11 @@ def test_claims_come_back_as_they_were_proved() -> None:
 def test_tasks_are_answered_one_after_the_other() -> None:
     refused = Rejected(Reason.NOT_GENUINE, "no", advice="try")
     with working(Asked([CLAIMS, refused, claims_with(isv_svn=9)])) as worked:
-        worked.channel.sendall(frame(TASK) * 3)
-        first, second, third = worked.answers(3)
+        found = []
+        for _ in range(3):
+            worked.channel.sendall(frame(TASK))
+            found += worked.answers(1)
+        first, second, third = found
     assert first.claims == CLAIMS
     assert second.refusal == Refusal("no", "try", Reason.NOT_GENUINE)
     assert third.claims is not None
@@ -133,6 +136,8 @@ BROKEN: dict[str, bytes] = {
     "no msgpack": b"\0\0\0\1\xc1",
     "too few fields": frame(TASK)[:LENGTH_SIZE - 1] + b"\2\x91\xc4",
     "another type": b"\0\0\0\5\x94\1\2\3\4",
+    "two at once": frame(TASK) * 2,
+    "a giant length": b"\xff" * LENGTH_SIZE,
 }  # fmt: skip
 
 
@@ -142,8 +147,17 @@ def test_what_is_no_task_ends_it_without_an_answer(sent: bytes) -> None:
     with working(verify) as worked:
         worked.channel.sendall(sent)
         worked.channel.shutdown(socket.SHUT_WR)
-        assert isinstance(worked.ended(), msgspec.DecodeError)
+        assert isinstance(worked.ended(), (msgspec.DecodeError, EOFError))
         assert worked.channel.recv(1) == b""
+    assert verify.tasks == []
+
+
+def test_a_task_over_the_largest_size_ends_it_and_fills_no_memory() -> None:
+    verify = Asked([])
+    with working(verify) as worked:
+        with contextlib.suppress(ConnectionError):  # it may end before all of it is sent
+            worked.channel.sendall((MAX_TASK + 1).to_bytes(LENGTH_SIZE, "big") + bytes(MAX_TASK + 1))
+        assert isinstance(worked.ended(), EOFError)
     assert verify.tasks == []
 
 
