@@ -102,13 +102,14 @@ WANTED: Final = {
     "wait": "a number of seconds from 0 to 86400",
     "once": "true or false",
     "recover": "true or false",
+    "change": "the path of a policy change's file",
     "listen": 'a list with at least one [HOST]:PORT, as [":8888"]',
     "platform": "sgx, tpm or simulated",
     "machine": "the path of a folder",
     "ops": "HOST:PORT",
     "audit": "the path of a file",
-    "policy": "the path of a file",
-    "admins": "the path of a file",
+    "policy": "the path of a policy's file",
+    "admins": "the path of a file with admins' keys",
     "socket": "the path of a socket",
     "log-level": f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}",
 }
@@ -186,4 +187,8 @@ def _check(config: Config, *, ported: bool) -> None:
         raise Misuse(
             "--recover opens a record of the domain that --domain names, where no host is left to ask.",
             advice="Give --domain ID, and no -i.",
+        )
+    if config.change is not None and not config.recover:
+        raise Misuse(
+            "--change goes with --recover.", advice="A running instance takes a change by `rkeyserver policy apply`."
         )
