@@ -57,7 +57,6 @@ SAID: dict[str, tuple[str, object, dict[str, object]]] = {
     "wait": ("0.5", 0.5, {"wait": 0.5}),
     "once": ("false", False, {"once": False}),
     "recover": ("false", False, {"recover": False}),
-    "change": ('"c"', "c", {"change": Path("c")}),
     "listen": ('[":1", "[::1]:0"]', [":1", "[::1]:0"], {"listen": (Address("", 1), Address("::1", 0))}),
     "platform": ('"simulated"', "simulated", {"platform": "simulated"}),
     "machine": ('"m"', "m", {"machine": Path("m")}),
@@ -79,8 +78,8 @@ def test_an_option_means_the_same_in_file_and_command_line(tmp_path: Path, name:
 
 
 def test_every_option_is_in_the_table() -> None:
-    # The port is of the hosts, and has a test of its own.
-    assert {"port"} | {name.replace("-", "_") for name in SAID} == set(Options.__struct_fields__)
+    # The port goes with hosts and a change with --recover: they have tests of their own.
+    assert {"port", "change"} | {name.replace("-", "_") for name in SAID} == set(Options.__struct_fields__)
 
 
 LOUDER: dict[str, tuple[str, object, str, object]] = {
@@ -183,7 +182,12 @@ def as_toml(value: object) -> str:
 
 
 def test_every_option_has_wrong_values() -> None:
-    assert set(WRONG) == {"port", *SAID}
+    assert set(WRONG) == {"port", "change", *SAID}
+
+
+def test_a_change_goes_with_a_recovery(tmp_path: Path) -> None:
+    said = f'recover = true\ndomain = "{DOMAIN}"\nchange = "c"'
+    assert from_file(tmp_path, said).change == Path("c")
 
 
 UNKNOWN = ["hosts", "Port", "log_level", "config", "insecure", "accept-any", "policy", ""]
@@ -241,6 +245,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, path_of: Callable[[
 EXCLUDE: dict[str, tuple[dict[str, object], str]] = {
     "once without a host": ({"once": True}, "none is given"),
     "a recovery of whatever there is": ({"recover": True}, "--domain names"),
+    "a change without a recovery": ({"change": "c"}, "--change goes with --recover"),
     "a recovery from a host": ({"recover": True, "domain": DOMAIN, "host": ["a"]}, "no host is left"),
     "a host on port 0": ({"host": ["a:0"]}, "a:0 cannot be asked"),
     "an IPv6 host on port 0": ({"host": ["b", "[::1]:0"]}, r"\[::1\]:0 cannot be asked"),
