@@ -80,6 +80,11 @@ CASES: dict[str, tuple[str, str, str]] = {
         "isv_prod_id = 65536",
         "line 11: sgx.isv_prod_id: found 65536; wanted is a",
     ),
+    "a giant number in hex": (
+        "isv_prod_id = 1",
+        f"isv_prod_id = 0x{'f' * 9000}",
+        "line 11: sgx.isv_prod_id: found a number beyond 64 bits; wanted is",
+    ),
     "a long value": (
         "isv_prod_id = 1",
         f"isv_prod_id = '{'x' * 99}'",
