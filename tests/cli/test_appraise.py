@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,10 +17,11 @@ from typing import Any
 import pytest
 from tests.fakes.claims import document, table
 from tests.fakes.machines import NOW, loaded, machine, running
-from tests.fakes.processes import environment
+from tests.fakes.processes import ROOT, environment
 
 from rkeyserver.attestation.sgx.anchors import INTEL_SGX_ROOT
 from rkeyserver.attestation.sgx.claims import SgxClaims
+from rkeyserver.attestation.sgx.explain import STEPS
 from rkeyserver.cli.main import main
 from rkeyserver.platforms.simulated.anchor import SIMULATED_ROOT
 
@@ -147,7 +149,7 @@ def test_accepted_and_bound(command: Command) -> None:
     assert all(one["passed"] for one in found.json["checks"])
     names = [one["name"] for one in found.json["checks"]]
     assert names[-15:][0] == "policy: platform"
-    assert names[-1] == "policy: collateral"
+    assert names[-1] == "policy: collateral expiry"
     said = command.simulated(*given)
     assert f"  accepted   SIMULATED, yes, by policy {found.json['policy']}" in said.out
     assert "  bound      to the report data that was asked for" in said.out
@@ -328,6 +330,25 @@ def test_what_evidence_says_is_printed_as_text_alone(command: Command) -> None:
     quote[368:376] = b"\x1b[31mred"
     people = command(command.file("quote", bytes(quote)))
     assert "\x1b" not in people.out + people.err
+
+
+PAGE = (ROOT / "docs" / "operations" / "appraise.md").read_text()
+
+
+def rows(heading: str) -> list[list[str]]:
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    lines = re.findall(r"^\|.*$", section, re.MULTILINE)[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_page_names_every_field_every_check_and_every_status() -> None:
+    assert {name for row in rows("As JSON") for name in re.findall(r"`(\w+)`", row[0])} == KEYS
+    named = [name for row in rows("The checks") for name in re.findall(r"`([^`]+)`", row[0])]
+    steps = [one.name for one in STEPS]
+    in_order = [steps[0], "report data", *steps[1:], "verifier"]
+    in_order = [name for name in in_order if not name.startswith("dates of")]
+    assert [name for name in named if not name.endswith("...")] == in_order
+    assert [row[0] for row in rows("Exit status")] == ["0", "2", "3", "5"]
 
 
 # In a process of its own, since an unchecked anchor ends it: every byte of both anchors, then the command.

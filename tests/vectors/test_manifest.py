@@ -302,6 +302,12 @@ def test_the_programs_answer_to_a_tdx_quote() -> None:
     assert "It is a TDX quote, version 5." in ended.stderr
 
 
+def test_an_intel_quote_under_the_simulated_root(command: Command) -> None:
+    said = command(submission(tables.PHALA), "--platform", "simulated")
+    assert (said.status, said.found["genuine"], said.found["simulated"]) == (3, False, True)
+    assert said.failed[0] == "PCK chain"
+
+
 EXAMPLE = ROOT / "docs" / "operations" / "appraise.md"
 
 

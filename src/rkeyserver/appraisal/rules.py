@@ -219,12 +219,12 @@ RULES: Final[tuple[_SgxRule, ...]] = (
     _configuration("cached_keys", lambda claims: claims.cached_keys, lambda table: table.cached_keys),
     _configuration("smt", lambda claims: claims.smt_enabled, lambda table: table.smt),
     _SgxRule(
-        name="collateral",
+        name="collateral expiry",
         reason=Reason.TCB_TOO_OLD,
         holds=lambda claims, _table, now: claims.expires >= now,
-        found=lambda claims, _: f"expired at {utc(claims.expires)}",
-        wanted=lambda _table, now: f"now {utc(now)}",
-        sentence="The collateral {found}; it is {wanted} here.",
+        found=lambda claims, _: utc(claims.expires),
+        wanted=lambda _table, now: f"at or after now {utc(now)}",
+        sentence="The collateral expired at {found}; it has to expire {wanted}.",
         advice="Fetch newer collateral, or set the clock.",
     ),
 )

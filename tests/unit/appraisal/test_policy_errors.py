@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 import pytest
@@ -206,3 +207,18 @@ def test_every_document_that_tomllib_reads_has_its_lines(text: str) -> None:
         return
     for key in found:
         assert 1 <= line_of(text, (key,)) <= text.count("\n") + 1
+
+
+@given(
+    st.integers(0, len(POLICY)),
+    st.text(max_size=8) | st.sampled_from(["[", '"', "= ", "\n[sgx]\n", "a = 1\n"]),
+    st.integers(0, 20),
+)
+def test_a_changed_policy_is_read_or_has_an_error_with_a_line(offset: int, inserted: str, removed: int) -> None:
+    text = POLICY[:offset] + inserted + POLICY[offset + removed :]
+    try:
+        parse_policy(text)
+    except Misuse as error:
+        found = re.match(r"The policy cannot be read: line (\d+): ", error.message)
+        if found is None or not 1 <= int(found[1]) <= text.count("\n") + 1:
+            pytest.fail(f"no line in: {error}")

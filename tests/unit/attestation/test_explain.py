@@ -238,6 +238,17 @@ def test_what_differs_of_a_machine_is_what_fails(case: Machine, tmp_path: Path) 
     assert checks[-1].reason == str(case.reason)
 
 
+@pytest.mark.parametrize("status", [one for one in making.STATUSES if one != "Revoked"])
+def test_the_level_is_the_verifiers(status: str, tmp_path: Path) -> None:
+    found = of(machine(tmp_path / "m", status=status))
+    claims = found.verified()
+    assert isinstance(claims, SgxClaims)
+    (level,) = (one.found for one in found.checks() if one.name == "TCB level")
+    assert level.startswith(f"processor {claims.platform_status} (")
+    assert level.endswith(f"quoting enclave {claims.qe_status}")
+    assert found.failed() == []
+
+
 def test_every_check_is_the_first_to_fail_somewhere_or_comes_with_another() -> None:
     seen = {name for _, names, _ in CHANGED.values() for name in names}
     seen |= {name for case in MACHINES.values() for name in case.failing}
