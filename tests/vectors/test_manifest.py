@@ -176,7 +176,8 @@ def test_a_positive_through_the_command(name: str, command: Command) -> None:
     assert (processor["cpu_svn"], processor["pce_svn"]) == (about["pck_cpu_svn"], about["pce_svn"])
     (level,) = (one["found"] for one in found["checks"] if one["name"] == "TCB level")
     assert f"processor {expected['platform_status']['status']} " in level
-    assert f"quoting enclave {expected['qe_status']['status']}" in level
+    assert f"quoting enclave {expected['qe_status']['status']} (" in level
+    assert ", ".join(expected["platform_status"]["advisory_ids"]) in level
 
 
 @pytest.mark.parametrize("name", GENUINE)

@@ -193,7 +193,8 @@ def _evidence(material: Material) -> dict[str, dict[str, Any]]:
                 ("valid", " to ".join(map(_utc, (one.not_valid_before_utc, one.not_valid_after_utc)))),
             )
         }
-        shown["processor"] = dataclasses.asdict(material.pck)
+        kind = fields.SGX_TYPES.get(material.pck.sgx_type, "unknown")
+        shown["processor"] = dataclasses.asdict(material.pck) | {"sgx_type_name": kind}
     except Exception:  # noqa: BLE001, S110 - the check of the same name says what is wrong with it
         pass
     return shown

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes import machines as making
 from tests.fakes.machines import NOW, loaded, machine, private_authority, with_qe_identity, with_tcb_info
+from tests.vectors import intel
 
 from rkeyserver.attestation.check import Check
 from rkeyserver.attestation.sgx.claims import SgxClaims
@@ -99,6 +101,11 @@ def certification(change: Callable[[bytes], bytes]) -> Callable[[Given], None]:
     return put
 
 
+def leaf_changed(pem: bytes) -> bytes:
+    leaf, *others = intel.chain(pem)
+    return b"".join(intel.pem(one) for one in (intel.flipped(leaf, -1), *others))
+
+
 def at(seconds: int) -> Callable[[Given], None]:
     return lambda given: setattr(given, "now", seconds)
 
@@ -133,6 +140,9 @@ CHANGED: dict[str, tuple[Callable[[Given], None], list[str], Reason]] = {
     "no extension": (
         certification(lambda pem: pem[pem.index(b"-----END") + 26 :]),
         ["processor", "QE report signature", "PCK CRL signature"], Reason.NOT_GENUINE,
+    ),
+    "the PCK certificate's signature": (
+        certification(leaf_changed), ["PCK chain"], Reason.NOT_GENUINE,
     ),
     "TCB info": (part("tcb_info", lambda text: text + " "), ["TCB info signature"], Reason.NOT_GENUINE),
     "TCB info's signature": (part("tcb_info_signature", flipped_hex), ["TCB info signature"], Reason.NOT_GENUINE),
@@ -245,7 +255,9 @@ def test_the_level_is_the_verifiers(status: str, tmp_path: Path) -> None:
     assert isinstance(claims, SgxClaims)
     (level,) = (one.found for one in found.checks() if one.name == "TCB level")
     assert level.startswith(f"processor {claims.platform_status} (")
-    assert level.endswith(f"quoting enclave {claims.qe_status}")
+    assert f"quoting enclave {claims.qe_status} (2026-01-01T00:00:00Z)" in level
+    assert (", ".join(claims.advisory_ids) or "no advisory") in level
+    assert ("; below the highest level in component 1: " in level) == (status != "UpToDate")
     assert found.failed() == []
 
 
@@ -255,12 +267,32 @@ def test_every_check_is_the_first_to_fail_somewhere_or_comes_with_another() -> N
     assert seen == set(NAMES) - {"verifier"}
 
 
+def short(document: dict[str, Any]) -> None:
+    highest = document["tcbLevels"][0]["tcb"]
+    highest["sgxtcbcomponents"][3].update(svn=2, category="OS/VMM", type="SEAM")
+    highest["pcesvn"] = 14
+
+
+def test_what_the_processor_lacks_is_named(tmp_path: Path) -> None:
+    found = of(machine(tmp_path / "m", collateral=with_tcb_info(short)))
+    (level,) = (one for one in found.checks() if one.name == "TCB level")
+    assert level.passed
+    assert level.found.endswith("; below the highest level in component 4 (OS/VMM, SEAM): 0 of 2, PCESVN: 13 of 14")
+
+
+def test_a_crl_without_an_end(honest: SimulatedPlatform) -> None:
+    (step,) = (one for one in STEPS if one.name == "dates of the PCK CRL")
+    material = Material(honest.evidence(DATA), honest.endorsements(), SIMULATED_ROOT, NOW)
+    material.__dict__["pck_crl"] = SimpleNamespace(next_update_utc=None)
+    assert step.look(material) == ("it does not say until when", False)
+
+
 def test_a_long_finding_is_cut(honest: SimulatedPlatform) -> None:
     found = of(honest)
     part("tcb_info", lambda text: text.replace('"id":"SGX"', f'"id":"{"x" * 9000}\\u001b"'))(found)
     model = next(one for one in found.checks() if one.name == "processor model")
     assert model.found.endswith("...")
-    assert len(model.found) < 300
+    assert len(model.found) < 1000
     assert model.found.isprintable()
 
 

@@ -24,7 +24,7 @@ from rkeyserver.clock import utc
 from rkeyserver.errors import Reason, Rejected, one_line
 
 NOT_LOOKED_AT: Final = "not looked at, for it needs: "
-_SHOWN: Final = 200
+_SHOWN: Final = 800
 Found = tuple[str, bool]
 
 
@@ -207,9 +207,10 @@ def _certificate_dates(which: Callable[[Material], x509.Certificate]) -> Callabl
 def _crl_dates(which: Callable[[Material], x509.CertificateRevocationList]) -> Callable[[Material], Found]:
     def look(material: Material) -> Found:
         found = which(material)
-        if found.next_update_utc is None:
-            return "a CRL that does not say until when", False
-        return _within(_at(found.last_update_utc), _at(found.next_update_utc), material.now)
+        until = found.next_update_utc
+        if until is None:
+            return "it does not say until when", False
+        return _within(_at(found.last_update_utc), _at(until), material.now)
 
     return look
 
@@ -254,7 +255,13 @@ def _level(material: Material) -> Found:
     platform, enclave = material.platform_level(), material.qe_level()
     if platform is None or enclave is None:
         return "no level matches " + ("the processor" if platform is None else "the quoting enclave"), False
-    shown = f"processor {platform['tcbStatus']} ({platform['tcbDate']}), quoting enclave {enclave['tcbStatus']}"
+    advisories = ", ".join(platform.get("advisoryIDs", ())) or "no advisory"
+    shown = (
+        f"processor {platform['tcbStatus']} ({platform['tcbDate']}, {advisories}), "
+        f"quoting enclave {enclave['tcbStatus']} ({enclave['tcbDate']})"
+    )
+    if short := material.shortfall():
+        shown += f"; below the highest level in {', '.join(short)}"
     return shown, "Revoked" not in (platform["tcbStatus"], enclave["tcbStatus"])
 
 

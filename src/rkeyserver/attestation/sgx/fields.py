@@ -26,6 +26,10 @@ XFRM_FLAGS: Final = {
     0: "x87", 1: "SSE", 2: "AVX", 3: "BNDREGS", 4: "BNDCSR", 5: "OPMASK", 6: "ZMM_HI256", 7: "HI16_ZMM", 9: "PKRU",
     17: "TILECFG", 18: "TILEDATA",
 }  # fmt: skip
+KEY_TYPES: Final = {2: "ECDSA P-256", 3: "ECDSA P-384"}
+TEES: Final = {0: "SGX", 0x81: "TDX"}
+INTEL_VENDOR_ID: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
+SGX_TYPES: Final = {0: "standard", 1: "scalable", 2: "scalable with integrity"}
 CERTIFICATION: Final = {
     1: "PPID in the clear, with CPUSVN, PCESVN and PCE-ID",
     2: "PPID encrypted with RSA-2048, with CPUSVN, PCESVN and PCE-ID",
@@ -83,10 +87,13 @@ def header(data: bytes) -> dict[str, Any]:
     return {
         "version": version,
         "attestation_key_type": key_type,
+        "attestation_key": KEY_TYPES.get(key_type, "unknown"),
         "tee_type": tee_type,
+        "tee": TEES.get(tee_type, "unknown"),
         "qe_svn": qe_svn,
         "pce_svn": pce_svn,
         "qe_vendor_id": data[12:28].hex(),
+        "qe_vendor": "Intel" if data[12:28] == INTEL_VENDOR_ID else "unknown",
         "user_data": data[28:48].hex(),
     }
 

@@ -96,24 +96,43 @@ class Material:
         _ = (self.tcb_info["tcbLevels"], self.qe_identity["tcbLevels"], self.tcb_signing, self.qe_signing)
         _ = (self.pck_crl, self.root_crl)
 
+    def platform_levels(self) -> list[dict[str, Any]]:
+        """The TCB levels of TCB info, the highest first."""
+        return sorted(self.tcb_info["tcbLevels"], key=_order, reverse=True)
+
     def platform_level(self) -> dict[str, Any] | None:
         """The first TCB level, from the highest, that the processor reaches in every component."""
-
-        def order(level: dict[str, Any]) -> tuple[list[int], int]:
-            return [int(one["svn"]) for one in level["tcb"]["sgxtcbcomponents"]], int(level["tcb"]["pcesvn"])
-
-        for level in sorted(self.tcb_info["tcbLevels"], key=order, reverse=True):
-            components, pce_svn = order(level)
+        for level in self.platform_levels():
+            components, pce_svn = _order(level)
             reached = all(own >= one for own, one in zip(self.pck.components, components, strict=True))
             if reached and self.pck.pce_svn >= pce_svn:
-                return cast("dict[str, Any]", level)
+                return level
         return None
+
+    def shortfall(self) -> list[str]:
+        """Where the processor is below the highest level: what that is, what it has, and what the level has."""
+        highest = self.platform_levels()[0]["tcb"]
+        found = []
+        for number, (own, component) in enumerate(
+            zip(self.pck.components, highest["sgxtcbcomponents"], strict=True), start=1
+        ):
+            if own < int(component["svn"]):
+                about = ", ".join(str(component[key]) for key in ("category", "type") if component.get(key))
+                what = f"component {number} ({about})" if about else f"component {number}"
+                found.append(f"{what}: {own} of {component['svn']}")
+        if self.pck.pce_svn < int(highest["pcesvn"]):
+            found.append(f"PCESVN: {self.pck.pce_svn} of {highest['pcesvn']}")
+        return found
 
     def qe_level(self) -> dict[str, Any] | None:
         """The first level, from the highest, that the quoting enclave reaches."""
         version = int(fields.report(self.parts.qe_report)["isv_svn"])
         levels = sorted(self.qe_identity["tcbLevels"], key=lambda level: int(level["tcb"]["isvsvn"]), reverse=True)
         return next((cast("dict[str, Any]", one) for one in levels if version >= int(one["tcb"]["isvsvn"])), None)
+
+
+def _order(level: dict[str, Any]) -> tuple[list[int], int]:
+    return [int(one["svn"]) for one in level["tcb"]["sgxtcbcomponents"]], int(level["tcb"]["pcesvn"])
 
 
 def issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
