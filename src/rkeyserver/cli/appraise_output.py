@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.attestation.sgx.explain import NOT_LOOKED_AT
-from rkeyserver.cli.appraise import SIMULATED, Judged
+from rkeyserver.cli.appraise_quote import SIMULATED, Judged
 from rkeyserver.clock import utc
 from rkeyserver.errors import one_line
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rkeyserver.cli.given import MAX_FILE, decoded, hex64, moment, read_input
+from rkeyserver.cli.appraise_input import MAX_FILE, decoded, hex64, moment, read_input
 from rkeyserver.errors import Misuse
 
 QUOTE = b"\x03\0\x02\0" + bytes(range(256))
