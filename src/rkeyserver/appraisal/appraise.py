@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rkeyserver.appraisal.policy import Policy, SgxPolicy
-from rkeyserver.appraisal.rules import MACHINE, PLATFORM, RULES, Check
+from rkeyserver.appraisal.rules import MACHINE, PLATFORM, RULES
+from rkeyserver.attestation.check import Check
 from rkeyserver.attestation.evidence import Identity
 from rkeyserver.attestation.sgx.claims import SgxClaims
 

@@ -96,6 +96,8 @@ def _shown(value: object) -> str:
             return "a list"
         case dict():
             return "a table"
+        case int() if abs(value) >= 2**64:  # which Python may refuse to write out
+            return "a number beyond 64 bits"
         case str() | bool():
             text = json.dumps(value, ensure_ascii=False)
         case _:

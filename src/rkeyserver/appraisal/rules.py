@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from rkeyserver.appraisal.policy import Policy, SgxPolicy, Switch
+from rkeyserver.attestation.check import Check
 from rkeyserver.attestation.evidence import Identity
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.clock import utc
@@ -20,22 +21,6 @@ DAY: Final = 86_400
 
 Found = TypeVar("Found")
 Wanted = TypeVar("Wanted")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check for people: its name, what was found, what was wanted.
-
-    passed: None where it could not be made, because an earlier one failed or nothing was given to make it with.
-    reason: the code that a failure of it has. advice: what to do where it failed; empty where it did not.
-    """
-
-    name: str
-    found: str
-    wanted: str
-    passed: bool | None
-    reason: str
-    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -234,12 +219,12 @@ RULES: Final[tuple[_SgxRule, ...]] = (
     _configuration("cached_keys", lambda claims: claims.cached_keys, lambda table: table.cached_keys),
     _configuration("smt", lambda claims: claims.smt_enabled, lambda table: table.smt),
     _SgxRule(
-        name="collateral",
+        name="collateral expiry",
         reason=Reason.TCB_TOO_OLD,
         holds=lambda claims, _table, now: claims.expires >= now,
-        found=lambda claims, _: f"expired at {utc(claims.expires)}",
-        wanted=lambda _table, now: f"now {utc(now)}",
-        sentence="The collateral {found}; it is {wanted} here.",
+        found=lambda claims, _: utc(claims.expires),
+        wanted=lambda _table, now: f"at or after now {utc(now)}",
+        sentence="The collateral expired at {found}; it has to expire {wanted}.",
         advice="Fetch newer collateral, or set the clock.",
     ),
 )

@@ -17,6 +17,7 @@ EPILOG: Final = """\
 commands:
   rkeyserver inspect [PATH]   print a record's readable header, on any machine
   rkeyserver status [--json]  ask a running instance what it is
+  rkeyserver appraise QUOTE   is this SGX quote genuine, would a policy accept it, and why
   rkeyserver doctor           does the record open here, and what would open it after an update
   rkeyserver identity         print the line by which a policy names this machine
   rkeyserver policy ...       show the policy of a running instance, and change it

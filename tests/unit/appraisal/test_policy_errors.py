@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 import pytest
@@ -79,6 +80,11 @@ CASES: dict[str, tuple[str, str, str]] = {
         "isv_prod_id = 1",
         "isv_prod_id = 65536",
         "line 11: sgx.isv_prod_id: found 65536; wanted is a",
+    ),
+    "a giant number in hex": (
+        "isv_prod_id = 1",
+        f"isv_prod_id = 0x{'f' * 9000}",
+        "line 11: sgx.isv_prod_id: found a number beyond 64 bits; wanted is",
     ),
     "a long value": (
         "isv_prod_id = 1",
@@ -201,3 +207,18 @@ def test_every_document_that_tomllib_reads_has_its_lines(text: str) -> None:
         return
     for key in found:
         assert 1 <= line_of(text, (key,)) <= text.count("\n") + 1
+
+
+@given(
+    st.integers(0, len(POLICY)),
+    st.text(max_size=8) | st.sampled_from(["[", '"', "= ", "\n[sgx]\n", "a = 1\n"]),
+    st.integers(0, 20),
+)
+def test_a_changed_policy_is_read_or_has_an_error_with_a_line(offset: int, inserted: str, removed: int) -> None:
+    text = POLICY[:offset] + inserted + POLICY[offset + removed :]
+    try:
+        parse_policy(text)
+    except Misuse as error:
+        found = re.match(r"The policy cannot be read: line (\d+): ", error.message)
+        if found is None or not 1 <= int(found[1]) <= text.count("\n") + 1:
+            pytest.fail(f"no line in: {error}")

@@ -1,0 +1,111 @@
+"""The SGX extension of a PCK certificate, read for people (Intel's "PCK Certificate and CRL Profile", 1.3).
+
+What counts is read by the verification library. Nothing here is proved by being read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+EXTENSION: Final = "1.2.840.113741.1.13.1"
+
+_ARCS: Final = bytes.fromhex("2a864886f84d010d01")  # the contents of that OID's encoding; what follows is one byte each
+_SEQUENCE: Final = 0x30
+_BOOLEAN: Final = 0x01
+_NUMBERS: Final = (0x02, 0x0A)
+_LONG: Final = 0x80
+
+
+@dataclass(frozen=True)
+class PckFields:
+    """What a PCK certificate says of its processor; bytes in lower-case hex.
+
+    components: the 16 SVNs that TCB levels are compared with. The flags are "True", "False" or "Undefined".
+    """
+
+    ppid: str
+    fmspc: str
+    pce_id: str
+    cpu_svn: str
+    pce_svn: int
+    components: tuple[int, ...]
+    sgx_type: int
+    platform_instance_id: str
+    dynamic_platform: str
+    cached_keys: str
+    smt: str
+
+
+def read_extension(certificate: Certificate) -> PckFields:
+    """The extension of `certificate`.
+
+    Raises: ValueError, KeyError, cryptography's ExtensionNotFound where it has none of that form.
+    """
+    from cryptography import x509  # noqa: PLC0415 - as all of X.509
+
+    found = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier(EXTENSION)).value
+    values = dict(_values(cast("x509.UnrecognizedExtension", found).value))  # no library knows this one
+
+    def octets(key: bytes) -> str:
+        value = values[key]
+        if not isinstance(value, bytes):
+            raise ValueError("the SGX extension has a number where bytes belong")  # noqa: TRY004
+        return value.hex()
+
+    return PckFields(
+        ppid=octets(b"\1"),
+        fmspc=octets(b"\4"),
+        pce_id=octets(b"\3"),
+        cpu_svn=octets(b"\2\x12"),
+        pce_svn=int(values[b"\2\x11"]),
+        components=tuple(int(values[bytes((2, number))]) for number in range(1, 17)),
+        sgx_type=int(values[b"\5"]),
+        platform_instance_id=octets(b"\6") if b"\6" in values else "",
+        dynamic_platform=str(values.get(b"\7\1", "Undefined")),
+        cached_keys=str(values.get(b"\7\2", "Undefined")),
+        smt=str(values.get(b"\7\3", "Undefined")),
+    )
+
+
+def _values(der: bytes) -> Iterator[tuple[bytes, bytes | int]]:
+    """Every value under the OID that leads to it, by what follows the extension's own OID."""
+    for tag, sequence in _elements(der):
+        if tag != _SEQUENCE:
+            raise ValueError("the SGX extension is no sequence")
+        for _, entry in _elements(sequence):
+            (_, oid), (kind, content) = _elements(entry)
+            if not oid.startswith(_ARCS):
+                raise ValueError("the SGX extension has an identifier of another kind")
+            if kind == _SEQUENCE:
+                yield from _values(_wrapped(content))
+            elif kind == _BOOLEAN:
+                yield oid[len(_ARCS) :], content != b"\0"
+            elif kind in _NUMBERS:
+                yield oid[len(_ARCS) :], int.from_bytes(content, "big", signed=True)
+            else:
+                yield oid[len(_ARCS) :], content
+
+
+def _wrapped(content: bytes) -> bytes:
+    size = len(content).to_bytes(4, "big")
+    return bytes((_SEQUENCE, _LONG | len(size))) + size + content
+
+
+def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(der):
+        if len(der) < at + 2:
+            raise ValueError("the SGX extension ends too early")
+        tag, size, at = der[at], der[at + 1], at + 2
+        if size & _LONG:
+            count = size & ~_LONG
+            size, at = int.from_bytes(der[at : at + count], "big"), at + count
+        if at + size > len(der):
+            raise ValueError("the SGX extension ends too early")
+        yield tag, der[at : at + size]
+        at += size

@@ -1,0 +1,83 @@
+"""What `appraise` is given, read: a quote in one of three forms, a time in one of two."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from rkeyserver.errors import Misuse
+
+MAX_FILE: Final = 1024 * 1024
+STDIN: Final = "-"
+
+_TEXT: Final = re.compile(rb"[\x09\x0a\x0d\x20-\x7e]*\Z")
+_HEX: Final = re.compile(rb"(?:0[xX])?([0-9a-fA-F]+)\Z")
+_BASE64: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2}\Z")
+
+
+def read_input(path: str) -> bytes:
+    """A file's contents, or with "-" what comes on stdin, at most MAX_FILE bytes.
+
+    Raises: Misuse.
+    """
+    try:
+        if path == STDIN:
+            data = sys.stdin.buffer.read(MAX_FILE + 1)
+        else:
+            with Path(path).open("rb") as file:
+                data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise Misuse(f"{path} cannot be read: {error.strerror}.") from error
+    if len(data) > MAX_FILE:
+        raise Misuse(f"{path} has more than {MAX_FILE} bytes; a quote, a policy and collateral have far fewer.")
+    return data
+
+
+def decoded(data: bytes) -> tuple[bytes, str]:
+    """The evidence in `data`, and how it was written: "raw", "hex" or "base64".
+
+    Text of hex digits alone is hex: no quote's base64 is that. What is neither, or not quite, is raw, and will say so.
+    """
+    if not data or not _TEXT.match(data) or data.lstrip().startswith(b"-----"):
+        return data, "raw"
+    text = b"".join(data.split())
+    if (found := _HEX.match(text)) and len(found[1]) % 2 == 0:
+        return bytes.fromhex(found[1].decode()), "hex"
+    text = text.translate(bytes.maketrans(b"-_", b"+/"))
+    if _BASE64.match(text):
+        try:
+            return base64.b64decode(text.rstrip(b"=") + b"=" * (-len(text.rstrip(b"=")) % 4), validate=True), "base64"
+        except binascii.Error:
+            return data, "raw"
+    return data, "raw"
+
+
+def hex64(text: str) -> bytes:
+    """64 bytes from hex.
+
+    Raises: Misuse.
+    """
+    if not re.match(r"[0-9a-fA-F]{128}\Z", text):
+        raise Misuse(f"--report-data has {len(text)} characters; wanted are 64 bytes as 128 hex digits.")
+    return bytes.fromhex(text)
+
+
+def moment(text: str) -> int:
+    """Seconds since 1970 from a number or a date of ISO 8601, which without an offset is in UTC.
+
+    Raises: Misuse.
+    """
+    if re.match(r"[0-9]{1,15}\Z", text):
+        return int(text)
+    try:
+        found = datetime.fromisoformat(text)
+        return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError) as error:
+        raise Misuse(
+            f"--at {text!r} is no time; wanted are seconds since 1970, or a date such as 2026-05-28T20:26:40Z."
+        ) from error

@@ -1,0 +1,211 @@
+"""What a quote says, whether it is genuine, whether a policy accepts it, and why.
+
+The verdict is the server's own: quote.view(), verify(), appraise(). What is printed beside it explains it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from rkeyserver.appraisal.appraise import appraise as judge
+from rkeyserver.appraisal.appraise import explain as explain_appraisal
+from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.attestation.check import Check
+from rkeyserver.attestation.sgx import fields, quote
+from rkeyserver.attestation.sgx.anchors import INTEL_SGX_ROOT
+from rkeyserver.attestation.sgx.claims import SgxClaims
+from rkeyserver.attestation.sgx.explain import NOT_LOOKED_AT
+from rkeyserver.attestation.sgx.explain import explain as explain_evidence
+from rkeyserver.attestation.sgx.foreign import foreign
+from rkeyserver.attestation.sgx.material import Material, name
+from rkeyserver.attestation.sgx.verify import SgxVerifier
+from rkeyserver.cli.appraise_input import decoded, hex64, moment, read_input
+from rkeyserver.clock import utc
+from rkeyserver.errors import Misuse, Reason, Rejected
+
+SGX: Final = "sgx"
+SIMULATED: Final = "simulated"
+
+_SIMULATED_NAMES: Final = "protects nothing"  # how every certificate of that platform's names ends
+_TO_SIMULATED: Final = "This is SIMULATED evidence, which proves nothing; --platform simulated looks at it as that."
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be judged, and by what; every option as it was typed."""
+
+    quote: str
+    collateral: str | None
+    policy: str | None
+    report_data: str | None
+    at: str | None
+    platform: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All that was found. refusal: why it is not genuine, or not accepted; None where nothing was refused.
+
+    simulated: looked at as that, or says that it is. written: how the evidence was written. clock: this machine's.
+    accepted: None where no policy was given.
+    """
+
+    platform: str
+    simulated: bool
+    written: str
+    size: int
+    at: int
+    clock: int
+    evidence: dict[str, dict[str, Any]]
+    claims: SgxClaims | None
+    accepted: bool | None
+    policy: str | None
+    checks: list[Check]
+    report_data_asked: bool
+    refusal: Rejected | None
+
+
+def appraise(given: Asked) -> Judged:
+    """Carry out the command, all but printing.
+
+    Raises: Misuse for what cannot be read as it was said; Corrupt for a damaged trust anchor.
+    """
+    clock = int(time.time())
+    at = clock if given.at is None else moment(given.at)
+    asked = None if given.report_data is None else hex64(given.report_data)
+    if [given.quote, given.collateral, given.policy].count("-") > 1:
+        raise Misuse("Only one of quote, collateral and policy can come on stdin.")
+    evidence, written = decoded(read_input(given.quote))
+    endorsements = b"" if given.collateral is None else read_input(given.collateral)
+    policy = None if given.policy is None else parse_policy(_text(read_input(given.policy)))
+    verifier = _verifier(given.platform)
+    simulated = given.platform == SIMULATED
+    what, advice = foreign(evidence)
+    if what:
+        found = _foreign(what, advice)
+        shown: dict[str, dict[str, Any]] = {}
+        verified: SgxClaims | Rejected = found
+        checks = [
+            Check("structure", what, "a version 3 SGX quote", passed=False, reason=str(found.reason), advice=advice)
+        ]
+    else:
+        material = Material(evidence, endorsements, verifier.anchor, at)
+        verified = _verified(verifier, evidence, endorsements, asked, at)
+        simulated = simulated or _says_simulated(material)
+        if simulated and given.platform == SGX and isinstance(verified, Rejected):
+            verified = Rejected(verified.reason, verified.message, advice=_TO_SIMULATED)
+        checks = explain_evidence(material, asked, verified)
+        if isinstance(verified, Rejected) and not verified.advice:
+            verified = Rejected(verified.reason, verified.message, advice=checks[-1].advice)
+        shown = _evidence(material)
+    accepted, refusal = None, verified if isinstance(verified, Rejected) else None
+    if policy is not None:
+        accepted, refusal, more = _appraised(verified, policy, at)
+        checks += more
+    return Judged(
+        platform=given.platform,
+        simulated=simulated,
+        written=written,
+        size=len(evidence),
+        at=at,
+        clock=clock,
+        evidence=shown,
+        claims=verified if isinstance(verified, SgxClaims) else None,
+        accepted=accepted,
+        policy=None if policy is None else policy.digest,
+        checks=checks,
+        report_data_asked=asked is not None,
+        refusal=refusal,
+    )
+
+
+def _verifier(platform: str) -> SgxVerifier:
+    if platform == SGX:
+        return SgxVerifier(platform=SGX, anchor=INTEL_SGX_ROOT)
+    from rkeyserver.platforms.simulated.anchor import verify  # noqa: PLC0415 - only where it was asked for by name
+
+    return verify
+
+
+def _says_simulated(material: Material) -> bool:
+    try:
+        return any(name(one).endswith(_SIMULATED_NAMES) for one in material.chain)
+    except Exception:  # noqa: BLE001 - then it does not say so
+        return False
+
+
+def _utc(date: datetime) -> str:
+    return utc(int(date.timestamp()))
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise Misuse(f"The policy cannot be read: line {line}: it is not UTF-8.") from error
+
+
+def _foreign(what: str, advice: str) -> Rejected:
+    return Rejected(Reason.MALFORMED, f"This is no version 3 SGX quote. It is {what}.", advice=advice)
+
+
+def _verified(
+    verifier: SgxVerifier, evidence: bytes, endorsements: bytes, asked: bytes | None, at: int
+) -> SgxClaims | Rejected:
+    try:
+        # Where nobody asked for report data, the quote's own is taken: the check is then shown as not made.
+        expected = quote.view(evidence).report_data if asked is None else asked
+        return verifier(evidence, endorsements, expected, at)
+    except Rejected as refused:
+        return refused
+
+
+def _appraised(verified: SgxClaims | Rejected, policy: Policy, at: int) -> tuple[bool, Rejected | None, list[Check]]:
+    if isinstance(verified, Rejected):
+        return (
+            False,
+            verified,
+            [Check("policy", f"{NOT_LOOKED_AT}genuine evidence", policy.digest, None, "", "")],
+        )
+    refusal = None
+    try:
+        judge(verified, policy, now=at)
+    except Rejected as refused:
+        refusal = refused
+    checks = explain_appraisal(verified, policy, now=at)
+    named = [dataclasses.replace(one, name=f"policy: {one.name}") for one in checks]
+    return refusal is None, refusal, named
+
+
+def _evidence(material: Material) -> dict[str, dict[str, Any]]:
+    """What the quote says of itself, as far as it can be read."""
+    if len(material.evidence) < quote.SIGNED_SIZE:
+        return {"header": fields.header(material.evidence)}
+    signed = material.evidence[: quote.SIGNED_SIZE]
+    shown = {"header": fields.header(signed), "enclave": fields.report(signed[quote.HEADER_SIZE :])}
+    try:
+        quote.view(material.evidence)
+    except Rejected:
+        return shown
+    shown["quoting_enclave"] = fields.report(material.parts.qe_report)
+    shown["quoting_enclave"]["authentication_data"] = material.parts.authentication.hex()
+    try:
+        shown["certificates"] = {
+            f"{number}_{key}": value
+            for number, one in enumerate(material.chain, start=1)
+            for key, value in (
+                ("subject", name(one)),
+                ("serial", f"{one.serial_number:x}"),
+                ("valid", " to ".join(map(_utc, (one.not_valid_before_utc, one.not_valid_after_utc)))),
+            )
+        }
+        kind = fields.SGX_TYPES.get(material.pck.sgx_type, "unknown")
+        shown["processor"] = dataclasses.asdict(material.pck) | {"sgx_type_name": kind}
+    except Exception:  # noqa: BLE001, S110 - the check of the same name says what is wrong with it
+        pass
+    return shown
