@@ -81,7 +81,7 @@ def rsa_key(bits: int) -> str:
 
 
 def with_passphrase(data: bytes, passphrase: str) -> bytes:
-    """An age file (age-encryption.org/v1) under a passphrase that costs next to nothing to try: pyrage's takes seconds."""
+    """An age file (age-encryption.org/v1) under a passphrase that is tried at no cost; pyrage makes slow ones."""
     file_key, salt, nonce = secrets.token_bytes(16), secrets.token_bytes(16), secrets.token_bytes(16)
     wrap = hashlib.scrypt(passphrase.encode(), salt=b"age-encryption.org/v1/scrypt" + salt, n=2**4, r=8, p=1, dklen=32)
     body = ChaCha20Poly1305(wrap).encrypt(bytes(12), file_key, None)
