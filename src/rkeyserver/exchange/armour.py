@@ -36,8 +36,8 @@ def armour(data: bytes, kind: Kind) -> str:
 
 
 def is_armoured(data: bytes) -> bool:
-    """Whether it begins as a text of any kind."""
-    return data.lstrip().startswith(b"-----BEGIN ")
+    """Whether it begins as such a text; no message does."""
+    return data.lstrip().startswith(b"-----")
 
 
 def dearmour(text: bytes, kind: Kind) -> bytes:

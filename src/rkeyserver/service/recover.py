@@ -183,11 +183,11 @@ class Recoverer:
         Raises: Rejected, Misuse, Unavailable; the keyring is then closed.
         """
         try:
-            check_succession(held_of(keyring), held=None, root=self.admins)
             if self.change is not None:
                 owner, now = self.instance.platform.trusts_host, self.instance.clock.now()
                 with contextlib.closing(keyring) as before:
                     keyring = changed(before, self.change, owner=owner, now=now)
+            check_succession(held_of(keyring), held=None, root=self.admins)
             return keyring, await self._judged(keyring, collected)
         except BaseException:
             keyring.close()

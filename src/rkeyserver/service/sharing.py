@@ -69,7 +69,8 @@ class ProcessSharing:
                 here.settimeout(self.seconds)
                 yield _Process(here)
             except (OSError, EOFError, msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise Unavailable(f"The process that makes recovery shares gave no answer: {error}.") from error
+                why = (isinstance(error, OSError) and error.strerror) or error
+                raise Unavailable(f"The process that makes recovery shares gave no answer: {why}.") from error
 
 
 @dataclass(frozen=True)
