@@ -13,14 +13,16 @@ from typing import Any, Final
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from rkeyserver import secret
+from rkeyserver.appraisal import change
 from rkeyserver.appraisal.appraise import appraise
-from rkeyserver.appraisal.policy import parse_policy
+from rkeyserver.appraisal.policy import AdminsTable, parse_policy
 from rkeyserver.attestation.evidence import Identity
 from rkeyserver.attestation.report_data import report_data, transcript_hash
 from rkeyserver.attestation.sgx.claims import SgxClaims
@@ -511,6 +513,54 @@ def standby(case: Json) -> str:
         received.keyring.close()
 
 
+# --- change.json
+
+
+def signed_bytes(case: Json) -> str:
+    given = {name: case[name] for name in ("domain", "sequence", "replaces", "policy")}
+    return change.propose(**given).signed_bytes().hex()
+
+
+def sign_change(case: Json) -> str:
+    key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(case["seed"]))
+    return change.sign(change.parse_change(case["change"]), key).text()
+
+
+def read_change(case: Json) -> Json:
+    found = change.parse_change(bytes.fromhex(case["bytes"]))
+    return {
+        "domain": found.domain,
+        "sequence": found.sequence,
+        "replaces": found.replaces,
+        "policy": change.digest(found.policy),
+        "signed_by": [one.key.removeprefix("ssh-ed25519 ") for one in found.signatures],
+    }
+
+
+def _judged(case: Json) -> tuple[change.PolicyChange, AdminsTable | None]:
+    """As a primary does, as far as it needs no machine."""
+    found = change.parse_change(case["change"])
+    change.check_next(found, domain=case["domain"], policy=case["policy"], changes=case["chain"])
+    parse_policy(found.policy)
+    admins = parse_policy(case["policy"]).admins
+    change.check_authority(found, admins, owner=case["owner"])
+    return found, admins
+
+
+def check_change(case: Json) -> int:
+    return _judged(case)[0].sequence
+
+
+def chain_after(case: Json) -> list[str]:
+    found, admins = _judged(case)
+    return change.appended(case["chain"], found, admins=admins)
+
+
+def believe(case: Json) -> int:
+    admins = msgspec.convert(case["admins"], AdminsTable)
+    return change.believe(domain=case["domain"], policy=case["policy"], changes=case["chain"], admins=admins)
+
+
 OPERATIONS: Final[dict[str, Operation]] = {
     "frame": frame,
     "transcript": transcript,
@@ -543,6 +593,12 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "read processor": read_processor,
     "read policy": read_policy,
     "appraise": judge,
+    "signed bytes": signed_bytes,
+    "sign change": sign_change,
+    "read change": read_change,
+    "apply": check_change,
+    "chain after": chain_after,
+    "believe": believe,
     "greet": greet,
     "answer challenge": challenged,
     "answer request": primary,

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from tests.vectors.spec_cases import FOLDER, SPEC
 from tests.vectors.test_spec_vectors import generator
 
-from rkeyserver.appraisal import defaults, policy, policy_errors, rules
+from rkeyserver.appraisal import change, defaults, ed25519_keys, policy, policy_errors, rules
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.errors import EXIT_STATUS, HTTP_STATUS, Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange import messages
@@ -147,8 +147,15 @@ def test_only_reasons_are_named_as_reasons() -> None:
 # --- fields
 
 
-STRUCTS: Final = {"RecoveryShare": "share", "Generation": "generation", "AttestedMessage": "AttestedMessage"}
+STRUCTS: Final = {
+    "RecoveryShare": "share",
+    "Generation": "generation",
+    "AttestedMessage": "AttestedMessage",
+    "Signature": "signature",
+    "AdminsTable": "admins",
+}
 SLOTS: Final = {"PlatformSlot", "RecoverySlot"}
+HEX: Final = {f"^[0-9a-f]{{{2 * size}}}\\Z": f"hex{size}" for size in (16, 32, 64)}
 
 
 def span(least: int | None, most: int | None) -> str:
@@ -161,13 +168,10 @@ def text_form(kind: inspect.StrType) -> tuple[str, str]:
     pattern = kind.pattern or ""
     if "ssh-" in pattern:
         return "public key", span(kind.min_length, kind.max_length)
-    if "a-z" in pattern:
+    if "a-z:" in pattern:
         assert (kind.min_length, kind.max_length) == (1, 128)
         return "text", "name"
-    for name, beginning in (("hex16", "^[0-9a-f]{32}"), ("hex32", "^[0-9a-f]{64}")):
-        if pattern.startswith(beginning):
-            return name, ""
-    return "text", span(kind.min_length, kind.max_length)
+    return (HEX[pattern], "") if pattern in HEX else ("text", span(kind.min_length, kind.max_length))
 
 
 def form(kind: inspect.Type) -> tuple[str, str]:  # noqa: PLR0911 - one for each kind of type
@@ -180,7 +184,8 @@ def form(kind: inspect.Type) -> tuple[str, str]:  # noqa: PLR0911 - one for each
         case inspect.IntType():
             return "int", span(kind.ge, kind.le) or "any"
         case inspect.LiteralType():
-            return "int", ", ".join(str(one) for one in kind.values)
+            text = isinstance(kind.values[0], str)
+            return "text" if text else "int", ", ".join(f"{one}" for one in kind.values)
         case inspect.EnumType():
             return "text", ", ".join(f"`{one.value}`" for one in kind.cls)
         case inspect.ListType():
@@ -189,6 +194,8 @@ def form(kind: inspect.Type) -> tuple[str, str]:  # noqa: PLR0911 - one for each
             return "map of names to names", ""
         case inspect.StructType():
             return STRUCTS[kind.cls.__name__], ""
+        case inspect.UnionType(types=(one, inspect.NoneType())):
+            return f"{form(one)[0]}, or `null`", ""
         case inspect.UnionType():
             assert {one.cls.__name__ for one in kind.types if isinstance(one, inspect.StructType)} == SLOTS
             return "slot", ""
@@ -209,6 +216,9 @@ TABLES: Final[dict[str, tuple[type[msgspec.Struct], str, str, int]]] = {
     "record header": (record.Header, "record.md", "Bytes", 0),
     "keyring header": (keyring.KeyringHeader, "keyring.md", "Bytes", 0),
     "generation": (keyring.Generation, "keyring.md", "Bytes", 1),
+    "policy change": (change.PolicyChange, "policy.md", "Changes", 0),
+    "signature": (change.Signature, "policy.md", "Changes", 1),
+    "link": (change.Link, "policy.md", "Links", 0),
 }
 
 
@@ -294,6 +304,19 @@ def test_keys_of_a_policy() -> None:
 def test_tables_of_a_policy() -> None:
     names = [row[0].strip("[]") for row in table("policy.md", "The document")]
     assert names == list(policy.PolicyDocument.__struct_fields__)
+
+
+def test_the_checks_of_a_change_name_reasons() -> None:
+    text = (SPEC / "policy.md").read_text("utf-8")
+    (checks,) = re.findall(r"^1\. .*?^7\. [^\n]*\n", text, re.MULTILINE | re.DOTALL)
+    named = re.findall(r"\(`([a-zA-Z-]+)`\)", checks)
+    kinds = {"Misuse", *map(str, Reason)}
+    assert [name for name in named if name not in kinds] == []
+    assert dict.fromkeys(named).keys() == {"Misuse", "another-domain", "not-the-next-change", "not-signed"}
+
+
+def test_keys_that_anybody_signs_for() -> None:
+    assert [int(row[0]) for row in table("policy.md", "Keys of admins")] == sorted(ed25519_keys.SMALL_ORDER)
 
 
 def test_statuses_that_a_policy_can_name() -> None:

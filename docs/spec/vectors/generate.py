@@ -13,6 +13,7 @@ from typing import Final
 
 from tests.vectors.spec_cases import FOLDER, SPEC, Json
 from tests.vectors.spec_writers import (
+    change,
     exchange,
     hpke,
     keyring,
@@ -36,6 +37,7 @@ def contents(*, new: bool = False) -> dict[str, Json]:
         "recovery.json": recovery.content(record_anew=new),
         "simulated.json": simulated.content(),
         "policy.json": policy.content(),
+        "change.json": change.content(),
         "exchange.json": exchange.content(record_anew=new),
     }
 

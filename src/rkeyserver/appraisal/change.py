@@ -1,8 +1,9 @@
 """A change of a domain's policy, as a document that its admins sign (docs/spec/policy.md, "Changes").
 
 A change names the domain, its place in the order of changes and the policy that it replaces, so that no signature says
-yes twice. Whoever is asked to believe a policy walks the changes from admins whom it trusts already to the last one:
-believe() is that walk, and the only thing that makes a policy believed.
+yes twice. What stays of it in the keyring is a link: what was signed, with the policy's digest for its text. Whoever is
+asked to believe a policy walks the links from admins whom it trusts already to the last one: believe() is that walk,
+and the only thing that makes a policy believed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
 
 import msgspec
 
+from rkeyserver.appraisal.ed25519_keys import BARE_KEY, bare, public_key
 from rkeyserver.appraisal.policy import MAX_POLICY, AdminsTable, parse_policy
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.framing import framed
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 FORMAT: Final = "rkeyserver-policy-change/v1"
+LINK_FORMAT: Final = "rkeyserver-policy-link/v1"
 MAX_CHANGE: Final = 256 * 1024
 MAX_SIGNATURES: Final = 32
 
@@ -29,7 +32,8 @@ _LABEL: Final = b"rkeyserver/v1 policy change"
 
 Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-SshKey = Annotated[str, msgspec.Meta(max_length=256, pattern=r"^ssh-ed25519 [A-Za-z0-9+/]{20,128}={0,2}\Z")]
+SshKey = Annotated[str, msgspec.Meta(pattern=rf"^{BARE_KEY}\Z")]
+Place = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +41,9 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     key: SshKey
     signature: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
+
+
+Signatures = Annotated[list[Signature], msgspec.Meta(max_length=MAX_SIGNATURES)]
 
 
 class PolicyChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,20 +55,61 @@ class PolicyChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: Literal["rkeyserver-policy-change/v1"]
     domain: Hex16
-    sequence: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+    sequence: Place
     replaces: Hex32
     policy: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_POLICY)]
-    signatures: Annotated[list[Signature], msgspec.Meta(max_length=MAX_SIGNATURES)]
+    signatures: Signatures
+
+    def link(self) -> Link:
+        """What is signed of this change, and its signatures.
+
+        Raises: Misuse if its policy cannot be read.
+        """
+        return Link(
+            format=LINK_FORMAT,
+            domain=self.domain,
+            sequence=self.sequence,
+            replaces=self.replaces,
+            policy=digest(self.policy),
+            admins=parse_policy(self.policy).admins,
+            signatures=self.signatures,
+        )
+
+    def signed_bytes(self) -> bytes:
+        """What a signature is over.
+
+        Raises: Misuse if its policy cannot be read.
+        """
+        return self.link().signed_bytes()
+
+    def text(self) -> str:
+        """The one form of this document, as it is sent."""
+        return msgspec.json.encode(self).decode()
+
+
+class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A change as the keyring keeps it. Fields as in the change; policy: digest of the document; admins: its own."""
+
+    format: Literal["rkeyserver-policy-link/v1"]
+    domain: Hex16
+    sequence: Place
+    replaces: Hex32
+    policy: Hex32
+    admins: AdminsTable | None
+    signatures: Signatures
 
     def signed_bytes(self) -> bytes:
         """What a signature is over: all but the signatures."""
-        return framed(
-            _LABEL, self.domain.encode(), str(self.sequence).encode(), self.replaces.encode(), self.policy.encode()
-        )
+        admins = () if self.admins is None else (str(self.admins.threshold), *self.admins.keys)
+        parts = (self.domain, str(self.sequence), self.replaces, self.policy, *admins)
+        return framed(_LABEL, *(part.encode() for part in parts))
 
     def text(self) -> str:
-        """The one form of this document, as it is kept and sent."""
+        """The one form of this link, as it is kept."""
         return msgspec.json.encode(self).decode()
+
+
+Document = TypeVar("Document", PolicyChange, Link)
 
 
 def digest(policy: str) -> str:
@@ -72,32 +120,50 @@ def digest(policy: str) -> str:
 def propose(*, domain: str, sequence: int, replaces: str, policy: str) -> PolicyChange:
     """A change that nobody has signed yet. replaces: text of the policy now.
 
-    Raises: Misuse if the new policy cannot be read.
+    Raises: Misuse if the new policy cannot be read, or if the change could not be read again.
     """
     parse_policy(policy)
-    return PolicyChange(
-        format=FORMAT, domain=domain, sequence=sequence, replaces=digest(replaces), policy=policy, signatures=[]
+    return _read_again(
+        PolicyChange(
+            format=FORMAT, domain=domain, sequence=sequence, replaces=digest(replaces), policy=policy, signatures=[]
+        )
     )
 
 
+def _read_again(change: PolicyChange) -> PolicyChange:
+    return _parse(change.text().encode(), PolicyChange)
+
+
 def parse_change(data: str | bytes) -> PolicyChange:
-    """Read a change; what its policy says and who signed it is not looked at.
+    """Read a change, which may end with one line feed; what its policy says and who signed it is not looked at.
 
     Raises: Misuse.
     """
     data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    return _parse(data.removesuffix(b"\n"), PolicyChange)
+
+
+def _parse_link(text: str) -> Link:
+    return _parse(text.encode("utf-8", "surrogatepass"), Link)
+
+
+def _parse(data: bytes, kind: type[Document]) -> Document:
     if len(data) > MAX_CHANGE:
-        raise Misuse(f"The policy change has {len(data)} bytes; at most {MAX_CHANGE} are read.")
+        raise Misuse(
+            f"The policy change has {len(data)} bytes; at most {MAX_CHANGE} are read.", advice="Shorten its policy."
+        )
     try:
-        change = msgspec.json.decode(data.rstrip(b"\n"), type=PolicyChange)
-        canonical = msgspec.json.encode(change)
+        found = msgspec.json.decode(data, type=kind)
+        canonical = msgspec.json.encode(found)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Misuse(
             f"This is no policy change ({FORMAT}): {error}.", advice="`rkeyserver policy propose` makes one."
         ) from error
-    if canonical != data.rstrip(b"\n"):
+    if canonical != data:
         raise Misuse("The policy change is not in its canonical form: it was edited.", advice="Propose it anew.")
-    return change
+    if len({one.key for one in found.signatures}) != len(found.signatures):
+        raise Misuse("The policy change has two signatures of one key.", advice="Have it signed anew.")
+    return found
 
 
 def public_line(key: Ed25519PrivateKey) -> str:
@@ -108,42 +174,41 @@ def public_line(key: Ed25519PrivateKey) -> str:
 
 
 def sign(change: PolicyChange, key: Ed25519PrivateKey) -> PolicyChange:
-    """`change` with a signature by `key`; one that it had from it is replaced."""
+    """`change` with a signature by `key`; one that it had from it is replaced.
+
+    Raises: Misuse if its policy cannot be read, or if it is full: somebody has put many signatures under it.
+    """
     line = public_line(key)
     added = Signature(key=line, signature=key.sign(change.signed_bytes()).hex())
-    return msgspec.structs.replace(change, signatures=[*(one for one in change.signatures if one.key != line), added])
+    others = [one for one in change.signatures if one.key != line]
+    return _read_again(msgspec.structs.replace(change, signatures=[*others, added]))
 
 
-def signers(change: PolicyChange, admins: AdminsTable) -> list[str]:
-    """Those of `admins` (lines as the policy has them) whose valid signature is under `change`."""
-    signatures: dict[str, list[str]] = {}
-    for one in change.signatures:
-        signatures.setdefault(one.key, []).append(one.signature)
-    message = change.signed_bytes()
-    return [
-        line
-        for line in admins.keys
-        if any(_is_by(line, signature, message) for signature in signatures.get(" ".join(line.split()[:2]), ()))
-    ]
+def signers(change: PolicyChange | Link, admins: AdminsTable) -> list[str]:
+    """Those of `admins` (lines as the policy has them) whose valid signature is under `change`.
+
+    Raises: Misuse if its policy cannot be read.
+    """
+    link = change.link() if isinstance(change, PolicyChange) else change
+    signatures = {one.key: one.signature for one in link.signatures}
+    message = link.signed_bytes()
+    return [line for line in admins.keys if _is_by(line, signatures.get(bare(line)), message)]
 
 
-def _is_by(line: str, signature: str, message: bytes) -> bool:
+def _is_by(line: str, signature: str | None, message: bytes) -> bool:
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - only where something was signed
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_ssh_public_key  # noqa: PLC0415
 
+    if signature is None:
+        return False
     try:
-        key = load_ssh_public_key(line.encode())
-        if not isinstance(key, Ed25519PublicKey):
-            return False
-        key.verify(bytes.fromhex(signature), message)
-    except (InvalidSignature, ValueError):
+        public_key(line).verify(bytes.fromhex(signature), message)
+    except InvalidSignature:
         return False
     return True
 
 
-def require_signed(change: PolicyChange, admins: AdminsTable) -> None:
-    """Whether enough of `admins` have signed.
+def require_signed(change: PolicyChange, admins: AdminsTable, whose: str = "the admins") -> None:
+    """Whether enough of `admins` have signed. whose: who they are, for people.
 
     Raises: Rejected(NOT_SIGNED) with how many have, how many are wanted, and who is missing.
     """
@@ -152,7 +217,7 @@ def require_signed(change: PolicyChange, admins: AdminsTable) -> None:
         missing = [line for line in admins.keys if line not in found]
         raise Rejected(
             Reason.NOT_SIGNED,
-            f"Policy change {change.sequence} has {len(found)} valid signature(s) of the admins; "
+            f"Policy change {change.sequence} has {len(found)} valid signature(s) of {whose}; "
             f"{admins.threshold} of {len(admins.keys)} wanted.",
             advice=f"It can be signed by: {', '.join(missing)}.",
         )
@@ -188,8 +253,8 @@ def check_authority(change: PolicyChange, admins: AdminsTable | None, *, owner: 
     """Whether somebody who may change the policy stands behind `change`.
 
     admins: of the present policy; owner: whether it came from the owner of a machine that its platform trusts, which
-    counts only where there are no admins. A change that names other admins is signed by enough of those as well: it
-    shows that their keys work.
+    counts only where there are no admins. A change that names other admins than now is signed by enough of those as
+    well, whoever makes it: it shows that their keys work, and lets those who go by them believe it.
 
     Raises: Rejected(NOT_SIGNED).
     """
@@ -202,24 +267,29 @@ def check_authority(change: PolicyChange, admins: AdminsTable | None, *, owner: 
             "This domain has no admins whose signatures could change its policy.",
             advice="Its owner may change it on the machine itself, where its platform trusts the host.",
         )
-    if admins is not None and coming is not None and coming != admins:
-        require_signed(change, coming)
+    if coming is not None and coming != admins:
+        require_signed(change, coming, "the admins that it names")
 
 
 def last_sequence(changes: Sequence[str]) -> int:
     """The number of the last of `changes`; 0 for none."""
-    return parse_change(changes[-1]).sequence if changes else 0
+    return _parse_link(changes[-1]).sequence if changes else 0
 
 
 def appended(changes: Sequence[str], change: PolicyChange, *, admins: AdminsTable | None) -> list[str]:
-    """The chain after `change`: the first link, those that changed the admins, and the last.
+    """The chain after a change that was judged: the first link, those that changed the admins, and the last.
 
-    admins: of the policy that `change` replaces. What stays is enough to walk from any admins the domain ever had.
+    admins: of the policy that `change` replaces. What stays is enough to walk from any admins the domain ever had: who
+    was in force before the first link has signed it, who came into force by a later one has signed that. Of the
+    signatures, those that count stay.
     """
     kept = list(changes)
-    if len(kept) > 1 and parse_policy(parse_change(kept[-2]).policy).admins == admins:
+    if len(kept) > 1 and _parse_link(kept[-2]).admins == admins:
         kept.pop()
-    return [*kept, change.text()]
+    link = change.link()
+    counted = {bare(line) for table in (admins, link.admins) if table is not None for line in signers(link, table)}
+    signatures = [one for one in link.signatures if one.key in counted]
+    return [*kept, msgspec.structs.replace(link, signatures=signatures).text()]
 
 
 @dataclass(frozen=True)
@@ -272,21 +342,21 @@ def believe(*, domain: str, policy: str, changes: Sequence[str], admins: AdminsT
     Returns the number of the change that made it. Raises: Rejected(POLICY_NOT_BELIEVED).
     """
     try:
-        return _walk(domain, policy, [parse_change(one) for one in changes], admins)
+        return _walk(domain, policy, [_parse_link(one) for one in changes], admins)
     except Misuse as error:
         raise Rejected(
             Reason.POLICY_NOT_BELIEVED, f"The policy of domain {domain} is not to be believed. {error}"
         ) from error
 
 
-def _walk(domain: str, policy: str, changes: list[PolicyChange], admins: AdminsTable) -> int:
+def _walk(domain: str, policy: str, changes: list[Link], admins: AdminsTable) -> int:
     advice = "Have its admins sign the present policy: rkeyserver policy propose, sign, apply."
     if not changes:
         raise Rejected(
             Reason.POLICY_NOT_BELIEVED, f"The policy of domain {domain} was never signed by admins.", advice=advice
         )
-    trusted: AdminsTable | None = admins
-    believed: PolicyChange | None = None
+    trusted = admins
+    believed: Link | None = None
     before = 0
     for change in changes:
         if change.domain != domain or change.sequence <= before:
@@ -296,9 +366,10 @@ def _walk(domain: str, policy: str, changes: list[PolicyChange], admins: AdminsT
                 f"after number {before}.",
             )
         before = change.sequence
-        if trusted is not None and len(signers(change, trusted)) >= trusted.threshold:
-            believed, trusted = change, parse_policy(change.policy).admins
-    if believed is not changes[-1] or believed.policy != policy:
+        if len(signers(change, trusted)) >= trusted.threshold:
+            # Where they gave it up, nobody came in their place: then it takes them to vouch for what the owner made.
+            believed, trusted = change, change.admins or admins
+    if believed is not changes[-1] or believed.policy != digest(policy):
         raise Rejected(
             Reason.POLICY_NOT_BELIEVED,
             f"The policy of domain {domain} (change {before}) is not signed by {admins.threshold} of the "

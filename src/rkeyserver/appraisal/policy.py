@@ -14,20 +14,20 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from rkeyserver.appraisal.ed25519_keys import BARE_KEY, anybody_signs, bare
 from rkeyserver.appraisal.policy_errors import broken, wrong, wrong_form
 from rkeyserver.errors import Misuse
 
 Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Advisory = Annotated[str, msgspec.Meta(pattern=r"^INTEL-SA-[0-9]{5}\Z")]
-AdminKey = Annotated[
-    str, msgspec.Meta(max_length=512, pattern=r"^ssh-ed25519 [A-Za-z0-9+/]{20,128}={0,2}(?: [ -~]{1,256})?\Z")
-]
+AdminKey = Annotated[str, msgspec.Meta(max_length=512, pattern=rf"^{BARE_KEY}(?: [ -~]{{1,256}})?\Z")]
 Recipient = Annotated[
     str,
     msgspec.Meta(
         max_length=2048,
-        pattern=r"^(?:age1[0-9a-z]{20,1024}|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]{20,1600}={0,2}(?: [ -~]{1,256})?)\Z",
+        pattern=r"^(?:age1[0-9a-z]{20,1024}|"
+        rf"(?:{BARE_KEY}|ssh-rsa [A-Za-z0-9+/]{{20,1600}}={{0,2}})(?: [ -~]{{1,256}})?)\Z",
     ),
 ]
 NotEmpty = msgspec.Meta(min_length=1)
@@ -218,7 +218,9 @@ def _check_quorum(text: str, name: str, key: str, threshold: int, keys: list[str
     if threshold > len(keys):
         raise wrong(text, (name, "threshold"), f"it wants {threshold} of {len(keys)} keys: that many there never are")
     # By the key alone: one person under two names would count twice.
-    bare = [" ".join(one.split()[:2]) for one in keys]
-    for index, one in enumerate(bare):
-        if one in bare[:index]:
+    found = [bare(one) for one in keys]
+    for index, one in enumerate(found):
+        if one in found[:index]:
             raise wrong(text, (name, key, index), "it names a key twice")
+        if name == "admins" and anybody_signs(one):
+            raise wrong(text, (name, key, index), f"it names a key that anybody can sign for: {one}")

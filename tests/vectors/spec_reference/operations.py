@@ -6,6 +6,15 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Final
 
+from tests.vectors.spec_reference.change import (
+    believe,
+    chain_after,
+    check_change,
+    describe,
+    read_change,
+    signed,
+    signed_bytes_of,
+)
 from tests.vectors.spec_reference.exchange import answer_challenge, answer_request, hello_of, read_grant
 from tests.vectors.spec_reference.hpke import check_public_key, hpke_open, public_key
 from tests.vectors.spec_reference.keyring import (
@@ -137,6 +146,12 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = {
     "read processor": lambda case: read_processor(case["text"]),
     "read policy": _digest,
     "appraise": _appraise,
+    "signed bytes": signed_bytes_of,
+    "sign change": signed,
+    "read change": lambda case: describe(read_change(_bytes(case))),
+    "apply": lambda case: check_change(case)["sequence"],
+    "chain after": chain_after,
+    "believe": believe,
     "greet": hello_of,
     "answer challenge": lambda case: answer_challenge(case, _bytes(case)),
     "answer request": lambda case: answer_request(case, _bytes(case)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import tomllib
 from collections.abc import Callable
 from typing import Final
@@ -45,6 +47,35 @@ KEYS: Final[dict[str, Callable[[object], bool]]] = {
 }
 
 
+SMALL_ORDER: Final = (
+    0,
+    1,
+    2707385501144840649318225287225658788936804267575313519463743609750303402022,
+    55188659117513257062467267217118295137698188065244968500265048394206261417927,
+    57896044618658097711785492504343953926634992332820282019728792003956564819948,
+)
+
+
+def admin_key(line: object) -> bytes | None:
+    """The 32 bytes of an admin's key; None for what is none."""
+    found = re.fullmatch("ssh-ed25519 ([A-Za-z0-9+/]{68})( [ -~]{1,256})?", line) if isinstance(line, str) else None
+    head = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
+    blob = base64.b64decode(found[1]) if found else b""
+    return blob[len(head) :] if blob.startswith(head) else None
+
+
+def check_admins(admins: object) -> None:
+    require(isinstance(admins, dict) and set(admins) == {"threshold", "keys"}, "Misuse")
+    assert isinstance(admins, dict)
+    require(is_int(admins["threshold"], 1, 16), "Misuse")
+    require(isinstance(admins["keys"], list) and 1 <= len(admins["keys"]) <= 16, "Misuse")
+    keys = [admin_key(line) for line in admins["keys"]]
+    for key in keys:
+        y = int.from_bytes(key, "little") % 2**255 if key else 0
+        require(y < 2**255 - 19 and y not in SMALL_ORDER, "Misuse")
+    require(len(set(keys)) == len(keys) >= admins["threshold"], "Misuse")
+
+
 def read_policy(text: str) -> Json:
     require(len(text) <= 131072, "Misuse")
     try:
@@ -52,6 +83,8 @@ def read_policy(text: str) -> Json:
     except (ValueError, RecursionError):
         raise Refused("Misuse") from None
     require(type(found.pop("version", None)) is int and tomllib.loads(text)["version"] == 1, "Misuse")
+    if "admins" in found:
+        check_admins(found.pop("admins"))
     require(found and set(found) <= {"sgx", "simulated"}, "Misuse")
     require(len(found) == 1 or "simulated" not in found, "Misuse")
     for table in found.values():
