@@ -174,7 +174,7 @@ def text_form(kind: inspect.StrType) -> tuple[str, str]:
     return (HEX[pattern], "") if pattern in HEX else ("text", span(kind.min_length, kind.max_length))
 
 
-def form(kind: inspect.Type) -> tuple[str, str]:  # noqa: PLR0911 - one for each kind of type
+def form(kind: inspect.Type) -> tuple[str, str]:  # noqa: C901, PLR0911 - one for each kind of type
     """A type as the tables write it: type, limits."""
     match kind:
         case inspect.BytesType():

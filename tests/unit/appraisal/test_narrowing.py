@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fakes.admins import line
 from tests.fakes.claims import CLAIMS, NOW, TABLE, claims_with, document, policy_with, table
 
 from rkeyserver.appraisal.appraise import appraise
@@ -90,7 +91,7 @@ def test_a_platform_removed_and_one_added() -> None:
 
 
 def test_who_may_change_it_is_no_part_of_what_is_accepted() -> None:
-    admins = '[admins]\nthreshold = 1\nkeys = ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAA"]\n'
+    admins = '[admins]\nthreshold = 1\nkeys = ["' + line("ann") + '"]\n'
     assert narrows(policy_with(), parse_policy(document(table(), admins))) == []
 
 

@@ -8,14 +8,15 @@ import tomllib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fakes.admins import bare_line
 
 from rkeyserver.appraisal.policy import parse_policy
 from rkeyserver.appraisal.toml_lines import Path, line_of
 from rkeyserver.errors import Misuse
 
 PPID, HASH = "a1" * 16, "b2" * 32
-KEY_A = "ssh-ed25519 " + "A" * 40
-KEY_B = "ssh-ed25519 " + "B" * 40
+KEY_A = bare_line("ann")
+KEY_B = bare_line("bob")
 POLICY = f"""\
 # A comment, with [brackets] and = signs
 version = 1
