@@ -54,7 +54,7 @@ def groups(draw: st.DrawFn) -> Group:
 
 # Few texts: so that a domain comes back to the very policy that it had, and only the place tells changes apart.
 numbers = st.integers(0, 1)
-OFF: Final = ("nothing", "nothing", "nothing", "domain", "ahead", "stale", "replaces")
+OFF: Final = ("nothing", "nothing", "nothing", "domain", "ahead", "stale", "replaces", "coming")
 names = st.sets(st.sampled_from((*PEOPLE, STRANGER)))
 
 
@@ -152,14 +152,15 @@ class Domain(RuleBasedStateMachine):
 
     @rule(number=numbers, group=st.none() | groups(), stays=st.booleans(), off=st.sampled_from(OFF))
     def agree(self, number: int, group: Group | None, *, stays: bool, off: str) -> None:
-        """What everybody signs: the domain moves if it is right, and only then."""
+        """What everybody signs, or all present admins: the domain moves if it is right, and only then."""
         made = change(
             max(1, last_sequence(self.chain) + 1 + {"ahead": 1, "stale": -1}.get(off, 0)),
             text_of(number, self.model.group) + "#" if off == "replaces" else self.policy,
             self.written(number, self.model.group if stays else group),
             domain=OTHER_DOMAIN if off == "domain" else DOMAIN,
         )
-        for name in PEOPLE:
+        present = () if self.model.group is None else self.model.group.names
+        for name in present if off == "coming" else PEOPLE:
             made = self.ledger.sign(made, name)
         self.submit(self.keep(made), owner=self.model.group is None)
 

@@ -561,6 +561,20 @@ def believe(case: Json) -> int:
     return change.believe(domain=case["domain"], policy=case["policy"], changes=case["chain"], admins=admins)
 
 
+def _held(keyring: Json | None) -> change.Held | None:
+    if keyring is None:
+        return None
+    return change.Held(**{"changes" if name == "chain" else name: value for name, value in keyring.items()})
+
+
+def succeed(case: Json) -> int:
+    found = _held(case["found"])
+    assert found is not None
+    admins = None if case["admins"] is None else msgspec.convert(case["admins"], AdminsTable)
+    change.check_succession(found, held=_held(case["held"]), root=admins)
+    return change.last_sequence(found.changes)
+
+
 OPERATIONS: Final[dict[str, Operation]] = {
     "frame": frame,
     "transcript": transcript,
@@ -599,6 +613,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "apply": check_change,
     "chain after": chain_after,
     "believe": believe,
+    "succeed": succeed,
     "greet": greet,
     "answer challenge": challenged,
     "answer request": primary,

@@ -311,6 +311,7 @@ def check_succession(found: Held, *, held: Held | None, root: AdminsTable | None
 
     Raises: Rejected(POLICY_NOT_BELIEVED).
     """
+    links = _links(found.domain, found.policy, found.changes)
     if root is not None:
         believe(domain=found.domain, policy=found.policy, changes=found.changes, admins=root)
     if held is None or held.domain != found.domain or (found.epoch, found.sequence) <= (held.epoch, held.sequence):
@@ -321,12 +322,7 @@ def check_succession(found: Held, *, held: Held | None, root: AdminsTable | None
     if admins is not None:
         believe(domain=found.domain, policy=found.policy, changes=found.changes, admins=admins)
     before = last_sequence(held.changes)
-    try:
-        number = last_sequence(found.changes)
-    except Misuse as error:
-        raise Rejected(
-            Reason.POLICY_NOT_BELIEVED, f"The changes of domain {found.domain} cannot be read. {error}"
-        ) from error
+    number = links[-1].sequence if links else 0
     if number <= before:
         raise Rejected(
             Reason.POLICY_NOT_BELIEVED,
@@ -341,39 +337,48 @@ def believe(*, domain: str, policy: str, changes: Sequence[str], admins: AdminsT
 
     Returns the number of the change that made it. Raises: Rejected(POLICY_NOT_BELIEVED).
     """
-    try:
-        return _walk(domain, policy, [_parse_link(one) for one in changes], admins)
-    except Misuse as error:
-        raise Rejected(
-            Reason.POLICY_NOT_BELIEVED, f"The policy of domain {domain} is not to be believed. {error}"
-        ) from error
-
-
-def _walk(domain: str, policy: str, changes: list[Link], admins: AdminsTable) -> int:
     advice = "Have its admins sign the present policy: rkeyserver policy propose, sign, apply."
-    if not changes:
+    links = _links(domain, policy, changes)
+    if not links:
         raise Rejected(
             Reason.POLICY_NOT_BELIEVED, f"The policy of domain {domain} was never signed by admins.", advice=advice
         )
     trusted = admins
     believed: Link | None = None
-    before = 0
-    for change in changes:
-        if change.domain != domain or change.sequence <= before:
-            raise Rejected(
-                Reason.POLICY_NOT_BELIEVED,
-                f"The changes of domain {domain} are out of order: number {change.sequence} of domain {change.domain} "
-                f"after number {before}.",
-            )
-        before = change.sequence
-        if len(signers(change, trusted)) >= trusted.threshold:
+    for link in links:
+        if len(signers(link, trusted)) >= trusted.threshold:
             # Where they gave it up, nobody came in their place: then it takes them to vouch for what the owner made.
-            believed, trusted = change, change.admins or admins
-    if believed is not changes[-1] or believed.policy != digest(policy):
+            believed, trusted = link, link.admins or admins
+    if believed is not links[-1]:
         raise Rejected(
             Reason.POLICY_NOT_BELIEVED,
-            f"The policy of domain {domain} (change {before}) is not signed by {admins.threshold} of the "
+            f"The policy of domain {domain} (change {links[-1].sequence}) is not signed by {admins.threshold} of the "
             f"{len(admins.keys)} admins that this instance goes by.",
             advice=advice,
         )
-    return before
+    return believed.sequence
+
+
+def _links(domain: str, policy: str, changes: Sequence[str]) -> list[Link]:
+    """A keyring's links, which are in order and lead to its policy, whoever signed them."""
+    try:
+        links = [_parse_link(one) for one in changes]
+    except Misuse as error:
+        raise Rejected(
+            Reason.POLICY_NOT_BELIEVED, f"The policy of domain {domain} is not to be believed. {error}"
+        ) from error
+    before = 0
+    for link in links:
+        if link.domain != domain or link.sequence <= before:
+            raise Rejected(
+                Reason.POLICY_NOT_BELIEVED,
+                f"The changes of domain {domain} are out of order: number {link.sequence} of domain {link.domain} "
+                f"after number {before}.",
+            )
+        before = link.sequence
+    if links and links[-1].policy != digest(policy):
+        raise Rejected(
+            Reason.POLICY_NOT_BELIEVED,
+            f"The policy of domain {domain} is {digest(policy)}; its last change ({before}) made {links[-1].policy}.",
+        )
+    return links

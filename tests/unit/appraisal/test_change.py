@@ -14,12 +14,14 @@ from tests.fakes.admins import DOMAIN, OTHER_DOMAIN, admins, bare_line, change, 
 from rkeyserver.appraisal.change import (
     MAX_CHANGE,
     MAX_SIGNATURES,
+    Held,
     PolicyChange,
     Signature,
     appended,
     believe,
     check_authority,
     check_next,
+    check_succession,
     digest,
     last_sequence,
     parse_change,
@@ -353,9 +355,9 @@ def test_a_policy_is_believed_by_whoever_was_admin() -> None:
 UNBELIEVED: Final[dict[str, tuple[list[str], str, AdminsTable, str]]] = {
     "never signed": ([], P[0], THREE, "was never signed by admins"),
     "strangers": (LATER, Q[2], admins(1, ["eve"]), "(change 3) is not signed by 1 of the 1 admins that this instance"),
-    "another policy": (LATER, Q[1], THREE, "(change 3) is not signed by 2 of the 3 admins"),
+    "another policy": (LATER, Q[1], THREE, f"is {digest(Q[1])}; its last change (3) made {digest(Q[2])}"),
     "a link left out": ([LATER[0], LATER[2]], Q[2], THREE, "(change 3) is not signed by 2 of the 3"),
-    "the last left out": (LATER[:2], Q[2], THREE, "(change 2) is not signed"),
+    "the last left out": (LATER[:2], Q[2], THREE, "its last change (2) made"),
     "out of order": ([LATER[1], LATER[0]], P[1], THREE, f"out of order: number 1 of domain {DOMAIN} after number 2"),
     "twice": ([*ONE, *ONE], P[1], THREE, "out of order: number 1"),
     "no link": ([GOOD.text()], P[1], THREE, "is not to be believed. This is no policy change"),
@@ -413,3 +415,59 @@ def test_admins_who_gave_it_up_believe_what_they_sign_again() -> None:
     assert believed(again, Q[3], NEXT) == 6
     with pytest.raises(Rejected):
         believed(again, Q[3], THREE)
+
+
+# --- what may follow what one holds
+
+
+def state(changes: list[str], text: str, sequence: int, domain: str = DOMAIN) -> Held:
+    return Held(domain, 0, sequence, text, changes)
+
+
+BY_OWNER: Final = chain((OPEN[0], OPEN[1], []))
+OTHER_TWO: Final = chain((P[1], P[3], ["ann", "cy"]), start=ONE)
+TWO: Final = chain((P[1], P[2], ["ann", "cy"]), start=ONE)
+FOLLOWS: Final[dict[str, tuple[Held, Held | None, AdminsTable | None]]] = {
+    "the first that is seen, by nobody": (state(LATER, Q[2], 4), None, None),
+    "the first that is seen, by the first admins": (state(LATER, Q[2], 4), None, THREE),
+    "one without any change, by nobody": (state([], P[0], 1), None, None),
+    "a later one": (state(LATER, Q[2], 4), state(ONE, P[1], 2), None),
+    "a later one, by both": (state(LATER, Q[2], 4), state(MOVED, Q[1], 3), THREE),
+    "the same policy in a later keyring": (state(ONE, P[1], 9), state(ONE, P[1], 2), None),
+    "the same, never signed": (state([], P[0], 9), state([], P[0], 1), None),
+    "an earlier one, which is not adopted anyway": (state(ONE, P[1], 2), state(LATER, Q[2], 4), None),
+    "another domain's, which was asked for": (state(ONE, P[1], 9), state([], P[0], 1, OTHER_DOMAIN), None),
+    "the owner's": (state(BY_OWNER, OPEN[1], 2), state([], OPEN[0], 1), None),
+}
+
+
+@pytest.mark.parametrize(("found", "held", "root"), FOLLOWS.values(), ids=FOLLOWS)
+def test_what_may_follow(found: Held, held: Held | None, root: AdminsTable | None) -> None:
+    check_succession(found, held=held, root=root)
+
+
+NOT_FOLLOWING: Final[dict[str, tuple[Held, Held | None, AdminsTable | None, str]]] = {
+    "never signed, by admins": (state([], P[0], 1), None, THREE, "was never signed"),
+    "signed by others than those of the start": (state(LATER, Q[2], 4), state(ONE, P[1], 2), admins(1, ["eve"]), "(change 3)"),
+    "not signed by those of the policy held": (
+        state(chain((OPEN[0], OPEN[1], []), (OPEN[1], OPEN[2], [])), OPEN[2], 9), state(ONE, P[1], 2), None,
+        "is not signed by 2 of the 3",
+    ),
+    "an earlier policy in a later keyring": (state(ONE, P[1], 9), state(TWO, P[2], 3), None, "has another one"),
+    "a policy before all changes": (state([], OPEN[0], 9), state(BY_OWNER, OPEN[1], 2), None, "made by change 0"),
+    "another for the same place": (state(OTHER_TWO, P[3], 9), state(TWO, P[2], 3), None, "made by change 2; this"),
+    "another for the same place, by the owner": (
+        state(chain((OPEN[0], OPEN[2], [])), OPEN[2], 9), state(BY_OWNER, OPEN[1], 2), None, "Two primaries",
+    ),
+    "links that cannot be read, by nobody": (state(["x"], P[1], 2), None, None, "is not to be believed"),
+    "links of another domain, by nobody": (state(ONE, P[1], 2, OTHER_DOMAIN), None, None, "out of order"),
+    "links to another policy, by nobody": (state(ONE, P[2], 2), None, None, "its last change (1) made"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("found", "held", "root", "says"), NOT_FOLLOWING.values(), ids=NOT_FOLLOWING)
+def test_what_may_not_follow(found: Held, held: Held | None, root: AdminsTable | None, says: str) -> None:
+    with pytest.raises(Rejected) as raised:
+        check_succession(found, held=held, root=root)
+    assert raised.value.reason is Reason.POLICY_NOT_BELIEVED
+    assert says in str(raised.value)

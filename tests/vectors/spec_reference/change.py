@@ -164,20 +164,49 @@ def chain_after(case: Json) -> list[str]:
     return [canonical_json(one).decode() for one in (*links, link)]
 
 
-def believe(case: Json) -> int:
+def links_of(keyring: Json) -> list[Json]:
     try:
-        links = list(map(read_link, case["chain"]))
+        links = list(map(read_link, keyring["chain"]))
     except Refused:
         raise Refused("policy-not-believed") from None
-    require(links, "policy-not-believed")
-    trusted, believed, before = case["admins"], None, 0
+    before = 0
     for link in links:
-        require(link["domain"] == case["domain"] and link["sequence"] > before, "policy-not-believed")
+        require(link["domain"] == keyring["domain"] and link["sequence"] > before, "policy-not-believed")
         before = link["sequence"]
+    require(not links or links[-1]["policy"] == digest(keyring["policy"]), "policy-not-believed")
+    return links
+
+
+def walk(links: list[Json], admins: Json) -> None:
+    trusted, believed = admins, None
+    for link in links:
         if len(have_signed(link, trusted)) >= trusted["threshold"]:
-            believed, trusted = link, link["admins"] or case["admins"]
-    require(believed is links[-1] and believed["policy"] == digest(case["policy"]), "policy-not-believed")
-    return int(before)
+            believed, trusted = link, link["admins"] or admins
+    require(links and believed is links[-1], "policy-not-believed")
+
+
+def believe(case: Json) -> int:
+    links = links_of(case)
+    walk(links, case["admins"])
+    return int(links[-1]["sequence"])
+
+
+def succeed(case: Json) -> int:
+    """found after held, which may be nothing, by admins given at the start, who may be none."""
+    found, held = case["found"], case["held"]
+    links = links_of(found)
+    if case["admins"] is not None:
+        walk(links, case["admins"])
+    number = links[-1]["sequence"] if links else 0
+    later = held and (found["epoch"], found["sequence"]) > (held["epoch"], held["sequence"])
+    if not later or found["domain"] != held["domain"]:
+        return int(number)
+    if (found["policy"], found["chain"]) != (held["policy"], held["chain"]):
+        admins = admins_of(held["policy"])
+        if admins is not None:
+            walk(links, admins)
+        require(number > (read_link(held["chain"][-1])["sequence"] if held["chain"] else 0), "policy-not-believed")
+    return int(number)
 
 
 def describe(change: Json) -> Json:

@@ -14,6 +14,7 @@ from tests.vectors.spec_reference.change import (
     read_change,
     signed,
     signed_bytes_of,
+    succeed,
 )
 from tests.vectors.spec_reference.exchange import answer_challenge, answer_request, hello_of, read_grant
 from tests.vectors.spec_reference.hpke import check_public_key, hpke_open, public_key
@@ -152,6 +153,7 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = {
     "apply": lambda case: check_change(case)["sequence"],
     "chain after": chain_after,
     "believe": believe,
+    "succeed": succeed,
     "greet": hello_of,
     "answer challenge": lambda case: answer_challenge(case, _bytes(case)),
     "answer request": lambda case: answer_request(case, _bytes(case)),

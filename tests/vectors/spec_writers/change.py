@@ -369,6 +369,44 @@ def believe_cases() -> list[Json]:
     ]  # fmt: skip
 
 
+def succeed_cases() -> list[Json]:
+    def state(changes: list[str], text: str, sequence: int, epoch: int = 0, domain: str = DOMAIN) -> Json:
+        return {"domain": domain, "epoch": epoch, "sequence": sequence, "policy": text, "chain": changes}
+
+    def judged(name: str, found: Json, held: Json | None, by: Json | None = None) -> Json:
+        return case(name, "succeed", found=found, held=held, admins=by)
+
+    def refused(name: str, found: Json, held: Json | None, by: Json | None = None) -> Json:
+        return judged(f"does not follow: {name}", found, held, by) | {"error": "policy-not-believed"}
+
+    other_two = chain((P[1], P[3], ["ann", "cy"]), start=ONE)
+    by_owner = chain((OPEN[0], OPEN[1], []))
+    one, two, start = state(ONE, P[1], 2), state(TWO, P[2], 3), state([], OPEN[0], 1)
+    return [
+        judged("a first one, by nobody", two, None),
+        judged("a first one without links, by nobody", start, None),
+        judged("a first one, by admins given at the start", two, None, OLD),
+        judged("a later one", two, one),
+        judged("a later one, by its own admins and those of the start", two, one, OLD),
+        judged("the same in a later keyring, without a walk", state([], P[0], 5), state([], P[0], 1)),
+        judged("the owner's", state(by_owner, OPEN[1], 2), start),
+        judged("an earlier one, which is no extension", one, two),
+        judged("another domain's, whatever is held", one, state(TWO, P[2], 1, domain="00" * 16)),
+        refused("without links, by admins", start, None, OLD),
+        refused("not signed by those of the start", two, one, STRANGERS),
+        refused("not signed by those of the policy held", state(by_owner, OPEN[1], 9), state([], P[0], 1)),
+        refused("an earlier one in a later keyring", state(ONE, P[1], 9), two),
+        refused("an earlier one in a later epoch", state(ONE, P[1], 0, epoch=1), two),
+        refused("another one for the same place", state(other_two, P[3], 9), two),
+        refused("one before all changes, where there are no admins", state([], OPEN[2], 9),
+                state(by_owner, OPEN[1], 2)),
+        refused("links that cannot be read, by nobody", state(["{}"], P[1], 2), None),
+        refused("links of another domain, by nobody", one | {"domain": "00" * 16}, None),
+        refused("links out of order, by nobody", state([TWO[1], TWO[0]], P[1], 3), None),
+        refused("links to another policy, by nobody", one | {"policy": P[2]}, None),
+    ]  # fmt: skip
+
+
 def content() -> Json:
     """The file's content."""
     given: Json = {"sequence": 2, "replaces": P[1]}
@@ -398,6 +436,7 @@ def content() -> Json:
             *apply_cases(),
             *chain_cases(),
             *believe_cases(),
+            *succeed_cases(),
         ],
         {"domain": DOMAIN, "owner": False, "document": FIRST.encode().hex()},
     )  # fmt: skip
