@@ -210,6 +210,15 @@ class Domain(RuleBasedStateMachine):
         """A field of the other in the one."""
         return self.keep(msgspec.structs.replace(one, **{what: getattr(other, what)}))
 
+    @rule(number=numbers, group=groups(), stays=st.booleans(), owner=st.booleans())
+    def transplant(self, number: int, group: Group, *, stays: bool, owner: bool) -> None:
+        """Exactly the next change, under all the signatures that there have ever been."""
+        made = change(
+            last_sequence(self.chain) + 1, self.policy, self.written(number, self.model.group if stays else group)
+        )
+        ever = {signed.key: signed for shown in self.shown for signed in shown.signatures}
+        self.submit(self.keep(msgspec.structs.replace(made, signatures=list(ever.values()))), owner=owner)
+
     @rule(made=documents, at=st.integers(0, 2**16), bit=st.integers(0, 7), owner=st.booleans())
     def flip(self, made: PolicyChange, at: int, bit: int, *, owner: bool) -> None:
         data = bytearray(made.text().encode())

@@ -448,7 +448,9 @@ def test_what_may_follow(found: Held, held: Held | None, root: AdminsTable | Non
 
 NOT_FOLLOWING: Final[dict[str, tuple[Held, Held | None, AdminsTable | None, str]]] = {
     "never signed, by admins": (state([], P[0], 1), None, THREE, "was never signed"),
-    "signed by others than those of the start": (state(LATER, Q[2], 4), state(ONE, P[1], 2), admins(1, ["eve"]), "(change 3)"),
+    "signed by others than those of the start": (
+        state(LATER, Q[2], 4), state(ONE, P[1], 2), admins(1, ["eve"]), "(change 3)",
+    ),
     "not signed by those of the policy held": (
         state(chain((OPEN[0], OPEN[1], []), (OPEN[1], OPEN[2], [])), OPEN[2], 9), state(ONE, P[1], 2), None,
         "is not signed by 2 of the 3",
