@@ -283,21 +283,23 @@ class _Look:
     def _peer(self, host: Address, heard: Heard | None, own: Identity | None) -> Finding:
         if heard is None:
             return Finding(Topic.PEER, State.WARNING, f"{host} does not answer, or has no keyring")
-        if heard.machine is not None and heard.machine == own:
-            advice = "It is no way back from what changes this machine. Name another."
-            return Finding(Topic.PEER, State.WARNING, f"{host} says that it is this very machine", advice)
         says = f"{host} says that it serves domain {heard.hint.domain}, sequence {heard.hint.sequence} (unproved)"
-        if self.domain is None:
+        way, advice = f"peer {host}", ""
+        if heard.machine is not None and heard.machine == own:
+            says = f"{host} says that it is this very machine"
+            way, advice = "", "It is no way back from what changes this machine. Name another."
+        elif self.domain is None:
+            way += ", if its domain is the right one"
             advice = "Whether that is the domain of this machine, nothing here tells: compare the ids."
-            self.ways_back.append(f"peer {host}, if its domain is the right one")
-            return Finding(Topic.PEER, State.WARNING, says, advice)
-        if heard.hint.domain != self.domain:
-            return Finding(Topic.PEER, State.WARNING, says, f"Wanted is domain {self.domain}.")
-        if self.refused:
-            advice = "By the policy in the record here it would refuse this machine."
-            return Finding(Topic.PEER, State.WARNING, says, advice)
-        self.ways_back.append(f"peer {host}")
-        return Finding(Topic.PEER, State.GOOD, says)
+        elif heard.hint.domain != self.domain:
+            way, advice = "", f"Wanted is domain {self.domain}."
+        elif self.refused:
+            way, advice = "", "By the policy in the record here it would refuse this machine."
+        elif self.header is not None and heard.hint.is_after(self.header):
+            advice = "It is at a later state than the record here, perhaps with another policy: start with -i first."
+        if way:
+            self.ways_back.append(way)
+        return Finding(Topic.PEER, State.WARNING if advice else State.GOOD, says, advice)
 
     def recovery(self) -> Iterator[Finding]:
         header = self.header
