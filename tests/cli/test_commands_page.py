@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.processes import ROOT, machines_in
 
-from rkeyserver.cli import appraise, inspect, serve, status
+from rkeyserver.cli import appraise, doctor, inspect, serve, status
 from rkeyserver.cli.main import EXIT_INTERRUPTED
 from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_MACHINE, DEFAULT_OPS, DEFAULT_PORT, Config
 from rkeyserver.errors import EXIT_BUG, EXIT_OK, EXIT_STATUS
@@ -40,6 +40,7 @@ PARSERS = {
     "`rkeyserver inspect`": inspect.parser,
     "`rkeyserver status`": status.parser,
     "`rkeyserver appraise`": appraise.parser,
+    "`rkeyserver doctor`": doctor.parser,
 }
 
 

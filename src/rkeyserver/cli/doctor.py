@@ -8,17 +8,18 @@ import dataclasses
 import json
 from pathlib import Path
 
+from rkeyserver.address import Address
+from rkeyserver.attestation.evidence import Identity
 from rkeyserver.cli import log, talk
 from rkeyserver.cli.command import Parser, Said
 from rkeyserver.clock import Clock
-from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, Config, Options, check_options, make_config, read_file
-from rkeyserver.errors import Misuse, one_line
-from rkeyserver.platforms.interface import Platform
-from rkeyserver.platforms.registry import SIMULATED
+from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, Options, check_options, make_config, read_file
+from rkeyserver.errors import one_line
 from rkeyserver.secret import harden_process
-from rkeyserver.service.compose import open_platform
-from rkeyserver.service.doctor import Examined, State, examine
-from rkeyserver.service.fetch import fetch_hint
+from rkeyserver.service.compose import look_at_platform
+from rkeyserver.service.doctor import Examined, Heard, examine
+from rkeyserver.service.fetch import fetch_claimed, fetch_hint
+from rkeyserver.service.finding import State
 
 _MARKS = {State.GOOD: "ok     ", State.WARNING: "WARNING", State.BAD: "FAILED ", State.UNKNOWN: "-      "}
 
@@ -35,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--keystore", metavar="PATH", help=f"the sealed record (default {DEFAULT_KEYSTORE})")
     made.add_argument("--platform", choices=("sgx", "tpm", "simulated"), help="default: the hardware that is found")
     made.add_argument("--machine", metavar="DIR", help="the simulated processor's state")
+    made.add_argument("--domain", metavar="ID", help="the domain that is wanted here")
+    made.add_argument("--audit", metavar="PATH", help="the audit file (default: beside the keystore)")
+    made.add_argument("--socket", metavar="PATH", help="the owner's socket (default: beside the keystore)")
     made.add_argument("--ops", metavar="HOST:PORT", help=f"the operations listener (default {DEFAULT_OPS})")
     made.add_argument("--config", metavar="FILE", help="the instance's configuration; the command line wins")
     made.add_argument("--json", action="store_true", help="print all of it as JSON")
@@ -53,21 +57,19 @@ def run(found: argparse.Namespace) -> Said:
     config = make_config(Options() if file is None else read_file(Path(file)), check_options(given))
     examined = examine(
         config,
-        _present,
-        ask=lambda host: asyncio.run(fetch_hint(host)),
+        Clock(),
+        look_at_platform,
+        ask=lambda host, own: asyncio.run(_heard(host, own)),
         status=lambda: talk.get(str(config.ops), "/status", "status"),
     )
     return Said(_as_json(examined) if as_json else _as_text(examined), examined.status)
 
 
-def _present(config: Config, clock: Clock) -> Platform:
-    """The machine, if it is there: to look at a simulated one must not make it.
-
-    Raises: Misuse, Corrupt, Unavailable.
-    """
-    if config.platform == SIMULATED and not config.machine.is_dir():
-        raise Misuse(f"There is no simulated machine in {config.machine}.", advice="Name its folder with --machine.")
-    return open_platform(config, clock)
+async def _heard(host: Address, own: Identity | None) -> Heard | None:
+    hint = await fetch_hint(host)
+    if hint is None:
+        return None
+    return Heard(hint, None if own is None else await fetch_claimed(host, own))
 
 
 def _as_json(examined: Examined) -> str:
@@ -77,7 +79,7 @@ def _as_json(examined: Examined) -> str:
 def _as_text(examined: Examined) -> str:
     lines = []
     for one in examined.findings:
-        lines.append(one_line(f"{_MARKS[one.state]} {one.name}: {one.found}"))
+        lines.append(one_line(f"{_MARKS[one.state]} {one.topic}: {one.found}"))
         if one.advice:
             lines.append(one_line(f"        {one.advice}"))
     return "\n".join(lines) + "\n"

@@ -41,6 +41,15 @@ def _advice(found: dict[str, Any]) -> str:
     return f"It was given to {len(found['peers'])}: see by their own status that they have stored it."
 
 
+def _warning(found: dict[str, Any]) -> str:
+    ways = found["ways_back"]
+    if ways["record"]:
+        return f"WARNING: one way back. If this machine or its record is lost, so is the key. {_advice(found)}"
+    if ways["hosts"]:
+        return "WARNING: one way back, the machine that gave the key: do not stop this instance before it has a record."
+    return f"WARNING: no way back. When this instance ends, the key is lost here. {_advice(found)}"
+
+
 def _slot(slot: dict[str, Any]) -> str:
     if slot["type"] == "recovery":
         return f"recovery, {slot['threshold']} of {len(slot['recipients'])}: {', '.join(slot['recipients'])}"
@@ -77,10 +86,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if found["record_problem"]:
         lines.append(f"WARNING: the record cannot be read: {found['record_problem']}")
     if found["domain"] is not None and found["ways_back_total"] <= 1:
-        number = "one" if found["ways_back_total"] else "no"
-        lines.append(
-            f"WARNING: {number} way back. If this machine or its record is lost, so is the key. {_advice(found)}"
-        )
+        lines.append(_warning(found))
+    elif found["domain"] is not None and not ways["hosts"]:
+        # Both are in one file.
+        lines.append("Recovery opens a copy of the record: keep one elsewhere.")
     if found["simulated"]:
         lines.append("SIMULATED: nothing here is protected.")
     return lines

@@ -35,6 +35,7 @@ from rkeyserver.keystore.file_read import (
     mount_point,
     read_if_there,
     read_record,
+    refuse_lost,
     refuse_mount_point,
     resolve,
     warn_if_exposed,
@@ -135,16 +136,7 @@ class FileKeystore:
             return record
         self._lock.check()  # ENOENT also comes from a folder that was removed, or unmounted, since open()
         with step("look for copies kept beside the record", "Nothing was changed.", self._folder):
-            start = self._record.name + KEPT_INFIX
-            traces = sorted(path.name for path in self._folder.iterdir() if path.name.startswith(start))
-        if traces:
-            newest = next(iter(self.kept_names()), traces[-1])
-            raise Corrupt(
-                f"{self._record} is missing, but was there once: beside it lie {', '.join(traces)}.",
-                advice=f"Nothing was changed. Copy the newest ({newest}), or a backup, to {self._record.name}. Or move"
-                " the kept copies elsewhere and fetch the keyring from a running instance with -i HOST and --domain ID."
-                " Only to give its key up for a new domain: move the kept copies and the audit file elsewhere.",
-            )
+            refuse_lost(self._record)
         return None
 
     def check_new(self) -> None:

@@ -168,6 +168,23 @@ def _natural(name: str) -> list[str | int]:
     return [int(part) if number % 2 else part for number, part in enumerate(re.split(r"([0-9]+)", name))]
 
 
+def refuse_lost(record: Path) -> None:
+    """Refuse to take a record that is not there for one that never was, where copies kept beside it show otherwise.
+
+    Raises: Corrupt; OSError if the folder cannot be listed.
+    """
+    start = record.name + KEPT_INFIX
+    traces = sorted(path.name for path in record.parent.iterdir() if path.name.startswith(start))
+    if traces:
+        newest = next(iter(kept_names(record)), traces[-1])
+        raise Corrupt(
+            f"{record} is missing, but was there once: beside it lie {', '.join(traces)}.",
+            advice=f"Nothing was changed. Copy the newest ({newest}), or a backup, to {record.name}. Or move"
+            " the kept copies elsewhere and fetch the keyring from a running instance with -i HOST and --domain ID."
+            " Only to give its key up for a new domain: move the kept copies and the audit file elsewhere.",
+        )
+
+
 def read_record(path: Path) -> bytes:
     """The bytes of the record at `path`, without a lock: whole, since a record is only ever replaced by rename.
 

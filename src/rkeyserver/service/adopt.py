@@ -5,6 +5,7 @@ Design invariants 1, 2 and 7. What is there is one of three: `Nothing`, `Opened`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected
@@ -59,14 +60,15 @@ def look(store: Keystore, sealer: PlatformSealer) -> Own:
         header = parsed.header
         return Opened(open_keyring(parsed, sealer), data)
     except Corrupt as error:
-        return Unopenable(_with_ways_out(error, header, store, sealer.identity()), data, header)
+        return Unopenable(with_ways_out(error, header, store.kept_names(), sealer.identity()), data, header)
 
 
-def _with_ways_out(error: Corrupt, header: Header | None, store: Keystore, here: SealingIdentity) -> Corrupt:
+def with_ways_out(error: Corrupt, header: Header | None, kept: Sequence[str], here: SealingIdentity) -> Corrupt:
+    """The error with the ways there are besides a record that does not open. kept: names of copies, newest first."""
     fetch = Fetch.UNREADABLE
     if header is not None:
         fetch = Fetch.OWN if _is_of(header, here) else Fetch.IN_THE_WAY
-    return Corrupt(error.message, advice=f"{error.advice} {ways_out(store.kept_names(), fetch)}".lstrip())
+    return Corrupt(error.message, advice=f"{error.advice} {ways_out(kept, fetch)}".lstrip())
 
 
 def _is_of(header: Header, here: SealingIdentity) -> bool:

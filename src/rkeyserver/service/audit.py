@@ -172,12 +172,7 @@ class Audit:
 
     def had_a_keyring(self) -> str:
         """The last line of this file by which the instance that wrote it held a keyring; empty if there is none."""
-        found = b""
-        with self._path.open("rb") as file:
-            for line in file:
-                if _HELD.match(line):
-                    found = line
-        return found.decode("ascii", "replace").strip()
+        return had_a_keyring(self._path)
 
     def close(self) -> None:
         """Close the file; nothing can be written any more."""
@@ -198,6 +193,19 @@ def _settle(batch: list[_Waiting], refusal: Unavailable | None) -> None:
             entry.done.set_result(None)
         else:
             entry.done.set_exception(refusal)
+
+
+def had_a_keyring(path: Path) -> str:
+    """The last line of the audit file `path` by which the instance that wrote it held a keyring; empty for none.
+
+    Raises: OSError.
+    """
+    found = b""
+    with path.open("rb") as file:
+        for line in file:
+            if _HELD.match(line):
+                found = line
+    return found.decode("ascii", "replace").strip()
 
 
 def _sync_folder(folder: Path) -> None:

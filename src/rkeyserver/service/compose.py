@@ -58,6 +58,18 @@ def open_platform(config: Config, clock: Clock) -> Platform:
     return SimulatedPlatform.open(config.machine, clock)
 
 
+def look_at_platform(config: Config, clock: Clock) -> Platform:
+    """The same, to look at only: what is not there is not made, and nothing is changed.
+
+    Raises: as open_platform().
+    """
+    name = config.platform or registry.detect()
+    registry.check_built(name)
+    from rkeyserver.platforms.simulated.platform import SimulatedPlatform  # noqa: PLC0415 - as in open_platform()
+
+    return SimulatedPlatform.look(config.machine, clock)
+
+
 def warn_of_memory() -> None:
     """Say so where the kernel does not hide key memory.
 

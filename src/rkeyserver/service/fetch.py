@@ -7,6 +7,7 @@ order.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 from typing import Final
 
@@ -14,8 +15,19 @@ import httpx
 import msgspec
 
 from rkeyserver.address import Address
+from rkeyserver.attestation.evidence import Identity
 from rkeyserver.errors import Reason, Rejected, Unavailable
-from rkeyserver.exchange.messages import MAX_MESSAGE, Challenge, Grant
+from rkeyserver.exchange.messages import (
+    MAX_MESSAGE,
+    PROTOCOL_VERSION,
+    Challenge,
+    ChallengeBody,
+    Grant,
+    Hello,
+    decode,
+    encode,
+    identity_of,
+)
 from rkeyserver.exchange.standby import Asking, Greeting, Received
 from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH, Hint
 from rkeyserver.service.why import why
@@ -101,6 +113,29 @@ async def fetch_hint(host: Address) -> Hint | None:
                     return None
         return msgspec.json.decode(answer, type=Hint) if response.status_code == httpx.codes.OK else None
     except (httpx.TransportError, httpx.InvalidURL, TimeoutError, msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+
+
+async def fetch_claimed(host: Address, own: Identity) -> Identity | None:
+    """Which machine whoever answers at `host` first says that it is; None if nobody does so in time.
+
+    own: who asks. Nothing is proved, and nothing stays of it at the other side.
+    """
+    hello = Hello(
+        version=PROTOCOL_VERSION,
+        instance=secrets.token_bytes(16),
+        platform=own.platform,
+        machine=own.machine,
+        identity=b"",
+    )
+    try:
+        async with (
+            asyncio.timeout(CONNECT_SECONDS),
+            httpx.AsyncClient(base_url=f"http://{host}", trust_env=False, verify=False) as client,  # noqa: S501 - as above
+        ):
+            answer = await _post(client, HELLO_PATH, encode(hello), MAX_MESSAGE[Challenge])
+        return identity_of(decode(decode(answer, Challenge).body, ChallengeBody))
+    except (httpx.TransportError, httpx.InvalidURL, TimeoutError, UnicodeError, _NoAnswer, Rejected):
         return None
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import msgspec
 
 from rkeyserver.keyring.keyring import KeyringHeader
+from rkeyserver.sealing.record import Header
 
 HELLO_PATH: Final = "/v1/hello"
 HAND_OVER_PATH: Final = "/v1/hand-over"
@@ -25,6 +26,6 @@ class Hint(msgspec.Struct, frozen=True):
     epoch: _Count
     sequence: _Count
 
-    def is_after(self, held: KeyringHeader) -> bool:
+    def is_after(self, held: KeyringHeader | Header) -> bool:
         """Whether it is of a later state of the same domain than `held`."""
         return self.domain == held.domain and (self.epoch, self.sequence) > (held.epoch, held.sequence)

@@ -21,6 +21,7 @@ from rkeyserver.platforms.simulated.processor import (
     SEAL_KEY_SIZE,
     KeyPolicy,
     Processor,
+    look_at_processor,
     open_processor,
 )
 from rkeyserver.platforms.simulated.quoting import QuotingEnclave
@@ -48,6 +49,7 @@ class SimulatedPlatform:
     """One simulated machine with this program loaded; implements platforms.interface.Platform.
 
     key_policy: whose sealing key, every image's of this signer (as the SGX SDK's default) or this one's only.
+    keeps: whether what is issued to the machine is kept in its folder.
     """
 
     processor: Processor
@@ -55,6 +57,7 @@ class SimulatedPlatform:
     folder: Path
     clock: Clock
     key_policy: KeyPolicy = KeyPolicy.MRSIGNER
+    keeps: bool = True
     _provisioned: _Provisioned = field(init=False, repr=False)
     _endorsements: bytes = field(init=False, repr=False)
     _quoting: QuotingEnclave = field(init=False, repr=False)
@@ -73,6 +76,15 @@ class SimulatedPlatform:
         """
         enclave = load_signed(running_image())
         return cls(processor=open_processor(machine_dir), enclave=enclave, folder=machine_dir, clock=clock)
+
+    @classmethod
+    def look(cls, machine_dir: Path, clock: Clock) -> Self:
+        """The machine of a folder, if it is there; nothing in the folder is made or changed.
+
+        Raises: Corrupt if image or machine state are damaged; Misuse if there is none.
+        """
+        enclave = load_signed(running_image())
+        return cls(look_at_processor(machine_dir), enclave, folder=machine_dir, clock=clock, keeps=False)
 
     def __post_init__(self) -> None:
         self._provision()
@@ -133,7 +145,8 @@ class SimulatedPlatform:
         kept = self._kept()
         if kept is None:
             kept = self._issued()
-            self._keep(kept)
+            if self.keeps:
+                self._keep(kept)
         self._provisioned = kept
         self._endorsements = msgspec.json.encode(kept.collateral)
         self._quoting = QuotingEnclave(self.processor, kept.pck_chain)

@@ -117,6 +117,24 @@ def open_processor(machine_dir: Path) -> Processor:
     return _parse(path, state)
 
 
+def look_at_processor(machine_dir: Path) -> Processor:
+    """The processor of a machine's folder, if it is there; nothing is made and nothing is changed.
+
+    Raises: Misuse if there is none, or if it cannot be read; Corrupt if its state is damaged.
+    """
+    path = machine_dir / STATE_FILE
+    try:
+        state = _read(path)
+    except OSError as error:
+        raise Misuse(
+            f"The machine folder {machine_dir} cannot be used: {error}.",
+            advice="Run as its owner, or name another folder with --machine.",
+        ) from error
+    if state is None:
+        raise Misuse(f"There is no simulated machine in {machine_dir}.", advice="Name its folder with --machine.")
+    return _parse(path, state)
+
+
 def _read(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:

@@ -1,0 +1,44 @@
+"""What `rkeyserver doctor` says of one thing that it looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """How a finding is to be read."""
+
+    GOOD = "good"
+    WARNING = "warning"
+    BAD = "bad"
+    UNKNOWN = "unknown"
+
+
+class Topic(StrEnum):
+    """What was looked at; docs/operations/doctor.md has a section for each."""
+
+    KEY_MEMORY = "key memory"
+    RECORD = "record"
+    CLOCK = "clock"
+    MACHINE = "machine"
+    OPENS = "opens"
+    ACCEPTED = "accepted"
+    COLLATERAL = "collateral"
+    KEPT_COPIES = "kept copies"
+    AUDIT_FILE = "audit file"
+    OWNER_SOCKET = "owner's socket"
+    INSTANCE = "instance"
+    PEER = "peer"
+    RECOVERY = "recovery"
+    WAYS_BACK = "ways back"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. advice: what to do, empty where nothing is."""
+
+    topic: Topic
+    state: State
+    found: str
+    advice: str = ""

@@ -1,0 +1,101 @@
+"""What a record needs around it: key memory, a clock, an audit file, a place for the owner's socket. Looked at only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from rkeyserver.clock import utc
+from rkeyserver.errors import Misuse, Unavailable
+from rkeyserver.secret import MemoryKind, SecretBytes
+from rkeyserver.service.finding import Finding, State, Topic
+from rkeyserver.service.owner import reachable
+
+AHEAD: Final = 300  # seconds by which another machine's clock may differ without a word
+_AUDIT_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_AS_THE_SERVICE: Final = "Make it writable for the service's user, or name another with {}. Run this as that user."
+
+
+def memory() -> Finding:
+    """Whether the kernel hides key memory.
+
+    Raises: Unavailable if it gives none at all.
+    """
+    with SecretBytes(1) as probe:
+        if probe.kind is MemoryKind.MEMFD_SECRET:
+            return Finding(Topic.KEY_MEMORY, State.GOOD, "hidden from root's readers (memfd_secret)")
+    return Finding(
+        Topic.KEY_MEMORY,
+        State.WARNING,
+        "locked only: root can read it",
+        "Linux 6.5 or later has memfd_secret on; before that, boot with secretmem.enable=1.",
+    )
+
+
+def clock(now: int, written: int) -> Finding:
+    """Whether the clock here can be right. now: what it says; written: when the record was sealed, by its header."""
+    if written <= now + AHEAD:
+        return Finding(Topic.CLOCK, State.GOOD, f"it is {utc(now)} here, after the record was written")
+    return Finding(
+        Topic.CLOCK,
+        State.WARNING,
+        f"it is {utc(now)} here, and the record says that it was written at {utc(written)}",
+        "Set the clock: by one that is behind, evidence and collateral seem to come from the future and are refused.",
+    )
+
+
+def check_audit(path: Path) -> str:
+    """Whether a start could append to the audit file `path`; what is there now.
+
+    Raises: Misuse, Unavailable, as service.audit.Audit.open().
+    """
+    try:
+        fd = os.open(path, _AUDIT_FLAGS)
+    except FileNotFoundError:
+        _require_writable(path.parent, "The folder of the audit file", "--audit")
+        return f"{path} is not there; a start makes it"
+    except OSError as error:
+        raise _unusable("The audit file", path, error.strerror, "--audit") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise Misuse(f"The audit file {path} is no regular file.", advice="Name another with --audit.")
+        if os.pread(fd, 1, 0) not in (b"", b"{", b"\n"):
+            raise Misuse(
+                f"{path} is no audit file: it begins with something else than a line of one.",
+                advice="Name another with --audit.",
+            )
+    finally:
+        os.close(fd)
+    _require_writable(path, "The audit file", "--audit")
+    return f"{path} can be appended to"
+
+
+def check_socket(path: Path) -> str:
+    """Whether a start could make the owner's socket at `path`; what is there now.
+
+    Raises: Misuse, Unavailable, as service.owner.owner_socket().
+    """
+    try:
+        with reachable(path):
+            found = path.lstat()
+    except FileNotFoundError:
+        _require_writable(path.parent, "The folder of the owner's socket", "--socket")
+        return f"{path} is not there; a start makes it"
+    except OSError as error:
+        raise _unusable("The owner's socket", path, error.strerror, "--socket") from error
+    if not stat.S_ISSOCK(found.st_mode):
+        raise Misuse(
+            f"The owner's socket cannot be {path}: there is something else.", advice="Name another with --socket."
+        )
+    return f"{path} is there"
+
+
+def _require_writable(path: Path, what: str, option: str) -> None:
+    if not os.access(path, os.W_OK):
+        raise _unusable(what, path, "not writable for this user" if path.exists() else "not there", option)
+
+
+def _unusable(what: str, path: Path, why: str | None, option: str) -> Unavailable:
+    return Unavailable(f"{what}, {path}, cannot be used: {why}.", advice=_AS_THE_SERVICE.format(option))

@@ -1,0 +1,426 @@
+"""Every finding of the doctor in every state: one place is arranged, and one topic of it looked at."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fakes.keyrings import OTHER_SECRET, SECRET, id_of, keyring_of
+from tests.fakes.machines import NOW, HostTime, machine, set_microcode
+from tests.fakes.platform import FakePlatform
+from tests.fakes.processes import ROOT
+from tests.fakes.sealer import FakeSealer
+from tests.fakes.sharing import InlineSharing
+
+from rkeyserver.address import Address
+from rkeyserver.appraisal.defaults import default_policy
+from rkeyserver.attestation.evidence import Identity
+from rkeyserver.clock import Clock
+from rkeyserver.config import Config
+from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Rejected, RkeyError, Unavailable
+from rkeyserver.keyring.sealed import seal_keyring
+from rkeyserver.platforms.interface import Platform
+from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+from rkeyserver.platforms.simulated.tcb import VALID_FOR
+from rkeyserver.sealing.recovery import Recovery
+from rkeyserver.secret import MemoryKind, SecretBytes
+from rkeyserver.service import surroundings
+from rkeyserver.service.doctor import NO_WAY_BACK, SOON, Examined, Heard, examine
+from rkeyserver.service.finding import Finding, State, Topic
+from rkeyserver.service.routes import Hint
+
+GOOD, WARNING, BAD, UNKNOWN = State
+DOMAIN, OTHER_DOMAIN = id_of(SECRET), id_of(OTHER_SECRET)
+PEER = Address("10.0.0.2", 8888)
+ELSEWHERE = Identity("simulated", "b2" * 16)
+AGE = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+
+
+def heard(domain: str = DOMAIN, machine_: Identity | None = ELSEWHERE) -> Heard:
+    return Heard(Hint(domain=domain, epoch=0, sequence=1), machine_)
+
+
+@dataclass
+class Place:
+    """A machine with a record, and all that is looked at around it: in order, and alone, until a test changes it."""
+
+    folder: Path
+    platform: Platform
+    host: HostTime = field(default_factory=HostTime)
+    config: Config = field(init=False)
+    peers: dict[Address, Heard] = field(default_factory=dict)
+    instance: dict[str, Any] | RkeyError = field(default_factory=lambda: Unavailable("No instance answers."))
+    opens: RkeyError | None = None
+
+    def __post_init__(self) -> None:
+        self.config = Config(keystore=self.folder / "rkey.bin", platform="simulated")
+        self.seal()
+
+    @property
+    def policy(self) -> str:
+        return default_policy("simulated", mrsigner=self.platform.mrsigner, isv_prod_id=self.platform.isv_prod_id).text
+
+    @property
+    def record(self) -> Path:
+        return self.config.keystore
+
+    def seal(
+        self, *, sealer: Platform | None = None, recovery: Recovery | None = None, written: int = NOW, **said: Any
+    ) -> None:
+        keyring = keyring_of(**{"policy": self.policy} | said)
+        self.record.write_bytes(seal_keyring(keyring, sealer or self.platform, now=written, recovery=recovery))
+        keyring.close()
+
+    def set(self, **changes: Any) -> None:
+        self.config = replace(self.config, **changes)
+
+    def has_peer(self, found: Heard | None = None) -> None:
+        self.set(hosts=(PEER,))
+        self.peers[PEER] = found or heard()
+
+    def runs(self, **said: Any) -> None:
+        own = self.platform.attester_identity().machine
+        self.instance = {"role": "standby", "domain": DOMAIN, "sequence": 1, "machine": own} | said
+
+    def examine(self) -> Examined:
+        def open_platform(_config: Config, _clock: Clock) -> Platform:
+            if self.opens is not None:
+                raise self.opens
+            return self.platform
+
+        def status() -> dict[str, Any]:
+            if isinstance(self.instance, RkeyError):
+                raise self.instance
+            return self.instance
+
+        return examine(self.config, Clock(self.host), open_platform, lambda host, _own: self.peers.get(host), status)
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> SimulatedPlatform:
+    return machine(tmp_path_factory.mktemp("machine"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, platform: SimulatedPlatform) -> Place:
+    return Place(tmp_path, platform)
+
+
+def of(examined: Examined, topic: Topic) -> Finding:
+    return next(one for one in examined.findings if one.topic is topic)
+
+
+# Arrangements
+
+
+def _recovery(place: Place) -> None:
+    place.seal(recovery=Recovery(1, (AGE,), InlineSharing()))
+
+
+def _another_machine(place: Place) -> None:
+    place.seal(sealer=FakePlatform())
+
+
+def _kept(place: Place) -> None:
+    (place.folder / "rkey.bin.kept.domain-x.epoch-0.sequence-1").write_bytes(place.record.read_bytes())
+
+
+def _lost(place: Place) -> None:
+    _kept(place)
+    place.record.unlink()
+
+
+def _lost_by_the_audit_file(place: Place) -> None:
+    place.record.unlink()
+    place.config.audit_path.write_text('{"at":"x","event":"mint","verdict":"accepted","domain":"d"}\n')
+
+
+def _never(place: Place) -> None:
+    place.record.unlink()
+
+
+def _damaged(place: Place) -> None:
+    place.record.write_bytes(place.record.read_bytes()[:-1] + b"?")
+
+
+def _no_record(place: Place) -> None:
+    place.record.write_bytes(b"junk")
+
+
+def _no_policy(place: Place) -> None:
+    place.seal(policy="version = 2\n")
+
+
+def _not_accepted(place: Place) -> None:
+    place.seal(policy=place.policy.replace(place.platform.mrsigner, "ab" * 32))
+
+
+def _not_accepted_with_others(place: Place) -> None:
+    policy = place.policy.replace(place.platform.mrsigner, "ab" * 32)
+    place.seal(policy=policy, recovery=Recovery(1, (AGE,), InlineSharing()))
+    place.has_peer()
+
+
+def _audit_is_a_folder(place: Place) -> None:
+    place.config.audit_path.mkdir()
+
+
+def _audit_is_a_link(place: Place) -> None:
+    place.config.audit_path.symlink_to(place.record)
+
+
+def _audit_is_something_else(place: Place) -> None:
+    place.config.audit_path.write_text("no line of one")
+
+
+def _audit_is_there(place: Place) -> None:
+    place.config.audit_path.write_text("{}\n")
+
+
+def _socket_is_there(place: Place) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(place.config.socket_path))
+
+
+def _changed(name: str, make: Callable[[Place], Any]) -> Callable[[Place], None]:
+    return lambda place: setattr(place, name, make(place))
+
+
+def _set(**changes: Any) -> Callable[[Place], None]:
+    return lambda place: place.set(**changes)
+
+
+def _runs(**said: Any) -> Callable[[Place], None]:
+    return lambda place: place.runs(**said)
+
+
+def _peer(found: Heard) -> Callable[[Place], None]:
+    return lambda place: place.has_peer(found)
+
+
+def _this_very_machine(place: Place) -> None:
+    place.has_peer(heard(machine_=place.platform.attester_identity()))
+
+
+def both(*arrange: Callable[[Place], None]) -> Callable[[Place], None]:
+    def all_of(place: Place) -> None:
+        for one in arrange:
+            one(place)
+
+    return all_of
+
+
+def nothing(_place: Place) -> None:
+    pass
+
+
+CORRUPT, MISUSE, REJECTED, UNAVAILABLE = (EXIT_STATUS[kind] for kind in (Corrupt, Misuse, Rejected, Unavailable))
+OK = 0
+Case = tuple[Callable[[Place], None], Topic, State, str, int]
+
+CASES: dict[str, Case] = {
+    "a record": (nothing, Topic.RECORD, GOOD, f"domain {DOMAIN}, epoch 0, sequence 1, written 2026-", NO_WAY_BACK),
+    "no record, and none ever": (_never, Topic.RECORD, BAD, "no trace of one", MISUSE),
+    "no record, but kept copies": (_lost, Topic.RECORD, BAD, "is missing, but was there once", CORRUPT),
+    "no record, but an audit file": (_lost_by_the_audit_file, Topic.RECORD, BAD, "by its audit file", CORRUPT),
+    "something else than a record": (_no_record, Topic.RECORD, BAD, "does not begin with", CORRUPT),
+    "a folder as record": (_set(keystore=Path("/..")), Topic.RECORD, BAD, "names a folder", MISUSE),
+    "a folder that is not there": (_set(keystore=Path("/none/rkey")), Topic.RECORD, BAD, "has no folder", MISUSE),
+    "of the domain that is asked for": (_set(domain=DOMAIN), Topic.RECORD, GOOD, DOMAIN, NO_WAY_BACK),
+    "of another domain": (_set(domain=OTHER_DOMAIN), Topic.RECORD, BAD, f"asks for {OTHER_DOMAIN}", REJECTED),
+    "written before now": (nothing, Topic.CLOCK, GOOD, "after the record was written", NO_WAY_BACK),
+    "written after now": (lambda place: place.seal(written=NOW + 301), Topic.CLOCK, WARNING, "written at", NO_WAY_BACK),
+    "written a little after now": (lambda place: place.seal(written=NOW + 300), Topic.CLOCK, GOOD, "", NO_WAY_BACK),
+    "a simulated machine": (nothing, Topic.MACHINE, WARNING, "simulated ", NO_WAY_BACK),
+    "no machine": (_changed("opens", lambda _: Misuse("no machine")), Topic.MACHINE, BAD, "no machine", MISUSE),
+    "it opens": (nothing, Topic.OPENS, GOOD, "opens here now", NO_WAY_BACK),
+    "not tried without a record": (_never, Topic.OPENS, UNKNOWN, "not tried", MISUSE),
+    "not tried without a machine": (_changed("opens", lambda _: Corrupt("x")), Topic.OPENS, UNKNOWN, "", CORRUPT),
+    "of another machine": (_another_machine, Topic.OPENS, BAD, "sealed by machine a1", CORRUPT),
+    "damaged": (_damaged, Topic.OPENS, BAD, "changed after it was sealed", CORRUPT),
+    "a policy that cannot be read": (_no_policy, Topic.OPENS, BAD, "The record opens; The policy", CORRUPT),
+    "accepted": (nothing, Topic.ACCEPTED, GOOD, "by the domain's policy", NO_WAY_BACK),
+    "not accepted": (_not_accepted, Topic.ACCEPTED, WARNING, "MRSIGNER is", NO_WAY_BACK),
+    "not tried unopened": (_damaged, Topic.ACCEPTED, UNKNOWN, "not tried", CORRUPT),
+    "fresh collateral": (nothing, Topic.COLLATERAL, GOOD, "this machine's is good until", NO_WAY_BACK),
+    "no copies": (nothing, Topic.KEPT_COPIES, GOOD, "none", NO_WAY_BACK),
+    "a copy": (_kept, Topic.KEPT_COPIES, GOOD, "rkey.bin.kept.domain-x", NO_WAY_BACK),
+    "no audit file yet": (nothing, Topic.AUDIT_FILE, GOOD, "a start makes it", NO_WAY_BACK),
+    "an audit file": (_audit_is_there, Topic.AUDIT_FILE, GOOD, "can be appended to", NO_WAY_BACK),
+    "a folder as audit file": (_audit_is_a_folder, Topic.AUDIT_FILE, BAD, "no regular file", MISUSE),
+    "a link as audit file": (_audit_is_a_link, Topic.AUDIT_FILE, BAD, "symbolic links", UNAVAILABLE),
+    "no audit file": (_audit_is_something_else, Topic.AUDIT_FILE, BAD, "is no audit file", MISUSE),
+    "an audit file nowhere": (_set(audit=Path("/none/a")), Topic.AUDIT_FILE, BAD, "/none, .* not there", UNAVAILABLE),
+    "no socket yet": (nothing, Topic.OWNER_SOCKET, GOOD, "a start makes it", NO_WAY_BACK),
+    "a socket": (_socket_is_there, Topic.OWNER_SOCKET, GOOD, "is there", NO_WAY_BACK),
+    "something else": (_set(socket=Path("/etc/passwd")), Topic.OWNER_SOCKET, BAD, "something else", MISUSE),
+    "a socket nowhere": (_set(socket=Path("/none/s")), Topic.OWNER_SOCKET, BAD, "/none, .* not there", UNAVAILABLE),
+    "a socket behind a file": (
+        _set(socket=Path("/etc/passwd/s")), Topic.OWNER_SOCKET, BAD, "Not a directory", UNAVAILABLE
+    ),
+    "a socket with a long name": (_set(socket=Path("/etc", "s" * 120)), Topic.OWNER_SOCKET, BAD, "too long", MISUSE),
+    "no instance": (nothing, Topic.INSTANCE, UNKNOWN, "none answers: No instance", NO_WAY_BACK),
+    "an instance": (_runs(), Topic.INSTANCE, GOOD, "as standby; it serves this domain", NO_WAY_BACK),
+    "one of another machine": (_runs(machine="c3" * 16), Topic.INSTANCE, WARNING, "of machine c3", NO_WAY_BACK),
+    "one without a keyring": (_runs(domain=None), Topic.INSTANCE, WARNING, "no keyring yet", NO_WAY_BACK),
+    "one of another domain": (_runs(domain=OTHER_DOMAIN), Topic.INSTANCE, WARNING, OTHER_DOMAIN, NO_WAY_BACK),
+    "one that is elsewhere": (_runs(sequence=4), Topic.INSTANCE, WARNING, "sequence 4, .* at 1", NO_WAY_BACK),
+    "one that says strange things": (_runs(role=[1], sequence={}), Topic.INSTANCE, WARNING, "", NO_WAY_BACK),
+    "one that outlives its record": (both(_damaged, _runs()), Topic.INSTANCE, WARNING, "does not give", CORRUPT),
+    "one without a record": (both(_never, _runs()), Topic.INSTANCE, WARNING, "does not give", MISUSE),
+    "one without a machine": (
+        both(_runs(), _changed("opens", lambda _: Misuse("x"))), Topic.INSTANCE, WARNING, "does not give", MISUSE
+    ),
+    "no peer named": (nothing, Topic.PEER, UNKNOWN, "none was named", NO_WAY_BACK),
+    "a peer that is silent": (_set(hosts=(PEER,)), Topic.PEER, WARNING, "does not answer", NO_WAY_BACK),
+    "a peer": (_peer(heard()), Topic.PEER, GOOD, rf"serves domain {DOMAIN}, sequence 1 \(unproved\)", OK),
+    "a peer that is ahead": (
+        _peer(Heard(Hint(DOMAIN, 0, 2), ELSEWHERE)), Topic.PEER, WARNING, "sequence 2", OK
+    ),
+    "a peer that does not say who": (_peer(heard(machine_=None)), Topic.PEER, GOOD, DOMAIN, OK),
+    "a peer that is this machine": (_this_very_machine, Topic.PEER, WARNING, "this very machine", NO_WAY_BACK),
+    "a peer of another domain": (_peer(heard(OTHER_DOMAIN)), Topic.PEER, WARNING, OTHER_DOMAIN, NO_WAY_BACK),
+    "a peer that would refuse": (_not_accepted_with_others, Topic.PEER, WARNING, "serves domain", NO_WAY_BACK),
+    "a peer of who knows what": (both(_no_record, _peer(heard())), Topic.PEER, WARNING, "unproved", CORRUPT),
+    "a peer of the wanted domain": (
+        both(_no_record, _peer(heard()), _set(domain=DOMAIN)), Topic.PEER, GOOD, "unproved", CORRUPT
+    ),
+    "no recovery": (nothing, Topic.RECOVERY, WARNING, "none: if every machine is lost", NO_WAY_BACK),
+    "recovery": (_recovery, Topic.RECOVERY, GOOD, "1 of 1 recipients", OK),
+    "recovery of who knows what": (_no_record, Topic.RECOVERY, UNKNOWN, "not known", CORRUPT),
+    "recovery elsewhere only": (_not_accepted_with_others, Topic.RECOVERY, WARNING, "1 of 1", NO_WAY_BACK),
+    "no way back": (nothing, Topic.WAYS_BACK, BAD, "nothing would open the domain here", NO_WAY_BACK),
+    "no way back to where it is refused": (_not_accepted, Topic.WAYS_BACK, BAD, "nothing would", NO_WAY_BACK),
+    "one way back": (_recovery, Topic.WAYS_BACK, GOOD, "it back: 1 of 1 recovery recipients", OK),
+    "two ways back": (
+        both(_recovery, _peer(heard())), Topic.WAYS_BACK, GOOD, "peer 10.0.0.2:8888 or 1 of 1 recovery recipients", OK
+    ),
+    "no way back any more": (_damaged, Topic.WAYS_BACK, BAD, "nothing that was looked at", CORRUPT),
+    "a way back now": (both(_damaged, _peer(heard())), Topic.WAYS_BACK, WARNING, "peer 10.0.0.2:8888", CORRUPT),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_finding(place: Place, case: Case) -> None:
+    arrange, topic, state, says, status = case
+    arrange(place)
+    before = {path: path.read_bytes() for path in place.folder.iterdir() if path.is_file()}
+    examined = place.examine()
+    found = of(examined, topic)
+    assert found.state is state, found
+    assert re.search(says, found.found), found
+    assert examined.status == status, examined
+    assert {path: path.read_bytes() for path in place.folder.iterdir() if path.is_file()} == before
+
+
+def test_every_state_of_every_topic_is_in_the_table() -> None:
+    found = {(topic, state) for _, topic, state, _, _ in CASES.values()}
+    assert found == {
+        *((topic, GOOD) for topic in Topic if topic not in {Topic.KEY_MEMORY, Topic.MACHINE}),
+        *((topic, BAD) for topic in (Topic.RECORD, Topic.MACHINE, Topic.OPENS, Topic.AUDIT_FILE)),
+        *((topic, BAD) for topic in (Topic.OWNER_SOCKET, Topic.WAYS_BACK)),
+        *((topic, WARNING) for topic in (Topic.CLOCK, Topic.MACHINE, Topic.ACCEPTED, Topic.INSTANCE, Topic.PEER)),
+        *((topic, WARNING) for topic in (Topic.RECOVERY, Topic.WAYS_BACK)),
+        *((topic, UNKNOWN) for topic in (Topic.OPENS, Topic.ACCEPTED, Topic.INSTANCE, Topic.PEER, Topic.RECOVERY)),
+    }, "but for those that have a test of their own below"
+
+
+@pytest.mark.parametrize(("kind", "state"), [(MemoryKind.MEMFD_SECRET, GOOD), (MemoryKind.LOCKED, WARNING)])
+def test_key_memory(place: Place, monkeypatch: pytest.MonkeyPatch, kind: MemoryKind, state: State) -> None:
+    class Probe(SecretBytes):
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            self.kind = kind
+
+    monkeypatch.setattr(surroundings, "SecretBytes", Probe)
+    assert of(place.examine(), Topic.KEY_MEMORY).state is state
+
+
+@pytest.mark.parametrize(("before", "state"), [(SOON, GOOD), (SOON - 1, WARNING), (3600, WARNING)])
+def test_collateral_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, state: State) -> None:
+    host = HostTime()
+    own = machine(tmp_path / "machine", Clock(host))
+    place = Place(tmp_path, own, host)
+    issued = own._provisioned.issued
+    monkeypatch.setattr(own, "_fresh", lambda _: True)  # it has no way out to fetch new
+    host.now = issued + VALID_FOR - before
+    found = of(place.examine(), Topic.COLLATERAL)
+    assert found.state is state
+    assert f"{before // 86400} days" in found.found
+
+
+def test_after_an_update_of_microcode_it_says_what_changed_and_which_ways_there_are(place: Place) -> None:
+    folder = place.folder / "machine"
+    own = machine(folder)
+    place.platform = own
+    place.seal()
+    _kept(place)
+    place.has_peer()
+    assert place.examine().status == 0
+    set_microcode(folder, bytes(15) + b"\1")
+    place.platform = SimulatedPlatform.look(folder, Clock(place.host))
+    examined = place.examine()
+    opens = of(examined, Topic.OPENS)
+    assert "cpu_svn was" in opens.found
+    assert "rkey.bin.kept.domain-x" in opens.advice
+    assert "start with -i HOST" in opens.advice
+    assert (examined.ways_back, examined.status) == (["peer 10.0.0.2:8888"], CORRUPT)
+
+
+def test_a_record_of_another_machine_is_not_to_be_replaced(place: Place) -> None:
+    place.seal(sealer=FakePlatform(sealer=FakeSealer(platform="simulated", machine="c4" * 16)))
+    assert "move the file and all kept copies elsewhere" in of(place.examine(), Topic.OPENS).advice
+
+
+def test_a_record_that_only_its_user_reads_is_no_damaged_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("rkeyserver.keystore.file_read.os.open", refuse)
+    found = of(place.examine(), Topic.RECORD)
+    assert (found.state, found.advice) == (BAD, "Run this as the user of the service, or as root.")
+
+
+def test_a_folder_that_cannot_be_listed_is_said_to_be_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_record: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    place.record.unlink()
+    monkeypatch.setattr("rkeyserver.service.doctor.refuse_lost", refuse)
+    assert "cannot be listed: Input/output error" in of(place.examine(), Topic.RECORD).found
+
+
+def test_an_audit_file_that_cannot_be_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.config.audit_path.write_text("")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "not writable for this user" in of(place.examine(), Topic.AUDIT_FILE).found
+
+
+def test_where_the_host_is_not_trusted_there_is_no_owner_s_socket(place: Place) -> None:
+    place.platform = Untrusting()
+    place.set(socket=Path("/etc/passwd"))
+    examined = place.examine()
+    assert Topic.OWNER_SOCKET not in [one.topic for one in examined.findings]
+    assert of(examined, Topic.MACHINE).state is GOOD
+
+
+class Untrusting(FakePlatform):
+    trusts_host = False
+    simulated = False
+
+
+def test_the_first_failure_gives_the_exit_status(place: Place) -> None:
+    _damaged(place)
+    _audit_is_a_folder(place)
+    assert place.examine().status == CORRUPT
+
+
+def test_the_page_has_every_topic_in_order() -> None:
+    page = (ROOT / "docs" / "operations" / "doctor.md").read_text()
+    assert [line[4:-1] for line in page.splitlines() if line.startswith("## `")] == [str(topic) for topic in Topic]
