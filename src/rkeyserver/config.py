@@ -27,7 +27,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 PathText = Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\0]+\Z")]
 # A list that a template left empty is a mistake: no hosts would make a primary of a standby.
 Addresses = Annotated[list[str], msgspec.Meta(min_length=1)]
-_PATHS: Final = frozenset({"keystore", "machine", "audit", "policy", "admins", "socket", "change"})
+_PATHS: Final = frozenset(
+    {"keystore", "machine", "audit", "policy", "admins", "socket", "change", "pccs_ca", "collateral"}
+)
 DomainId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
@@ -41,6 +43,8 @@ class Config:
     change: what it does to the policy in it. listen: where peers connect. platform: None to detect hardware.
     machine: the simulated processor's folder. ops: the operations listener. audit: the audit file. policy: of a new
     domain, or what a joiner goes by. admins: who has to have signed what a joiner believes. socket: for the owner.
+    pccs: base URL of the service that collateral is fetched from, None for none. pccs_ca: the CA of its certificate,
+    None for the public ones. collateral: the file that collateral is held in.
     """
 
     hosts: tuple[Address, ...] = ()
@@ -58,7 +62,15 @@ class Config:
     policy: Path | None = None
     admins: Path | None = None
     socket: Path | None = None
+    pccs: str | None = None
+    pccs_ca: Path | None = None
+    collateral: Path | None = None
     log_level: str = "info"
+
+    @property
+    def collateral_path(self) -> Path:
+        """The file that collateral is held in: as given, or beside the keystore."""
+        return self.collateral or self.keystore.with_name(self.keystore.name + ".collateral.json")
 
     @property
     def audit_path(self) -> Path:
@@ -90,6 +102,9 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     policy: PathText | None = None
     admins: PathText | None = None
     socket: PathText | None = None
+    pccs: str | None = None
+    pccs_ca: PathText | None = None
+    collateral: PathText | None = None
     log_level: LogLevel | None = None
 
 
@@ -167,7 +182,7 @@ def make_config(file: Options, command_line: Options) -> Config:
         changes[name] = Path(value) if name in _PATHS else value
     config = replace(Config(), **changes)  # type: ignore[arg-type]  # msgspec has checked every value's type
     _check(config, ported=ported)
-    return config
+    return _with_pccs(config)
 
 
 def _check(config: Config, *, ported: bool) -> None:
@@ -192,3 +207,31 @@ def _check(config: Config, *, ported: bool) -> None:
         raise Misuse(
             "--change goes with --recover.", advice="A running instance takes a change by `rkeyserver policy apply`."
         )
+
+
+def _with_pccs(config: Config) -> Config:
+    if config.pccs is not None:
+        return replace(config, pccs=check_pccs(config.pccs))
+    if config.pccs_ca is not None:
+        raise Misuse("--pccs-ca names the CA of a PCCS; no PCCS is given.", advice="Add --pccs URL.")
+    return config
+
+
+def check_pccs(url: str) -> str:
+    """The base URL of a PCCS, without a slash at its end.
+
+    Raises: Misuse for anything but https://HOST[:PORT]/PATH.
+    """
+    from urllib.parse import urlsplit  # noqa: PLC0415 - only who names one needs it
+
+    try:
+        found = urlsplit(url)
+        good = found.scheme == "https" and found.hostname and found.port != 0 and "@" not in found.netloc
+    except ValueError:
+        good = False
+    if not good or not url.isascii() or not url.isprintable() or set(url) & set(" ?#\\"):
+        raise Misuse(
+            f"The PCCS is {url!r}; wanted is a URL like https://pccs.example:8081/sgx/certification/v4.",
+            advice="It is asked over https only, and its certificate is always verified: --pccs-ca names a private CA.",
+        )
+    return url.rstrip("/")

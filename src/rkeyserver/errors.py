@@ -76,6 +76,7 @@ class Reason(StrEnum):
     REQUEST_EXPIRED = "request-expired"
     NOT_A_SHARE = "not-a-share"
     SHARE_GIVEN_TWICE = "share-given-twice"
+    COLLATERAL_EXPIRED = "collateral-expired"
 
 
 class Rejected(RkeyError):
@@ -89,9 +90,18 @@ class Rejected(RkeyError):
 
 
 class Unavailable(RkeyError):
-    """Not now: a peer, a lock or a resource is missing. Trying again may help."""
+    """Not now: a peer, a lock or a resource is missing. Trying again may help.
+
+    reason: a name of its own where an operator has to tell this from everything else that is missing; retry_after:
+    the seconds that the other side asks to wait.
+    """
 
     code = "unavailable"
+
+    def __init__(self, message: str, *, advice: str = "", reason: Reason | None = None, retry_after: float = 0) -> None:
+        super().__init__(message, advice=advice)
+        self.reason = reason
+        self.retry_after = retry_after
 
 
 class Corrupt(RkeyError):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.processes import ROOT, machines_in
 
-from rkeyserver.cli import appraise, doctor, inspect, serve, status
+from rkeyserver.cli import appraise, collateral, doctor, inspect, serve, status
 from rkeyserver.cli.main import EXIT_INTERRUPTED
 from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_MACHINE, DEFAULT_OPS, DEFAULT_PORT, Config
 from rkeyserver.errors import EXIT_BUG, EXIT_OK, EXIT_STATUS
@@ -41,6 +41,9 @@ PARSERS = {
     "`rkeyserver status`": status.parser,
     "`rkeyserver appraise`": appraise.parser,
     "`rkeyserver doctor`": doctor.parser,
+    "`rkeyserver collateral fetch`": lambda: collateral.parsers()["fetch"],
+    "`rkeyserver collateral show`": lambda: collateral.parsers()["show"],
+    "`rkeyserver collateral bundle`": lambda: collateral.parsers()["bundle"],
 }
 
 
@@ -54,9 +57,8 @@ def test_every_option_is_there(section: str, make: object) -> None:
 def test_every_command_is_there() -> None:
     commands = re.findall(r"^\| (`rkeyserver[a-z ]*`) \|", PAGE, re.MULTILINE)
     assert commands == list(PARSERS)
-    assert re.findall(r"^  rkeyserver (\w+)", serve.EPILOG, re.MULTILINE) == [
-        command.strip("`").split()[1] for command in commands[1:]
-    ]
+    families = [command.strip("`").split()[1] for command in commands[1:]]
+    assert re.findall(r"^  rkeyserver (\w+)", serve.EPILOG, re.MULTILINE) == list(dict.fromkeys(families))
 
 
 def test_defaults() -> None:

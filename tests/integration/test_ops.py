@@ -76,6 +76,7 @@ def test_status_has_everything(machines: Machines) -> None:
             "hand_overs": handed,
             "refused": {},
             "record_problem": "",
+            "collateral": {"pccs": "", "last_success": None, "last_error": "", "held": []},
             "slots": [{"type": "platform", "platform": "simulated", "policy": "mrsigner"}],
             "ways_back": {"record": 1, "hosts": 1 - handed, "recovery": 0},
             "ways_back_total": 2 - handed,

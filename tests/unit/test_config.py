@@ -65,16 +65,24 @@ SAID: dict[str, tuple[str, object, dict[str, object]]] = {
     "admins": ('"a"', "a", {"admins": Path("a")}),
     "socket": ('"/run/r"', "/run/r", {"socket": Path("/run/r")}),
     "audit": ('"/var/log/a"', "/var/log/a", {"audit": Path("/var/log/a")}),
+    "pccs": ('"https://pccs:8081/v4/"', "https://pccs:8081/v4/", {"pccs": "https://pccs:8081/v4"}),
+    "pccs-ca": ('"ca.pem"', "ca.pem", {"pccs_ca": Path("ca.pem")}),
+    "collateral": ('"/srv/c.json"', "/srv/c.json", {"collateral": Path("/srv/c.json")}),
     "log-level": ('"debug"', "debug", {"log_level": "debug"}),
 }  # fmt: skip
+
+
+NEEDS = {"pccs-ca": ("pccs", "https://pccs")}  # an option that means nothing without another
 
 
 @pytest.mark.parametrize("name", SAID)
 def test_an_option_means_the_same_in_file_and_command_line(tmp_path: Path, name: str) -> None:
     toml, given, becomes = SAID[name]
-    wanted = dataclasses.replace(Config(), **becomes)  # type: ignore[arg-type]  # a table has no narrower type
-    assert from_file(tmp_path, f"{name} = {toml}") == wanted
-    assert from_command_line({name: given}) == wanted
+    needed = dict([NEEDS[name]]) if name in NEEDS else {}
+    wanted = dataclasses.replace(Config(), **becomes, **needed)  # type: ignore[arg-type]  # a table has no narrower type
+    more = "".join(f'{other} = "{value}"\n' for other, value in needed.items())
+    assert from_file(tmp_path, f"{more}{name} = {toml}") == wanted
+    assert from_command_line({name: given} | needed) == wanted
 
 
 def test_every_option_is_in_the_table() -> None:
@@ -157,6 +165,9 @@ WRONG: dict[str, list[object]] = {
     "policy": ["", 0, "/a\0b"],
     "admins": ["", 0, ["a"]],
     "socket": ["", True, "/a\0b"],
+    "pccs": ["", 0, ["https://pccs"], "http://pccs", "pccs:8081"],
+    "pccs-ca": ["", 0, True, "/a\0b", "ca.pem"],
+    "collateral": ["", 0, "/a\0b"],
     "log-level": ["", "DEBUG", "trace", "warn", 10],
 }
 CASES = [(name, value) for name, values in WRONG.items() for value in values]
@@ -276,3 +287,50 @@ def test_a_value_at_its_edge_is_taken(name: str, value: object, field: str, beco
 def test_a_configuration_does_not_change() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().once = True  # type: ignore[misc]  # that is what is tried
+
+
+NO_PCCS = (
+    "http://pccs:8081/sgx/certification/v4",
+    "HTTP://pccs",
+    "pccs:8081",
+    "pccs",
+    "",
+    "https://",
+    "https:///path",
+    "https://user:secret@pccs/",
+    "https://pccs/?ca=platform",
+    "https://pccs/#part",
+    "https://pccs/a b",
+    "https://pccs:0/",
+    "https://pccs:port/",
+    "https://pccs:99999/",
+    "https://[::1/",
+    "https://pccs/\n",
+    "https://pccs\\evil/",
+    "https://pcc\u015b/",
+    "file:///etc/passwd",
+)
+
+
+@pytest.mark.parametrize("url", NO_PCCS)
+def test_a_pccs_is_asked_over_https_only(url: str) -> None:
+    with pytest.raises(Misuse, match="https"):
+        from_command_line({"pccs": url})
+
+
+@pytest.mark.parametrize(
+    "url", ["https://pccs", "https://127.0.0.1:8081/sgx/certification/v4", "https://[::1]:8081/v4"]
+)
+def test_what_a_pccs_may_be(url: str) -> None:
+    assert from_command_line({"pccs": url}).pccs == url
+    assert from_command_line({"pccs": url + "/"}).pccs == url
+
+
+def test_a_ca_without_a_pccs_is_a_mistake() -> None:
+    with pytest.raises(Misuse, match="no PCCS is given"):
+        from_command_line({"pccs-ca": "ca.pem"})
+
+
+def test_collateral_is_held_beside_the_keystore() -> None:
+    assert Config().collateral_path == Path("/etc/rkey.bin.collateral.json")
+    assert Config(collateral=Path("x")).collateral_path == Path("x")

@@ -61,7 +61,12 @@ def test_every_failure_is_a_reason_or_a_kind() -> None:
 
 
 # What the formats can refuse for, less what needs a whole instance or a peer.
-BEYOND_VECTORS: Final = {Reason.NOT_AN_EXTENSION, Reason.REFUSED_BY_PEER, Reason.SHARE_GIVEN_TWICE}
+BEYOND_VECTORS: Final = {
+    Reason.NOT_AN_EXTENSION,
+    Reason.REFUSED_BY_PEER,
+    Reason.SHARE_GIVEN_TWICE,
+    Reason.COLLATERAL_EXPIRED,
+}
 
 
 def test_every_reason_has_a_negative_vector() -> None:

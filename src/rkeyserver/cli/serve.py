@@ -18,6 +18,7 @@ commands:
   rkeyserver inspect [PATH]   print a record's readable header, on any machine
   rkeyserver status [--json]  ask a running instance what it is
   rkeyserver appraise QUOTE   is this SGX quote genuine, would a policy accept it, and why
+  rkeyserver collateral ...   fetch what quotes are verified with, look at it, carry it to another machine
   rkeyserver doctor           does the record open here, and what would open it after an update
   rkeyserver identity         print the line by which a policy names this machine
   rkeyserver policy ...       show the policy of a running instance, and change it
@@ -57,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--admins", metavar="FILE", help="the admins of a new domain; with -i who must have signed its policy")
     add("--socket", metavar="PATH", help="where the owner changes the policy (default: beside the keystore)")
+    add("--pccs", metavar="URL", help="the service that collateral is fetched from (https only)")
+    add("--pccs-ca", metavar="FILE", help="the CA of its certificate, PEM (default: the public ones)")
+    add("--collateral", metavar="FILE", help="the collateral that is held (default: beside the keystore)")
     add("--config", metavar="FILE", help="TOML with the long options' names; the command line wins")
     add("--log-level", choices=LOG_LEVELS, help="default info")
     add("--version", action="version", version=f"rkeyserver {__version__}")

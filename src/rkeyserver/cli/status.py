@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import Any, Final
 
 from rkeyserver.cli import talk
 from rkeyserver.cli.command import Parser, Said, add_ops
 from rkeyserver.errors import Unavailable, one_line
+
+WARN_DAYS: Final = 7
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,6 +58,24 @@ def _slot(slot: dict[str, Any]) -> str:
     return f"{slot['platform']}, key {slot['policy']}"
 
 
+def _collateral(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for one in found["held"]:
+        days, own = one["days_left"], "this machine's" if one["own"] else "others'"
+        lines.append(
+            f"collateral   {own} (FMSPC {one['fmspc']}, {one['ca']} CA): issued {one['issued']}, "
+            f"expires {one['expires']}, {days:.1f} days left, from {one['source']}"
+        )
+        if one["own"] and days < WARN_DAYS:
+            what = "expires soon" if days >= 0 else "HAS EXPIRED: this machine can hand over no key"
+            lines.append(f"WARNING: the collateral of this machine {what}.")
+    if found["pccs"]:
+        lines.append(f"PCCS         {found['pccs']}, last answered {found['last_success'] or 'never since the start'}")
+    if found["last_error"]:
+        lines.append(f"WARNING: the last fetch failed: {found['last_error']}")
+    return lines
+
+
 def _lines(found: dict[str, Any]) -> list[str]:
     ways = found["ways_back"]
     lines = [
@@ -83,6 +103,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"RECOVERING: {progress['shares']} of {progress['threshold']} shares are here.")
     if found["domain"] is not None and not ways["recovery"]:
         lines.append("No recovery: nobody but its machines can bring the key back.")
+    lines += _collateral(found["collateral"])
     if found["record_problem"]:
         lines.append(f"WARNING: the record cannot be read: {found['record_problem']}")
     if found["domain"] is not None and found["ways_back_total"] <= 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Final
 
+from rkeyserver.attestation.sgx.anchors import TrustAnchor
 from rkeyserver.errors import Misuse
 from rkeyserver.platforms.interface import VerifyFunction
 
@@ -14,6 +15,8 @@ SIMULATED: Final = "simulated"
 PLATFORMS: Final = ("sgx", "tpm", SIMULATED)
 
 _VERIFIERS: Final = {SIMULATED: "rkeyserver.platforms.simulated.anchor:verify"}
+
+_ANCHORS: Final = {SIMULATED: "rkeyserver.platforms.simulated.anchor:SIMULATED_ROOT"}
 
 _HARDWARE: Final = {
     "sgx": ("/dev/attestation/attestation_type", "/dev/sgx_enclave", "/dev/sgx/enclave"),
@@ -56,4 +59,14 @@ def load_verifier(name: str) -> VerifyFunction:
     """
     check_built(name)
     found: VerifyFunction = resolve_name(_VERIFIERS[name])
+    return found
+
+
+def load_anchor(name: str) -> TrustAnchor:
+    """The trust anchor of platform `name`.
+
+    Raises: Misuse if the platform is not built.
+    """
+    check_built(name)
+    found: TrustAnchor = resolve_name(_ANCHORS[name])
     return found

@@ -19,6 +19,7 @@ from typing import Final
 from rkeyserver.address import Address
 from rkeyserver.appraisal.change import Held
 from rkeyserver.appraisal.policy import Policy
+from rkeyserver.attestation.evidence import Attester
 from rkeyserver.clock import Clock
 from rkeyserver.config import Config
 from rkeyserver.errors import Misuse
@@ -32,13 +33,16 @@ from rkeyserver.secret import MemoryKind, SecretBytes, harden_process
 from rkeyserver.service.adopt import look
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.given import Given
-from rkeyserver.service.instance import Instance, Role
+from rkeyserver.service.held import HeldCollateral
+from rkeyserver.service.instance import Instance, Role, no_collateral
 from rkeyserver.service.owner import owner_socket
 from rkeyserver.service.recover import Recoverer, look_for_recovery
+from rkeyserver.service.refresh import Refresher
 from rkeyserver.service.serve import Afterwards, open_sockets, serve
 from rkeyserver.service.sharing import ProcessSharing
 from rkeyserver.service.start import Joiner, start_primary, start_standby
 from rkeyserver.service.verification import VerifierPool
+from rkeyserver.service.vouching import AttesterWithHeld, VerifierWithHeld
 
 MAX_WORKERS: Final = 4
 log = logging.getLogger(__name__)
@@ -104,6 +108,16 @@ class Parts:
     joiner: Joiner
     given: Given
     recoverer: Recoverer
+    refresher: Refresher | None
+
+    def kept_fresh(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """A context in which collateral is kept fresh, where any is held."""
+        return contextlib.nullcontext() if self.refresher is None else self.refresher.running()
+
+    async def before_asking(self) -> None:
+        """Give the first fetch of collateral its time."""
+        if self.refresher is not None:
+            await self.refresher.first()
 
 
 @contextlib.contextmanager
@@ -128,10 +142,11 @@ def assemble(config: Config) -> Iterator[Parts]:
             )
         audit = Audit.open(config.audit_path, clock)
         stack.callback(audit.close)
-        verifiers: dict[str, Verifier] = {platform.name: pool}
+        refresher = _collateral(config, platform, store, pool, clock)
+        verifiers, granting, joining = _with_collateral(platform, pool, refresher)
         own_id = secrets.token_bytes(16)
         granter = Granter(
-            attester=platform, verifiers=verifiers, clock=clock, random=secrets.token_bytes, instance=own_id
+            attester=granting, verifiers=verifiers, clock=clock, random=secrets.token_bytes, instance=own_id
         )
         stack.callback(granter.close)
         instance = Instance(
@@ -144,6 +159,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             sharing=ProcessSharing(),
             say=_say,
             started=clock.now(),
+            collateral=no_collateral if refresher is None else refresher.status,
         )
         stack.callback(instance.close)
         if not platform.trusts_host and (given.policy is not None or given.admins is not None):
@@ -154,7 +170,7 @@ def assemble(config: Config) -> Iterator[Parts]:
 
         def asking(policy: Policy, held: Held | None) -> Asking:
             return Asking(
-                attester=platform,
+                attester=joining,
                 verifiers=verifiers,
                 policy=policy,
                 clock=clock,
@@ -168,8 +184,46 @@ def assemble(config: Config) -> Iterator[Parts]:
             instance,
             Joiner(config, instance, given, asking, random.random),
             given,
-            Recoverer(config, instance, secrets.token_bytes, given.admins, given.change),
+            Recoverer(config, instance, secrets.token_bytes, given.admins, given.change, joining),
+            refresher,
         )
+
+
+def _collateral(
+    config: Config, platform: Platform, store: FileKeystore, pool: VerifierPool, clock: Clock
+) -> Refresher | None:
+    """What holds collateral and keeps it fresh; None where the platform has its own and nobody named another source.
+
+    Raises: Misuse if its file is another one's, or the CA of the PCCS is none.
+    """
+    if config.pccs is None and config.collateral is None and platform.endorsements():
+        return None
+    path = config.collateral_path
+    if store.owns(path) or path.absolute() == config.audit_path.absolute():
+        raise Misuse(
+            f"The collateral file {path} is the audit file, or part of the keystore {config.keystore}.",
+            advice="Nothing was changed. Name another file with --collateral.",
+        )
+    held = HeldCollateral(path, registry.load_anchor(platform.name), platform, clock, pool.hold)
+    held.load()
+    source = None
+    if config.pccs is not None:
+        from rkeyserver.service.pccs import Pccs  # noqa: PLC0415 - 50 ms that a start without one does not need
+
+        source = Pccs(config.pccs, config.pccs_ca)
+        source.tls()
+    return Refresher(held, source, pool, random.random)
+
+
+def _with_collateral(
+    platform: Platform, pool: VerifierPool, refresher: Refresher | None
+) -> tuple[dict[str, Verifier], Attester, Attester]:
+    """Verifiers, and the attesters that grant and that ask."""
+    if refresher is None:
+        return {platform.name: pool}, platform, platform
+    held = refresher.held
+    granting, joining = (AttesterWithHeld(platform, held, asks=asks) for asks in (False, True))
+    return {platform.name: VerifierWithHeld(pool, held)}, granting, joining
 
 
 def _say(text: str) -> None:
@@ -183,26 +237,35 @@ def _say(text: str) -> None:
 
 async def _run(config: Config) -> None:
     with assemble(config) as parts, contextlib.ExitStack() as stack:
-        if config.once:
-            await start_standby(config, parts.instance, parts.joiner)
-            return
-        peers = [stack.enter_context(one) for address in config.listen for one in open_sockets(address)]
-        ops = [stack.enter_context(one) for one in open_sockets(config.ops)]
-        warn_of_readers(ops)
-        # Where the platform does not trust its host, no socket of the host's can be its owner's.
-        trusted = parts.instance.platform.trusts_host
-        owner = [stack.enter_context(owner_socket(config.socket_path))] if trusted else []
-        parts.instance.owner_socket = config.socket_path.absolute() if trusted else None
-        begin = functools.partial(_begin, config, parts)
-        await serve(parts.instance, peers, ops, owner, begin, ops_name=config.ops.host)
+        async with parts.kept_fresh():
+            await _live(config, parts, stack)
+
+
+async def _live(config: Config, parts: Parts, stack: contextlib.ExitStack) -> None:
+    """Fetch once, or serve."""
+    if config.once:
+        await parts.before_asking()
+        await start_standby(config, parts.instance, parts.joiner)
+        return
+    peers = [stack.enter_context(one) for address in config.listen for one in open_sockets(address)]
+    ops = [stack.enter_context(one) for one in open_sockets(config.ops)]
+    warn_of_readers(ops)
+    # Where the platform does not trust its host, no socket of the host's can be its owner's.
+    trusted = parts.instance.platform.trusts_host
+    owner = [stack.enter_context(owner_socket(config.socket_path))] if trusted else []
+    parts.instance.owner_socket = config.socket_path.absolute() if trusted else None
+    begin = functools.partial(_begin, config, parts)
+    await serve(parts.instance, peers, ops, owner, begin, ops_name=config.ops.host)
 
 
 async def _begin(config: Config, parts: Parts) -> Afterwards | None:
     instance = parts.instance
     if config.hosts:
+        await parts.before_asking()
         joined = await start_standby(config, instance, parts.joiner)
         return functools.partial(parts.joiner.follow, joined=joined)
     if config.recover:
+        await parts.before_asking()
         await parts.recoverer.run(look_for_recovery(instance))
         return None
     with instance.deciding("open"):

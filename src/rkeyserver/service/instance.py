@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from rkeyserver import __version__
 from rkeyserver.appraisal.policy import Policy, RecoveryTable, parse_policy
 from rkeyserver.clock import Clock, utc
-from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError
+from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.standby import Received
 from rkeyserver.keyring.keyring import Keyring
@@ -47,7 +47,14 @@ class Role(enum.StrEnum):
 
 def reason_of(error: RkeyError) -> str:
     """The code of a refusal, in audit lines, counters and logs."""
-    return str(error.reason) if isinstance(error, Rejected) else error.code
+    if isinstance(error, Rejected | Unavailable) and error.reason is not None:
+        return str(error.reason)
+    return error.code
+
+
+def no_collateral() -> dict[str, Any]:
+    """The status of an instance that holds none: its platform has its own, and peers send theirs."""
+    return {"pccs": "", "last_success": None, "last_error": "", "held": []}
 
 
 class Recovering(Protocol):
@@ -73,7 +80,7 @@ class Instance:
     """State of one server. `keyring` is None until it was opened, minted or received.
 
     peers: machines that were given the keyring or gave it, and when last. hosts: those that gave it, and so have it;
-    whether one that was given it has stored it, nothing here can tell.
+    whether one that was given it has stored it, nothing here can tell. collateral: what status() says of it.
     """
 
     role: Role
@@ -94,6 +101,7 @@ class Instance:
     told: int = 0
     owner_socket: Path | None = None
     started: int = 0
+    collateral: Callable[[], dict[str, Any]] = no_collateral
 
     def hold(self, keyring: Keyring) -> None:
         """Serve `keyring` from now on; the one before is erased."""
@@ -226,6 +234,7 @@ class Instance:
             "refused": dict(self.refused),
             "peers": {machine: utc(at) for machine, at in self.peers.items()},
             "record_problem": problem,
+            "collateral": self.collateral(),
             "slots": [] if header is None else _slots(header),
             "recovering": None if self.recovering is None else self.recovering.progress,
             "ways_back": ways,

@@ -1,4 +1,4 @@
-"""The operations listener (loopback): whether it is alive, and what it is."""
+"""The operations listener (loopback): whether it is alive, what it is, and its numbers."""
 
 from __future__ import annotations
 
@@ -73,9 +73,19 @@ def make_ops_app(authority: Authority, name: str) -> ASGIApp:
         except RkeyError as error:
             return JSONResponse({"error": error.code, "found": str(error)}, status_code=HTTP_STATUS[type(error)])
 
+    async def metrics(_request: Request) -> Response:
+        from rkeyserver.service.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415 - not before it is asked for
+
+        return Response(exposition(instance.status()), headers={"content-type": CONTENT_TYPE})
+
     async def healthz(_request: Request) -> Response:
         serving = instance.keyring is not None
         return JSONResponse({"serving": serving}, status_code=200 if serving else HTTP_STATUS[Unavailable])
 
-    routes = [Route("/status", status), Route("/healthz", healthz), *policy_routes(authority, owner=False)]
+    routes = [
+        Route("/status", status),
+        Route("/healthz", healthz),
+        Route("/metrics", metrics),
+        *policy_routes(authority, owner=False),
+    ]
     return _Addressed(Router(redirect_slashes=False, routes=routes), name)

@@ -24,6 +24,7 @@ from rkeyserver.appraisal.change import (
 )
 from rkeyserver.appraisal.narrowing import narrows
 from rkeyserver.appraisal.policy import AdminsTable, parse_policy
+from rkeyserver.attestation.evidence import Attester
 from rkeyserver.config import Config
 from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable
 from rkeyserver.exchange.armour import Kind, armour, dearmour, is_armoured
@@ -100,7 +101,7 @@ class Recoverer:
     """Brings a domain back on this instance. random: gives n fresh random bytes.
 
     admins: who must have signed the policy in the record, None where nobody was named. change: what is to be done to
-    that policy before it is judged, None for nothing.
+    that policy before it is judged, None for nothing. attester: of the request, None for the platform itself.
     """
 
     config: Config
@@ -108,6 +109,7 @@ class Recoverer:
     random: Callable[[int], bytes]
     admins: AdminsTable | None = None
     change: PolicyChange | None = None
+    attester: Attester | None = None
 
     async def run(self, own: Own) -> None:
         """Serve from the record if it opens here; else collect shares until it opens, however long that takes.
@@ -122,7 +124,11 @@ class Recoverer:
         with instance.deciding("recover", domain=self.config.domain or ""):
             data, record = self._to_recover(own)
             asking = RecoveryAsking.begin(
-                data, record, attester=instance.platform, random=self.random, now=instance.clock.now()
+                data,
+                record,
+                attester=self.attester or instance.platform,
+                random=self.random,
+                now=instance.clock.now(),
             )
         collected = Collected(asking, instance)
         try:

@@ -17,6 +17,7 @@ from typing import Final, cast
 
 import msgspec
 
+from rkeyserver.attestation.sgx.choose import choose
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.errors import Unavailable
 from rkeyserver.platforms.interface import VerifyFunction
@@ -34,16 +35,21 @@ class InlineVerifier:
 
     def __init__(self, function: VerifyFunction) -> None:
         self._function = function
+        self._held: tuple[bytes, ...] = ()
+
+    def hold(self, held: tuple[bytes, ...]) -> None:
+        """As VerifierPool.hold()."""
+        self._held = held
 
     async def verify(self, evidence: bytes, endorsements: bytes, expected_report_data: bytes, now: int) -> SgxClaims:
         """As exchange.attested.Verifier."""
         await asyncio.sleep(0)  # the loop gets its turn: a storm of joins must not starve the rest
-        return self._function(evidence, endorsements, expected_report_data, now)
+        return self._function(evidence, choose(evidence, endorsements, self._held, now), expected_report_data, now)
 
 
 @dataclass(eq=False)
 class _Worker(asyncio.Protocol):
-    """One process and this end of its socket.
+    """One process and this end of its socket. held: the collateral that it was given to hold.
 
     The loop reads the socket for as long as the process lives: to begin and end waiting for one with each task costs
     more than the task's way through it.
@@ -51,6 +57,7 @@ class _Worker(asyncio.Protocol):
 
     process: subprocess.Popen[bytes]
     channel: socket.socket
+    held: tuple[bytes, ...] = field(default=(), init=False, repr=False)
     _transport: asyncio.WriteTransport | None = field(default=None, init=False)
     _answered: asyncio.Future[None] | None = field(default=None, init=False)
     _data: bytearray = field(default_factory=bytearray, init=False)
@@ -132,6 +139,11 @@ class VerifierPool:
     _idle: asyncio.Queue[_Worker] = field(default_factory=asyncio.Queue, init=False)
     _all: set[_Worker] = field(default_factory=set, init=False)
     _closed: bool = field(default=False, init=False)
+    _held: tuple[bytes, ...] = field(default=(), init=False, repr=False)
+
+    def hold(self, held: tuple[bytes, ...]) -> None:
+        """From now on verify with the newer of what is sent and of `held`: collateral, one for each model."""
+        self._held = held
 
     def start(self) -> None:
         """Start the processes, without waiting for them."""
@@ -148,7 +160,6 @@ class VerifierPool:
 
         Raises: Unavailable if too many wait, or if the process died or hung over it.
         """
-        task = Task(evidence, endorsements, expected_report_data, now)
         if self._waiting >= MAX_WAITING:
             raise Unavailable(f"{MAX_WAITING} verifications are waiting already.")
         self._refill()
@@ -157,7 +168,10 @@ class VerifierPool:
         try:
             async with asyncio.timeout(self.seconds):
                 worker = await self._idle.get()
-                answer = await worker.ask(task)
+                held = self._held
+                given = None if worker.held is held else held
+                answer = await worker.ask(Task(evidence, endorsements, expected_report_data, now, given))
+                worker.held = held
         except TimeoutError as error:
             raise Unavailable(f"The verification took over {self.seconds:.0f} seconds.") from error
         except (OSError, EOFError, *_UNREADABLE) as error:

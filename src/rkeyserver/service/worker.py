@@ -11,11 +11,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from rkeyserver.attestation.evidence import MAX_ENDORSEMENTS, MAX_EVIDENCE
+from rkeyserver.attestation.sgx.bundle import MAX_ENTRIES
+from rkeyserver.attestation.sgx.choose import choose
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.errors import Corrupt, Reason, Rejected, RkeyError
 from rkeyserver.platforms.interface import VerifyFunction
@@ -25,16 +28,20 @@ from rkeyserver.service.background import in_background
 
 LENGTH_SIZE: Final = 4
 MAX_ANSWER: Final = 64 * 1024
-MAX_TASK: Final = MAX_EVIDENCE + MAX_ENDORSEMENTS + 1024
+MAX_TASK: Final = MAX_EVIDENCE + (1 + MAX_ENTRIES) * MAX_ENDORSEMENTS + 1024
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True):
-    """The arguments of a verifier."""
+    """The arguments of a verifier.
+
+    held: the collateral that is held here, from this task on; None for no change, so that it is sent once.
+    """
 
     evidence: bytes
     endorsements: bytes
     expected_report_data: bytes
     now: int
+    held: tuple[bytes, ...] | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -69,10 +76,11 @@ def frame(message: msgspec.Struct) -> bytes:
     return len(data).to_bytes(LENGTH_SIZE, "big") + data
 
 
-def answer(verify: VerifyFunction, task: Task) -> Answer:
-    """Carry out one task."""
+def answer(verify: VerifyFunction, task: Task, held: Sequence[bytes] = ()) -> Answer:
+    """Carry out one task, with the newer of the collateral that was sent and that is `held`."""
     try:
-        return Answer(claims=verify(task.evidence, task.endorsements, task.expected_report_data, task.now))
+        endorsements = choose(task.evidence, task.endorsements, held, task.now)
+        return Answer(claims=verify(task.evidence, endorsements, task.expected_report_data, task.now))
     except (Rejected, Corrupt) as error:
         return Answer(refusal=Refusal.of(error))
 
@@ -83,6 +91,7 @@ def work(channel: socket.socket, verify: VerifyFunction) -> None:
     Raises: EOFError in the middle of a task, msgspec.DecodeError if it is none.
     """
     tasks = msgspec.msgpack.Decoder(Task)
+    held: tuple[bytes, ...] = ()
     # A task is mostly one part: the server writes it at once, and the next one only after the answer.
     buffer = memoryview(bytearray(LENGTH_SIZE + MAX_TASK))
     while True:
@@ -94,7 +103,9 @@ def work(channel: socket.socket, verify: VerifyFunction) -> None:
             if not part:
                 raise EOFError(f"a task that ends after {have} bytes")
             have += part
-        channel.sendall(frame(answer(verify, tasks.decode(buffer[LENGTH_SIZE:have]))))
+        task = tasks.decode(buffer[LENGTH_SIZE:have])
+        held = held if task.held is None else task.held
+        channel.sendall(frame(answer(verify, task, held)))
 
 
 def main(platform: str, fd: int) -> None:

@@ -171,6 +171,8 @@ def test_when_a_crl_was_issued() -> None:
     assert crl_issued(crl(1)) == int(START.timestamp()) + 86_400
     with pytest.raises(ValueError, match="parsing"):
         crl_issued("3000")
+    with pytest.raises(ValueError, match="version"):
+        crl_issued(crl(1).replace("020101", "02010c", 1))
 
 
 OLD = (1, 17)

@@ -20,6 +20,7 @@ import pytest
 import uvloop
 from tests.fakes.claims import CLAIMS
 from tests.fakes.machines import NOW, machine
+from tests.fakes.pccs import issued_at
 from tests.fakes.processes import environment, wait_for_end_of
 
 from rkeyserver.attestation.evidence import MAX_ENDORSEMENTS
@@ -123,6 +124,34 @@ def test_a_refusal_survives_the_trip_and_the_process_goes_on(quoted: Quoted) -> 
             assert (raised.value.message, raised.value.advice) == (inline.value.message, inline.value.advice)
             assert await quoted.by(pool) == quoted.claims
             assert only(pool) == before
+
+    run(check)
+
+
+def test_what_is_held_stands_in_for_what_was_not_sent_or_is_older(quoted: Quoted) -> None:
+    """Every process is given it once: with the first task after it changed, one that was started later too."""
+    newer, later = (msgspec.json.encode(issued_at(NOW - 60, number)) for number in (21, 22))
+
+    async def check() -> None:
+        async with pool_of(1) as pool:
+            inline = InlineVerifier(load_verifier("simulated"))
+            for verifier in (pool, inline):
+                with pytest.raises(Rejected, match="There is no collateral"):
+                    await verifier.verify(quoted.evidence, b"", quoted.report_data, NOW)
+                for held, number in ((newer, 21), (later, 22), (b"", 20)):
+                    verifier.hold((held,) if held else ())
+                    sent = quoted.endorsements
+                    assert (await quoted.by(verifier)).tcb_eval_data_number == number
+                    if held:
+                        found = await verifier.verify(quoted.evidence, b"", quoted.report_data, NOW)
+                        assert found.tcb_eval_data_number == number
+                    assert (await verifier.verify(quoted.evidence, sent, quoted.report_data, NOW)).ppid
+            pool.hold((newer,))
+            assert (await quoted.by(pool)).tcb_eval_data_number == 21
+            os.kill(only(pool), signal.SIGKILL)
+            with pytest.raises(Unavailable, match="died"):
+                await quoted.by(pool)
+            assert (await quoted.by(pool)).tcb_eval_data_number == 21
 
     run(check)
 

@@ -123,7 +123,10 @@ def crl_issued(crl: str) -> int:
 def _crl(crl: str) -> tuple[bytes, int]:
     from cryptography import x509  # noqa: PLC0415 - 25 ms that a start without verification does not need
 
-    parsed = x509.load_der_x509_crl(bytes.fromhex(crl))
+    try:
+        parsed = x509.load_der_x509_crl(bytes.fromhex(crl))
+    except x509.InvalidVersion as error:  # alone of what it raises no ValueError
+        raise ValueError(str(error)) from error
     return parsed.issuer.public_bytes(), int(parsed.last_update_utc.timestamp())
 
 

@@ -34,7 +34,7 @@ REPORT_DATA: Final = HEADER_SIZE + 320
 DEBUG_FLAG: Final = 0x02
 
 _SIGNATURE_DATA: Final = SIGNED_SIZE + 4
-_AUTHENTICATION: Final = _SIGNATURE_DATA + 64 + 64 + REPORT_SIZE + 64
+AUTHENTICATION: Final = _SIGNATURE_DATA + 64 + 64 + REPORT_SIZE + 64
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def view(evidence: bytes) -> UnprovedQuote:
     """
     if len(evidence) > MAX_EVIDENCE:
         raise Rejected(Reason.TOO_LARGE, f"The quote has {len(evidence)} bytes, at most {MAX_EVIDENCE} are read.")
-    if len(evidence) < _AUTHENTICATION + 2:
-        raise Rejected(Reason.MALFORMED, f"The quote has {len(evidence)} bytes, at least {_AUTHENTICATION + 2} wanted.")
+    if len(evidence) < AUTHENTICATION + 2:
+        raise Rejected(Reason.MALFORMED, f"The quote has {len(evidence)} bytes, at least {AUTHENTICATION + 2} wanted.")
     version, key_type, tee_type = struct.unpack_from("<HHI", evidence)
     _want("version", version, VERSION)
     _want("attestation key type", key_type, ECDSA_P256)
@@ -82,8 +82,8 @@ def require_report_data(evidence: bytes, expected: bytes) -> UnprovedQuote:
 
 
 def _check_certification(evidence: bytes) -> None:
-    (authentication,) = struct.unpack_from("<H", evidence, _AUTHENTICATION)
-    start = _AUTHENTICATION + 2 + authentication
+    (authentication,) = struct.unpack_from("<H", evidence, AUTHENTICATION)
+    start = AUTHENTICATION + 2 + authentication
     if len(evidence) < start + 6:
         raise Rejected(Reason.MALFORMED, f"The quote ends after {len(evidence)} bytes, in its authentication data.")
     kind, size = struct.unpack_from("<HI", evidence, start)

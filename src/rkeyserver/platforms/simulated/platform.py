@@ -11,10 +11,11 @@ from typing import Annotated, Final, Self
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from rkeyserver import files
 from rkeyserver.attestation.evidence import Identity
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.clock import Clock
-from rkeyserver.platforms.simulated import anchor, files, tcb
+from rkeyserver.platforms.simulated import anchor, tcb
 from rkeyserver.platforms.simulated.image import EnclaveIdentity, load_signed, running_image
 from rkeyserver.platforms.simulated.processor import (
     CONFIG_SVN,

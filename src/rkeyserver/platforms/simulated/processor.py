@@ -17,9 +17,9 @@ import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from rkeyserver import files
 from rkeyserver.errors import Corrupt, Misuse, Unavailable
 from rkeyserver.framing import framed
-from rkeyserver.platforms.simulated import files
 from rkeyserver.platforms.simulated.image import EnclaveIdentity
 from rkeyserver.platforms.simulated.keys import ec_key_of
 from rkeyserver.platforms.simulated.tcb import CURRENT_CPU_SVN, CURRENT_PCE_SVN

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rkeyserver.platforms.simulated import files
+from rkeyserver import files
 
 WRITERS: dict[str, Callable[[Path, bytes], object]] = {"create": files.create, "replace": files.replace}
 

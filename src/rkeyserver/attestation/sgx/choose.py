@@ -1,0 +1,47 @@
+"""Which collateral a quote is verified with: of each part the newer one of what was sent and what is held here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from rkeyserver.attestation.sgx.collateral import decode, fmspc, newer
+from rkeyserver.attestation.sgx.model import model_of
+from rkeyserver.attestation.sgx.parts import describe
+from rkeyserver.clock import utc
+from rkeyserver.errors import Reason, Rejected
+
+_decoded: Final = lru_cache(maxsize=64)(decode)
+
+
+def choose(evidence: bytes, sent: bytes, held: Sequence[bytes], now: int) -> bytes:
+    """Collateral for `evidence` at `now` (seconds since 1970).
+
+    sent: what came with it, perhaps nothing; then what is held for the model that the quote names is taken. What is
+    held and has expired stands in for nothing: it may have a higher evaluation number than what is in force.
+
+    Raises: Rejected (TOO_LARGE, MALFORMED) if `sent` or the quote cannot be read; COLLATERAL_EXPIRED if nothing was
+    sent and what is held has expired.
+    """
+    if all(one == sent for one in held):
+        return sent
+    wanted = fmspc(_decoded(sent)) if sent else model_of(evidence).fmspc
+    for_model = [one for one in held if one != sent and describe(_decoded(one)).model.fmspc == wanted]
+    usable = [one for one in for_model if describe(_decoded(one)).expires >= now]
+    if not sent and for_model and not usable:
+        latest = max(describe(_decoded(one)).expires for one in for_model)
+        raise Rejected(
+            Reason.COLLATERAL_EXPIRED,
+            f"No collateral was sent with the quote, and what is here for FMSPC {wanted} expired at {utc(latest)}; it "
+            f"is now {utc(now)}.",
+            advice="See in `rkeyserver status` why the PCCS gave none, or bring a new bundle, or set the clock.",
+        )
+    if not sent:
+        # Both PCK CAs may certify a model: the CRL of the quote's own one is the one that helps.
+        own = model_of(evidence)
+        usable.sort(key=lambda one: describe(_decoded(one)).model != own)
+    chosen = sent
+    for one in usable:
+        chosen = newer(one, chosen)
+    return chosen

@@ -1,0 +1,61 @@
+"""Attester and verifier with the collateral that is held here. The exchange knows nothing of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from rkeyserver.attestation.evidence import Attester, Identity
+from rkeyserver.attestation.sgx.claims import SgxClaims
+from rkeyserver.errors import Unavailable
+from rkeyserver.exchange.attested import Verifier
+from rkeyserver.service.held import HeldCollateral
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AttesterWithHeld:
+    """A platform as an attester whose endorsements are what is held.
+
+    asks: whether it is the standby's. That one may send none where its own has expired: its host may hold newer.
+    """
+
+    attester: Attester
+    held: HeldCollateral
+    asks: bool
+
+    def attester_identity(self) -> Identity:
+        """As evidence.Attester."""
+        return self.attester.attester_identity()
+
+    def evidence(self, report_data: bytes) -> bytes:
+        """As evidence.Attester."""
+        return self.attester.evidence(report_data)
+
+    def endorsements(self) -> bytes:
+        """As evidence.Attester.
+
+        Raises: Unavailable (COLLATERAL_EXPIRED).
+        """
+        try:
+            return self.held.for_own_evidence()
+        except Unavailable as error:
+            if not self.asks:
+                raise
+            log.warning("Sent none along, the host may hold newer. %s", error)
+            return b""
+
+
+@dataclass(frozen=True)
+class VerifierWithHeld:
+    """A verifier, given what is held by HeldCollateral.changed; what a verified peer sent is learned."""
+
+    verifier: Verifier
+    held: HeldCollateral
+
+    async def verify(self, evidence: bytes, endorsements: bytes, expected_report_data: bytes, now: int) -> SgxClaims:
+        """As exchange.attested.Verifier."""
+        claims = await self.verifier.verify(evidence, endorsements, expected_report_data, now)
+        self.held.learn(endorsements)
+        return claims

@@ -1,0 +1,225 @@
+"""Collateral with real processes: fetched over real TLS, held on disk, sent along to who has none."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from tests.fakes import no_way_out
+from tests.fakes.pccs import SIMULATED, PccsStandIn, Reply, Tls, honest, issued_at, pccs
+from tests.fakes.processes import ROOT, Machine, Machines, key_proof, rkeyserver
+
+from rkeyserver.attestation.sgx.bundle import Entry, read_bundle, write_bundle
+from rkeyserver.attestation.sgx.collateral import Collateral
+from rkeyserver.clock import Clock
+from rkeyserver.errors import EXIT_STATUS, Rejected
+from rkeyserver.platforms.simulated import tcb
+from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+
+# What a process is started with where nobody issues it collateral.
+OFFLINE: dict[str, Any] = {
+    "under": (sys.executable, "-m", no_way_out.__name__),
+    "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
+}
+NUMBER = 21  # what the service has is a later one than what simulated machines issue themselves
+
+
+def an_hour_ago() -> Collateral:
+    return issued_at(int(time.time()) - 3600, NUMBER)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[PccsStandIn]:
+    with pccs(an_hour_ago(), Tls.make(tmp_path)) as running:
+        yield running
+
+
+def fetching(service: PccsStandIn) -> list[str]:
+    return ["--pccs", service.url, "--pccs-ca", str(service.ca)]
+
+
+def file_of(machine: Machine) -> Path:
+    return machine.keystore.with_name("rkey.bin.collateral.json")
+
+
+def metrics(machine: Machine) -> dict[str, float]:
+    answer = httpx.get(f"http://{machine.ops}/metrics", trust_env=False)
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    lines = [line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+def down(_path: str, _reply: Reply) -> Reply:
+    return Reply(503)
+
+
+DAYS_LEFT = f'rkeyserver_collateral_days_left{{ca="processor",fmspc="{SIMULATED.fmspc}",own="true"}}'
+
+
+def test_a_machine_without_a_way_out_lives_on_what_is_sent_along(machines: Machines, service: PccsStandIn) -> None:
+    host, backup, third = machines("host"), machines("backup"), machines("third")
+    running = host.start(*fetching(service))
+    running.err.wait_for("Fetched collateral for FMSPC")
+    held = host.status()["collateral"]
+    assert (held["pccs"], held["last_error"]) == (service.url, "")
+    assert held["last_success"] is not None
+    ((own,),) = [held["held"]]
+    assert (own["own"], own["evaluation_number"], own["source"]) == (True, NUMBER, service.url)
+    assert 29 < own["days_left"] < 30
+    assert 29 < metrics(host)[DAYS_LEFT] < 30
+    assert time.time() - metrics(host)["rkeyserver_collateral_last_success_timestamp_seconds"] < 60
+
+    # It has none, and nobody issues it any: its own evidence is verified by what the host holds, the host's by what
+    # the host sends along.
+    first = backup.start("-i", host.address, **OFFLINE)
+    assert key_proof(backup) == key_proof(host)
+    (learned,) = backup.status()["collateral"]["held"]
+    assert (learned["own"], learned["evaluation_number"], learned["source"]) == (True, NUMBER, "a peer")
+    assert read_bundle(file_of(backup).read_bytes())[0].collateral == service.collateral
+
+    # The service is gone, and so is the host: what the backup learned outlives both its start and theirs.
+    service.change = down
+    running.stop()
+    first.stop()
+    backup.start(**OFFLINE)
+    third.start("-i", backup.address, **OFFLINE)
+    assert key_proof(third) == key_proof(backup)
+    assert third.status()["collateral"]["held"][0]["evaluation_number"] == NUMBER
+
+
+def test_the_service_is_down_at_a_restart(machines: Machines, service: PccsStandIn) -> None:
+    host, backup, third = machines("host"), machines("backup"), machines("third")
+    running = host.start(*fetching(service))
+    running.err.wait_for("Fetched collateral")
+    running.stop()
+    service.change = down
+    asked = len(service.asked)
+    running = host.start(*fetching(service))
+    backup.start("-i", host.address, **OFFLINE)
+    assert key_proof(backup) == key_proof(host)
+    assert host.status()["collateral"]["held"][0]["source"] == service.url
+    assert len(service.asked) == asked  # what is held is an hour old: nobody is asked before it is time
+
+    # Where it is time, the failure is said, and what is held serves on.
+    running.stop()
+    (entry,) = read_bundle(file_of(host).read_bytes())
+    file_of(host).write_bytes(write_bundle([msgspec.structs.replace(entry, fetched=entry.fetched - 90_000)]))
+    running = host.start(*fetching(service))
+    running.err.wait_for("No new collateral; trying again in about 5 seconds. The PCCS .* answers 503")
+    assert third.run("-i", host.address, "--once", **OFFLINE).status == 0
+    assert "answers 503" in host.status()["collateral"]["last_error"]
+    assert metrics(host)["rkeyserver_collateral_refresh_failing"] == 1
+    said = rkeyserver("status", "--ops", host.ops, cwd=host.folder).out
+    about = rf"^collateral   this machine's \(FMSPC {SIMULATED.fmspc}, processor CA\): .*, (29|30)\.\d days left, from "
+    assert re.search(about, said, re.MULTILINE)
+    assert f"PCCS         {service.url}, last answered never since the start" in said
+    assert "WARNING: the last fetch failed: The PCCS" in said
+
+
+def test_what_has_expired_is_refused_by_name(machines: Machines, service: PccsStandIn) -> None:
+    host, backup = machines("host"), machines("backup")
+    old = issued_at(int(time.time()) - tcb.VALID_FOR - 3600, NUMBER)
+    file_of(host).write_bytes(write_bundle([Entry(SIMULATED.fmspc, SIMULATED.ca, service.url, 0, old)]))
+    service.change = down
+    running = host.start(*fetching(service), "--log-level", "debug")
+    running.err.wait_for("The collateral of this machine expired at .*: it can hand over no key")
+    ended = backup.run("-i", host.address, "--once", "--wait", "0", **OFFLINE)
+    assert (ended.status, backup.keystore.exists()) == (EXIT_STATUS[Rejected], False)
+    running.err.wait_for(r"Refused .*: collateral-expired\. No collateral was sent with the quote, .* expired at")
+    assert host.status()["refused"] == {"collateral-expired": 1}
+    assert metrics(host)['rkeyserver_refused_total{reason="collateral-expired"}'] == 1
+    assert -0.1 < metrics(host)[DAYS_LEFT] < 0
+    said = rkeyserver("status", "--ops", host.ops, cwd=host.folder).out
+    assert "WARNING: the collateral of this machine HAS EXPIRED" in said
+
+    # The service is back: nobody has to start anything again.
+    service.change = honest
+    running.err.wait_for("Fetched collateral")
+    assert backup.run("-i", host.address, "--once", **OFFLINE).status == 0
+
+
+def test_a_peer_brings_what_a_host_lacks(machines: Machines, service: PccsStandIn) -> None:
+    host, backup = machines("host"), machines("backup")
+    old = issued_at(int(time.time()) - tcb.VALID_FOR - 3600, NUMBER)
+    file_of(host).write_bytes(write_bundle([Entry(SIMULATED.fmspc, SIMULATED.ca, service.url, 0, old)]))
+    host.start(**OFFLINE)
+    assert backup.run("-i", host.address, "--once").status == 0
+    assert host.status()["collateral"]["held"][0]["source"] == "a peer"
+
+
+def test_a_standby_waits_for_the_first_answer(machines: Machines, service: PccsStandIn) -> None:
+    host, backup = machines("host"), machines("backup")
+    host.start()  # it issues its own, with a lower number
+    assert backup.run("-i", host.address, "--once", *fetching(service), **OFFLINE).status == 0
+    (entry,) = read_bundle(file_of(backup).read_bytes())
+    assert (entry.source, entry.collateral) == (service.url, service.collateral)
+
+
+def test_a_bundle_is_carried_to_a_machine_without_a_way_out(machines: Machines, service: PccsStandIn) -> None:
+    host, backup, office = machines("host"), machines("backup"), machines("office")
+    (office.folder / "quote").write_bytes(SimulatedPlatform.open(host.processor, Clock()).evidence(bytes(64)))
+    fetched = rkeyserver(
+        *("collateral", "fetch", *fetching(service), "--quote", "quote", "-o", "bundle.json"), cwd=office.folder
+    )
+    assert (fetched.status, fetched.err) == (0, "")
+    host.start("--collateral", str(office.folder / "bundle.json"), **OFFLINE)
+    backup.start("-i", host.address, **OFFLINE)
+    assert key_proof(backup) == key_proof(host)
+    (held,) = host.status()["collateral"]["held"]
+    assert (held["source"], held["own"]) == (service.url, True)
+    assert not file_of(host).exists()
+
+
+def test_a_damaged_file_is_a_warning_and_is_fetched_again(machines: Machines, service: PccsStandIn) -> None:
+    host = machines("host")
+    file_of(host).write_bytes(b"\0" * 4096)
+    running = host.start(*fetching(service))
+    running.err.wait_for("cannot be used: The bundle cannot be read: .* It was set aside as .*damaged")
+    running.err.wait_for("Fetched collateral")
+    assert len(read_bundle(file_of(host).read_bytes())) == 1
+
+
+WRONG: dict[str, tuple[list[str], str]] = {
+    "plain http": (["--pccs", "http://127.0.0.1/sgx/certification/v4"], "It is asked over https only"),
+    "no CA": (["--pccs", "https://127.0.0.1:1", "--pccs-ca", "missing"], "missing, cannot be used: No such file"),
+    "the keystore": (["--collateral", "rkey.bin"], "part of the keystore"),
+    "the keystore's lock": (["--collateral", "rkey.bin.lock"], "part of the keystore"),
+    "the audit file": (["--collateral", "rkey.bin.audit.jsonl"], "is the audit file"),
+}
+
+
+@pytest.mark.parametrize(("words", "says"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_said(machines: Machines, words: list[str], says: str) -> None:
+    host = machines("host")
+    ended = host.run(*words)
+    assert ended.status == 2
+    assert says in ended.err
+    assert not host.keystore.exists()
+
+
+def test_without_any_of_it_nothing_is_held_and_nothing_written(machines: Machines) -> None:
+    host, backup = machines("host"), machines("backup")
+    host.start()
+    assert backup.run("-i", host.address, "--once").status == 0
+    for machine in (host, backup):
+        assert not file_of(machine).exists()
+    assert host.status()["collateral"] == {"pccs": "", "last_success": None, "last_error": "", "held": []}
+    found = metrics(host)
+    assert DAYS_LEFT not in found
+    assert found | {"rkeyserver_key_memory_hidden": 1} == {
+        "rkeyserver_serving": 1,
+        "rkeyserver_peers": 1,
+        "rkeyserver_ways_back": 1,
+        "rkeyserver_key_memory_hidden": 1,
+        "rkeyserver_record_readable": 1,
+        "rkeyserver_hand_overs_total": 1,
+    }
+    assert json.dumps(found)
