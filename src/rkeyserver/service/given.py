@@ -27,13 +27,8 @@ class Given:
     def read(cls, config: Config) -> Self:
         """Read both files.
 
-        Raises: Misuse, naming the file or the option.
+        Raises: Misuse, naming the file.
         """
-        if config.change is not None and not config.recover:
-            raise Misuse(
-                "--change is for --recover, which was not said.",
-                advice="At a running primary it is: rkeyserver policy apply CHANGE",
-            )
         return cls(
             policy=_read("policy", config.policy, parse_policy),
             admins=_read("admins", config.admins, parse_admins),

@@ -191,3 +191,42 @@ def test_no_field_is_loosened_by_leaving_it_out_or_empty(keys: dict[str, object]
 def test_claims_of_the_property_are_all_that_a_policy_can_look_at() -> None:
     assert set(FOUND) < set(SgxClaims.__dataclass_fields__)
     assert accepts(policy_with(), CLAIMS)
+
+
+# Recovery recipients
+
+CAROL, DAVE = "age1" + "q" * 58, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDtqJ7zOtqQtYqOo0CpvDXNlMhV3HeJDpjrASKGLWdop"
+
+
+def recovered_by(threshold: int, *recipients: str) -> Policy:
+    """A policy that has these recipients; for none, one without the table."""
+    keys = ", ".join(f'"{one}"' for one in recipients)
+    added = f"\n[recovery]\nthreshold = {threshold}\nrecipients = [{keys}]\n" if recipients else ""
+    return parse_policy(policy_with().text + added)
+
+
+RECIPIENTS: dict[str, tuple[Policy, Policy, list[str], list[str]]] = {
+    "a recipient taken out": (
+        recovered_by(1, CAROL, DAVE), recovered_by(1, DAVE),
+        [f"[recovery] recipients: {CAROL} is none any more."], [],
+    ),
+    "the table taken out": (
+        recovered_by(1, CAROL), recovered_by(0), ["[recovery] recipients: there are none any more."], [],
+    ),
+    "the threshold raised": (
+        recovered_by(1, CAROL, DAVE), recovered_by(2, CAROL, DAVE),
+        ["[recovery] threshold: 1 of them were enough, now it takes 2."], [],
+    ),
+    "a recipient in another's place": (
+        recovered_by(1, CAROL), recovered_by(1, DAVE),
+        [f"[recovery] recipients: {CAROL} is none any more."], [f"[recovery] recipients: {DAVE} is none any more."],
+    ),
+    "a name changed": (recovered_by(1, DAVE), recovered_by(1, f"{DAVE} dave@home"), [], []),
+    "the order changed": (recovered_by(1, CAROL, DAVE), recovered_by(1, DAVE, CAROL), [], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "said", "back"), RECIPIENTS.values(), ids=RECIPIENTS)
+def test_fewer_can_bring_it_back(old: Policy, new: Policy, said: list[str], back: list[str]) -> None:
+    assert narrows(old, new) == said
+    assert narrows(new, old) == back
