@@ -451,8 +451,6 @@ def test_hints_that_lie_cost_a_question_now_and_then_and_change_nothing(machines
         assert standby.record == before
         assert standby.audit() == lines
         assert running.out.text.count("Successfully received") == 1
-        until(lambda: asked.count("hint") >= 4, "hints are read on")
-        assert asked.count("hello") <= asked.count("hint")
         # Nobody else is believed the less.
         done(told(host, "apply", written(host, "change.json", done(told(host, "propose")))))
         until(lambda: sequence(standby) == 2, "the standby follows")
