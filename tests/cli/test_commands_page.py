@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from tests.fakes.processes import ROOT, machines_in
 
-from rkeyserver.cli import appraise, collateral, doctor, inspect, serve, status
+from rkeyserver.cli import appraise, collateral, doctor, identity, inspect, policy, recovery, serve, status
 from rkeyserver.cli.main import EXIT_INTERRUPTED
 from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_MACHINE, DEFAULT_OPS, DEFAULT_PORT, Config
 from rkeyserver.errors import EXIT_BUG, EXIT_OK, EXIT_STATUS
@@ -35,15 +36,33 @@ def named(action: argparse.Action) -> str:
     return names[:-1] + f" {takes}`" if takes else names
 
 
+def command(module: ModuleType, name: str) -> Callable[[], argparse.ArgumentParser]:
+    """One of the commands of a family."""
+
+    def make() -> argparse.ArgumentParser:
+        (choice,) = (one for one in module.parser()._actions if isinstance(one, argparse._SubParsersAction))
+        found = choice.choices[name]
+        assert isinstance(found, argparse.ArgumentParser)
+        return found
+
+    return make
+
+
 PARSERS = {
     "`rkeyserver`": serve.parser,
     "`rkeyserver inspect`": inspect.parser,
     "`rkeyserver status`": status.parser,
     "`rkeyserver appraise`": appraise.parser,
-    "`rkeyserver doctor`": doctor.parser,
     "`rkeyserver collateral fetch`": lambda: collateral.parsers()["fetch"],
     "`rkeyserver collateral show`": lambda: collateral.parsers()["show"],
     "`rkeyserver collateral bundle`": lambda: collateral.parsers()["bundle"],
+    "`rkeyserver doctor`": doctor.parser,
+    "`rkeyserver identity`": identity.parser,
+    **{
+        f"`rkeyserver policy {name}`": command(policy, name)
+        for name in ("show", "admit", "remove", "propose", "sign", "apply")
+    },
+    **{f"`rkeyserver recovery {name}`": command(recovery, name) for name in ("show", "verify", "contribute", "amend")},
 }
 
 

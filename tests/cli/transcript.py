@@ -117,6 +117,7 @@ class Player:
             (r"\bprocess \d+\b", "process PID"),
             (r"(?<=Asking again in )[\d.]+", "SECONDS"),
             (r"(?<=Python)/[\d.]+", ""),
+            (r"(?<=ssh-ed25519 )AAAA\S+", "KEY"),
             # How keys lie in memory is the kernel's doing; where it hides them nothing is said of it.
             (r"(?<=^key memory   )(?:memfd_secret|locked)$", "KIND"),
             (r'"memfd_secret",(\s+"key_memory_hidden":) true\b', r'"KIND",\1 HIDDEN'),

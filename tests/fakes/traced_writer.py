@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,10 +72,10 @@ class Run:
         return found[nth - 1]
 
 
-def start(path: Path, *commands: str) -> subprocess.Popen[str]:
+def start(command: Sequence[str]) -> subprocess.Popen[str]:
     """A writer that runs until its first `wait`, and waits there."""
     writer = subprocess.Popen(
-        writer_command(path, *commands),
+        command,
         env=writer_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -112,10 +113,15 @@ def run(path: Path, *commands: str) -> Run:
 
 def traced(path: Path, commands: list[str], injections: list[str], log: Path) -> Run:
     """The writer, traced from its first `wait` on, with `injections` in the syntax of strace's -e."""
+    return traced_command(writer_command(path, *commands), injections, log)
+
+
+def traced_command(command: Sequence[str], injections: list[str], log: Path) -> Run:
+    """Any program that waits as the writer does; otherwise as traced()."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.fail("strace is not installed; without it nothing here is tested (apt-get install strace)")
-    writer = start(path, *commands)
+    writer = start(command)
     expressions = [word for injection in injections for word in ("-e", injection)]
     tracer = subprocess.Popen(
         [strace, "-y", "-s", "64", "-o", str(log), *expressions, "-p", str(writer.pid)],

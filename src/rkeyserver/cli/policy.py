@@ -264,6 +264,7 @@ def _write(file: Path, text: str) -> None:
     beside = file.with_name(f"{file.name}.new") if file.is_file() and not file.is_symlink() else file
     try:
         beside.write_text(text, encoding="utf-8")
-        beside.replace(file)
+        if beside != file:
+            beside.replace(file)
     except OSError as error:
         raise Unavailable(f"{file} cannot be written: {error.strerror}.") from error

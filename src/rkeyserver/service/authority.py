@@ -57,10 +57,9 @@ class Authority:
         owner: whether it came from the owner of this machine; that counts only where the platform trusts its host.
         Raises: Misuse, Rejected, Unavailable; then nothing has changed.
         """
-        change = parse_change(document)
         async with self._lock:
             try:
-                return await self._apply(change, owner=owner and self.instance.platform.trusts_host)
+                return await self._apply(parse_change(document), owner=owner and self.instance.platform.trusts_host)
             except RkeyError as error:
                 self.instance.refused[reason_of(error)] += 1
                 raise

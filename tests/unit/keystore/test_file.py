@@ -418,7 +418,7 @@ def test_left_overs_are_removed_only_under_the_lock(store: FileKeystore, path: P
 @pytest.fixture
 def holder(path: Path) -> Iterator[int]:
     """The pid of another process that holds the keystore."""
-    writer = traced_writer.start(path, "open", "wait")
+    writer = traced_writer.start(traced_writer.writer_command(path, "open", "wait"))
     yield writer.pid
     traced_writer.end(writer)
 

@@ -35,6 +35,7 @@ from rkeyserver.service.start import (
     BACKGROUND_DELAY,
     FIRST_DELAY,
     FIRST_SECONDS,
+    HINT_SECONDS,
     WAITING_DELAY,
     Joiner,
     open_own,
@@ -354,7 +355,9 @@ def test_where_no_host_gives_one_the_last_error_is_told_and_each_is_logged(
     hosts = hosts_of(a=Unavailable("a is off"), b=REFUSED, c=Unavailable("c is off"))
     with pytest.raises(Unavailable, match="c is off"):
         asyncio.run(hosts.joiner().try_hosts(Nothing()))
-    assert warnings(caplog) == ["a is off", "it refused look there", "c is off"]
+    line = f"simulated {scene.platform.sealer.machine}"
+    admit = f'it refused look there This machine is: {line} (to admit it: rkeyserver policy admit "LINE").'
+    assert warnings(caplog) == ["a is off", admit, "c is off"]
     assert (scene.store.record, scene.instance.keyring) == (None, None)
 
 
@@ -721,6 +724,124 @@ def test_it_ends_where_there_is_nothing_to_serve(hosts_of: HostsOf) -> None:
 
     run_timeless(check)
     assert hosts.asked == []
+
+
+# What hosts hint at
+
+
+def hint(sequence: int, *, epoch: int = 0, domain: str = DOMAIN) -> Hint:
+    return Hint(domain=domain, epoch=epoch, sequence=sequence)
+
+
+def follow(hosts: Hosts, seconds: float = 5400) -> None:
+    """Follow hosts of which one has answered already."""
+
+    async def check() -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hosts.joiner().follow(joined=True), seconds)
+
+    run_timeless(check)
+
+
+def held(scene: Scene, *names: str, sequence: int = 1) -> Keyring:
+    keyring = scene.keyring(*names, sequence=sequence)
+    scene.holds_record_of(keyring)
+    scene.instance.hold(keyring)
+    return keyring
+
+
+DULL: dict[str, Hint | None] = {
+    "nothing": None,
+    "the same state": hint(1),
+    "an older epoch": hint(1, epoch=0),
+    "another domain's later state": hint(9, domain=OTHER_DOMAIN),
+}
+
+
+@pytest.mark.parametrize("said", DULL.values(), ids=DULL)
+def test_no_host_is_asked_for_what_is_no_later_state(scene: Scene, hosts_of: HostsOf, said: Hint | None) -> None:
+    held(scene)
+    hosts = hosts_of(a=scene.received("a", "b", sequence=2))
+    hosts.hints = {"a": [said]}
+    follow(hosts)
+    assert hosts.asked == []
+
+
+def test_the_host_that_hints_is_asked_first_and_within_seconds(scene: Scene, hosts_of: HostsOf) -> None:
+    held(scene)
+    later = scene.received("a", "b", sequence=2)
+    hosts = hosts_of(a=NO_ANSWER, b=later)
+    hosts.hints = {"b": [hint(2)]}
+    follow(hosts)
+    assert hosts.asked == [(HINT_SECONDS, "b")]
+    assert scene.instance.keyring is later.keyring
+    assert scene.stored().same_as(later.keyring)
+
+
+LIES: dict[str, Callable[[int], Hint]] = {
+    "one lie for ever": lambda _number: hint(2**40),
+    "another each time": lambda number: hint(2 + number),
+    "a later epoch": lambda number: hint(1, epoch=number),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_hints_that_come_to_nothing_are_followed_ever_more_seldom(
+    scene: Scene, hosts_of: HostsOf, lie: Callable[[int], Hint]
+) -> None:
+    keyring = held(scene)
+    before = scene.store.record
+    hosts = hosts_of(a=[scene.received() for _ in range(40)])
+    hosts.hints = {"a": [lie(number) for number in range(1, 5000)]}
+    follow(hosts)
+    pauses = [after - before for before, after in zip(hosts.times, hosts.times[1:], strict=False)]
+    assert len(hosts.asked) < 30, "in an hour and a half"
+    assert pauses[:5] == pytest.approx([3, 6, 12, 24, 48])
+    assert max(pauses) < BACKGROUND_DELAY + 2 * HINT_SECONDS
+    assert scene.instance.keyring is keyring
+    assert (scene.store.record, scene.store.writes) == (before, 0), "nothing is written for it"
+    assert scene.decisions() == []
+    assert scene.said == []
+
+
+def test_a_liar_keeps_nobody_from_being_believed(scene: Scene, hosts_of: HostsOf) -> None:
+    held(scene)
+    later = scene.received("a", "b", sequence=2)
+    hosts = hosts_of(a=[scene.received() for _ in range(40)], b=later)
+    hosts.hints = {"a": [hint(2**40)], "b": [*[hint(1)] * 100, hint(2)]}
+    follow(hosts, 600)
+    assert scene.instance.keyring is later.keyring
+
+
+def test_a_hint_that_could_not_be_kept_at_once_is_followed_again(scene: Scene, hosts_of: HostsOf) -> None:
+    held(scene)
+    later = scene.received("a", "b", sequence=2)
+    hosts = hosts_of(a=[NO_ANSWER, NO_ANSWER, later], b=[scene.received() for _ in range(9)])
+    hosts.hints = {"a": [hint(2)]}
+    follow(hosts, 60)
+    assert scene.instance.keyring is later.keyring, "though another host has answered meanwhile"
+
+
+def test_a_host_that_keeps_its_word_is_believed_as_before(scene: Scene, hosts_of: HostsOf) -> None:
+    held(scene)
+    hosts = hosts_of(
+        a=[
+            scene.received(),
+            scene.received("a", "b", sequence=2),
+            scene.received("a", "b", sequence=3),
+        ]
+    )
+    hosts.hints = {"a": [hint(2), hint(2), hint(3)]}
+    follow(hosts, 60)
+    assert hosts.times == pytest.approx([3, 6, 9])
+
+
+def test_a_host_found_to_have_the_same_counts_as_a_way_back(scene: Scene, hosts_of: HostsOf) -> None:
+    held(scene)
+    hosts = hosts_of(a=[NO_ANSWER, scene.received()])
+    run_timeless(lambda: following(hosts))
+    assert scene.instance.hosts == {PEER.ppid}
+    assert scene.store.writes == 0
 
 
 # A standby's start

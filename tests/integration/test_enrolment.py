@@ -1,0 +1,456 @@
+"""A machine from being refused to being enrolled, and off again, as those see it who run the machines."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.fakes.machines import running
+from tests.fakes.processes import (
+    DEADLINE,
+    PROGRAM,
+    Ended,
+    Machine,
+    Machines,
+    Running,
+    environment,
+    key_proof,
+    opened,
+    rkeyserver,
+)
+from tests.fakes.signing import policy_text
+
+from rkeyserver.errors import EXIT_STATUS, Misuse, Rejected, Unavailable
+from rkeyserver.platforms.simulated.image import EnclaveIdentity
+
+REFUSED, UNAVAILABLE, MISUSE = (EXIT_STATUS[kind] for kind in (Rejected, Unavailable, Misuse))
+NOBODY = 65534
+
+
+def signer() -> EnclaveIdentity:
+    return running()
+
+
+def identity(machine: Machine) -> str:
+    """The line by which a policy names a machine, as the machine prints it."""
+    ended = rkeyserver("identity", "--platform", "simulated", "--machine", str(machine.processor), cwd=machine.folder)
+    assert ended.status == 0, ended
+    return ended.out.strip()
+
+
+def ppid(machine: Machine) -> str:
+    return identity(machine).split()[1]
+
+
+def policy(*machines: Machine, admins: str = "") -> str:
+    """A policy that names these machines, whose software is what runs here."""
+    own = signer()
+    named = [ppid(machine) for machine in machines]
+    return policy_text(*named, mrsigner=own.mrsigner.hex(), isv_prod_id=own.isv_prod_id) + admins
+
+
+@dataclass(frozen=True)
+class Admin:
+    """One with a key of ssh-keygen."""
+
+    key: Path
+
+    @property
+    def line(self) -> str:
+        return self.key.with_suffix(".pub").read_text().strip()
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> list[Admin]:
+    folder = tmp_path_factory.mktemp("admins")
+    made = []
+    for name in ("alice", "bob", "carol"):
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"{name}@example", "-f", str(folder / name)]
+        subprocess.run(command, check=True, timeout=DEADLINE)
+        made.append(Admin(folder / name))
+    return made
+
+
+def admins_table(people: list[Admin], threshold: int) -> str:
+    return f"\n[admins]\nthreshold = {threshold}\nkeys = {json.dumps([one.line for one in people])}\n"
+
+
+def written(machine: Machine, name: str, text: str) -> str:
+    path = machine.folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def told(machine: Machine, action: str, *words: str) -> Ended:
+    """`rkeyserver policy` of the instance on a machine."""
+    return rkeyserver("policy", action, "--ops", machine.ops, *words, cwd=machine.folder)
+
+
+def done(ended: Ended) -> str:
+    assert ended.status == 0, ended
+    return ended.out
+
+
+def generations(machine: Machine) -> list[str]:
+    return [one["id"] for one in machine.status()["generations"]]
+
+
+def until(found: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + DEADLINE
+    while not found():
+        assert time.monotonic() < end, f"{what}: not in time"
+        time.sleep(0.1)
+
+
+def sequence(machine: Machine) -> int:
+    return int(machine.status()["sequence"])
+
+
+@pytest.fixture
+def host(machines: Machines) -> Machine:
+    return machines("host")
+
+
+def test_a_refused_machine_is_admitted_and_gets_the_key_within_seconds(
+    machines: Machines, host: Machine, people: list[Admin]
+) -> None:
+    standby, new = machines("standby"), machines("new")
+    rules = written(host, "policy.toml", policy(host, standby, admins=admins_table(people[:1], 1)))
+    primary = host.start("--policy", rules)
+    second = standby.start("-i", host.address)
+    before = generations(host)
+
+    waiting = new.begin("-i", host.address, "--wait", "60")
+    line = identity(new)
+    waiting.err.wait_for(f"This machine is: {re.escape(line)} ")
+    primary.err.wait_for(rf"Refused .*{re.escape(line)}")
+    assert not new.keystore.exists()
+
+    begun = time.monotonic()
+    said = done(told(host, "admit", f"{line} rack 3", "--key", str(people[0].key)))
+    assert said.startswith(f"Change 1 of domain {host.status()['domain']} is in force: policy ")
+    waiting.ready()
+    assert time.monotonic() - begun < 10
+    assert key_proof(new) == key_proof(host)
+    assert generations(host) == before, "nothing was taken from anybody"
+
+    # The other standby learns of it by the exchange, and admits the new machine by itself.
+    second.err.wait_for("Received a keyring|substitute|Serving")
+    until(lambda: sequence(standby) == 2, "the standby follows")
+    with closing(opened(standby)) as there, closing(opened(host)) as here:
+        assert there.same_as(here)
+        assert f'"{line.split()[1]}", # rack 3' in there.header.policy
+    assert done(told(standby, "show")) == done(told(host, "show"))
+    refused = told(standby, "admit", f"simulated {'cd' * 16}", "--key", str(people[0].key))
+    assert refused.status == MISUSE
+    assert "is a standby; a policy is changed at the primary" in refused.err
+
+    # And a primary that is started again goes on with it.
+    primary.stop()
+    host.start("--policy", rules)
+    assert sequence(host) == 2
+    assert "# policy " in done(told(host, "show"))
+    last = [line for line in host.audit() if line["event"] == "policy"]
+    assert [(one["verdict"], one["sequence"]) for one in last] == [("accepted", 2)]
+    assert "alice@example" in last[0]["found"]
+
+
+def test_a_removed_machine_is_refused_and_keeps_only_what_it_held(
+    machines: Machines, host: Machine, people: list[Admin]
+) -> None:
+    stays, goes = machines("stays"), machines("goes")
+    rules = written(host, "policy.toml", policy(host, stays, goes, admins=admins_table(people[:1], 1)))
+    host.start("--policy", rules)
+    for machine in (stays, goes):
+        machine.start("-i", host.address)
+    (old,) = generations(host)
+    said = done(told(host, "remove", identity(goes), "--key", str(people[0].key)))
+    assert f"Accepts less: [simulated] machines: machine {ppid(goes)} is no longer accepted." in said
+    found = generations(host)
+    assert found[0] == old
+    assert len(found) == 2
+    assert f"A generation was added: {found[1]}." in said
+    until(lambda: generations(stays) == found, "the standby that stays has the new generation")
+    goes.started[-1].err.wait_for("refused this machine")
+    assert generations(goes) == [old]
+    goes.started[-1].stop()
+    again = goes.run("-i", host.address, "--once", "--wait", "0")
+    assert again.status == REFUSED
+    with closing(opened(goes)) as kept:
+        assert kept.generation_ids == (old,)
+    # It is not locked out for ever.
+    done(told(host, "admit", identity(goes), "--key", str(people[0].key)))
+    assert goes.run("-i", host.address, "--once").status == 0
+    assert key_proof(goes) == key_proof(host)
+
+
+def test_two_of_three_sign_in_files_that_go_from_one_to_the_next(
+    machines: Machines, host: Machine, people: list[Admin]
+) -> None:
+    new = machines("new")
+    admins = written(host, "admins.toml", admins_table(people, 2))
+    rules = written(host, "policy.toml", policy(host))
+    host.start("--policy", rules, "--admins", admins)
+    before = host.record
+    change = str(host.folder / "change.json")
+    asked = told(host, "admit", identity(new), "--key", str(people[0].key), "-o", change)
+    assert asked.status == REFUSED
+    assert "1 valid signature(s) of the admins; 2 of 3 wanted" in asked.err
+    assert "bob@example" in asked.err
+    assert "alice@example" not in asked.err
+    assert told(host, "apply", change).status == REFUSED
+    assert host.record == before
+
+    signed = rkeyserver("policy", "sign", change, "--key", str(people[2].key), "-o", change, cwd=host.folder)
+    assert (signed.status, signed.out) == (0, f"Written to {change}.\n")
+    assert ppid(new) in signed.err
+    assert done(told(host, "apply", change)).startswith("Change 1 ")
+    assert new.run("-i", host.address, "--once").status == 0
+
+    after = host.record
+    replayed = told(host, "apply", change)
+    assert replayed.status == REFUSED
+    assert "is number 1; the next one of this domain is 2" in replayed.err
+    assert host.record == after
+
+
+def test_documents_that_nobody_may_have_applied_leave_the_record_to_the_byte(
+    machines: Machines, host: Machine, people: list[Admin]
+) -> None:
+    other = machines("other")
+    text = policy(host, admins=admins_table(people, 2))
+    host.start("--policy", written(host, "policy.toml", text))
+    other.start("--policy", written(other, "policy.toml", policy(other, admins=admins_table(people, 2))))
+    looser = written(host, "looser.toml", text.replace("min_isv_svn = 1", "min_isv_svn = 0"))
+    before, lines = host.record, host.audit()
+
+    proposal = written(host, "proposal.json", done(told(host, "propose", looser)))
+    for_the_other = written(host, "other.json", done(told(other, "propose", looser)))
+    keys = [word for one in people[:2] for word in ("--key", str(one.key))]
+    signed = done(rkeyserver("policy", "sign", proposal, *keys, cwd=host.folder))
+    stale = written(host, "stale.json", signed.replace('"sequence":1', '"sequence":2'))
+    edited = written(host, "edited.json", signed.replace("min_isv_svn = 0", "min_isv_svn = 9"))
+    foreign = written(host, "foreign.json", done(rkeyserver("policy", "sign", for_the_other, *keys, cwd=host.folder)))
+    one = written(host, "one.json", done(rkeyserver("policy", "sign", proposal, *keys[:2], cwd=host.folder)))
+    for name in (proposal, stale, edited, foreign, one):
+        assert told(host, "apply", name).status == REFUSED, name
+    # As anyone on this machine may send it, past every check of the command.
+    for body in (Path(proposal).read_bytes(), b"{}", signed.encode().replace(b'"signatures"', b'"signature"')):
+        answer = httpx.post(f"http://{host.ops}/v1/policy", content=body, trust_env=False, timeout=DEADLINE)
+        assert answer.status_code in {400, 403}
+    assert host.record == before
+    assert host.audit() == lines
+    assert sum(host.status()["refused"].values()) >= 6
+    written(host, "good.json", signed)
+    assert done(told(host, "apply", str(host.folder / "good.json"))).startswith("Change 1 ")
+
+
+# Without admins
+
+
+def test_without_admins_the_owner_admits_by_a_socket_that_others_cannot_reach(
+    machines: Machines, host: Machine
+) -> None:
+    new = machines("new")
+    host.start("--policy", written(host, "policy.toml", policy(host)))
+    socket = Path(host.status()["socket"])
+    assert socket.stat().st_mode & 0o177 == 0
+    before = host.record
+
+    # By the operations listener, which anyone can reach, it is refused.
+    proposal = written(host, "change.json", done(told(host, "propose", written(host, "new.toml", policy(host, new)))))
+    body = Path(proposal).read_bytes()
+    answer = httpx.post(f"http://{host.ops}/v1/policy", content=body, trust_env=False, timeout=DEADLINE)
+    assert (answer.status_code, answer.json()["reason"]) == (403, "not-signed")
+    if os.geteuid() == 0:
+        refused = as_nobody(host, "policy", "admit", "--ops", host.ops, identity(new))
+        assert refused.status == UNAVAILABLE, refused
+        assert "Permission denied" in refused.err
+        assert "Only the user who runs the instance, and root" in refused.err
+    assert host.record == before
+
+    done(told(host, "admit", identity(new)))
+    assert new.run("-i", host.address, "--once").status == 0
+    assert host.audit()[-2]["found"].endswith("by the owner")
+    host.started[-1].stop()
+    assert not socket.exists()
+
+
+def as_nobody(machine: Machine, *words: str) -> Ended:
+    """A command as another user, who can reach the machine's folder."""
+    for folder in (machine.folder, *machine.folder.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *PROGRAM, *words]
+    return Running(command, cwd=Path("/"), env=environment()).wait()
+
+
+def test_a_socket_that_a_killed_instance_left_is_in_nobody_s_way(host: Machine) -> None:
+    first = host.start()
+    socket = Path(host.status()["socket"])
+    first.kill()
+    assert socket.exists()
+    host.start()
+    assert Path(host.status()["socket"]) == socket
+
+
+def test_a_keystore_in_a_deep_folder(machines: Machines) -> None:
+    host, new = machines("h" * 120), machines("new")
+    host.start("--policy", written(host, "policy.toml", policy(host)))
+    assert len(host.status()["socket"]) > 107
+    done(told(host, "admit", identity(new)))
+    assert new.run("-i", host.address, "--once").status == 0
+
+
+def test_something_else_where_the_socket_would_be(host: Machine) -> None:
+    path = host.folder / "rkey.bin.socket"
+    path.write_text("somebody's")
+    ended = host.run()
+    assert ended.status == MISUSE
+    assert "there is something else" in ended.err
+    assert path.read_text() == "somebody's"
+    assert not host.keystore.exists()
+    host.start("--socket", str(host.folder / "another"))
+    assert host.status()["socket"] == str(host.folder / "another")
+
+
+# What a joiner goes by
+
+
+def test_a_joiner_with_admins_waits_until_they_have_signed(
+    machines: Machines, host: Machine, people: list[Admin]
+) -> None:
+    careful = machines("careful")
+    table = admins_table(people, 2)
+    admins = written(careful, "admins.toml", table)
+    host.start("--policy", written(host, "policy.toml", policy(host, careful, admins=table)))
+    ended = careful.run("-i", host.address, "--admins", admins, "--once", "--wait", "0")
+    assert ended.status == REFUSED
+    assert "was never signed by admins" in ended.err
+    assert not careful.keystore.exists()
+
+    change = written(host, "change.json", done(told(host, "propose")))
+    for one in people[1:]:
+        command = ("policy", "sign", change, "--key", str(one.key), "-o", change)
+        assert rkeyserver(*command, cwd=host.folder).status == 0
+    done(told(host, "apply", change))
+    assert careful.run("-i", host.address, "--admins", admins, "--once").status == 0
+    assert key_proof(careful) == key_proof(host)
+
+    mallory = written(careful, "mallory.toml", admins_table(people[:1], 1))
+    record = careful.record
+    ended = careful.run("-i", host.address, "--admins", mallory, "--once", "--wait", "0")
+    assert ended.status == REFUSED
+    assert "is not signed by 1 of the 1 admins" in ended.err
+    assert careful.record == record
+
+
+def test_a_joiner_with_admins_refuses_a_domain_of_others(
+    machines: Machines, host: Machine, people: list[Admin]
+) -> None:
+    careful = machines("careful")
+    host.start("--policy", written(host, "policy.toml", policy(host, careful, admins=admins_table(people[:1], 1))))
+    change = written(host, "change.json", done(told(host, "propose")))
+    signed = rkeyserver("policy", "sign", change, "--key", str(people[0].key), "-o", change, cwd=host.folder)
+    assert signed.status == 0
+    done(told(host, "apply", change))
+    admins = written(careful, "admins.toml", admins_table(people[1:], 1))
+    ended = careful.run("-i", host.address, "--admins", admins, "--once", "--wait", "0")
+    assert ended.status == REFUSED
+    assert "is not signed by 1 of the 2 admins that this instance goes by" in ended.err
+    assert not careful.keystore.exists()
+
+
+def test_a_joiner_with_a_policy_refuses_a_primary_that_it_does_not_name(machines: Machines, host: Machine) -> None:
+    careful = machines("careful")
+    host.start()
+    rules = written(careful, "policy.toml", policy(careful))
+    ended = careful.run("-i", host.address, "--policy", rules, "--once", "--wait", "0")
+    assert ended.status == REFUSED
+    assert ppid(host) in ended.err
+    assert not careful.keystore.exists()
+    rules = written(careful, "policy.toml", policy(careful, host))
+    assert careful.run("-i", host.address, "--policy", rules, "--once").status == 0
+
+
+def test_a_new_domain_whose_policy_leaves_its_own_machine_out_is_not_made(machines: Machines, host: Machine) -> None:
+    other = machines("other")
+    ended = host.run("--policy", written(host, "policy.toml", policy(other)))
+    assert ended.status == REFUSED
+    assert "does not accept this very machine" in ended.err
+    assert not host.keystore.exists()
+
+
+def test_a_primary_is_not_taken_off_its_own_list(machines: Machines, host: Machine) -> None:
+    other = machines("other")
+    host.start("--policy", written(host, "policy.toml", policy(host, other)))
+    before = host.record
+    ended = told(host, "remove", identity(host))
+    assert ended.status == REFUSED
+    assert "does not accept this very machine" in ended.err
+    assert "make another one the primary first" in ended.err
+    assert host.record == before
+    assert host.audit()[-1]["verdict"] == "refused"
+
+
+# Hints
+
+
+@contextmanager
+def liar(domain: str) -> Iterator[tuple[int, list[str]]]:
+    """Whoever answers on a host's address: hints that grow, and nothing else. Its port, and what it was asked."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        timeout = 5
+
+        def do_GET(self) -> None:
+            asked.append("hint")
+            body = json.dumps({"domain": domain, "epoch": 9, "sequence": len(asked)}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            asked.append("hello")
+            self.send_error(503)
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port, asked
+        server.shutdown()
+        thread.join(DEADLINE)
+
+
+def test_hints_that_lie_cost_a_question_now_and_then_and_change_nothing(machines: Machines, host: Machine) -> None:
+    standby = machines("standby")
+    host.start()
+    domain = host.status()["domain"]
+    with liar(domain) as (port, asked):
+        running = standby.start("-i", host.address, "-i", f"127.0.0.1:{port}")
+        before, lines = standby.record, standby.audit()
+        until(lambda: asked.count("hello") >= 2, "it is asked")
+        questions = asked.count("hello")
+        assert questions <= asked.count("hint")
+        assert standby.record == before
+        assert standby.audit() == lines
+        assert running.out.text.count("Successfully received") == 1
+        # Nobody else is believed the less.
+        done(told(host, "apply", written(host, "change.json", done(told(host, "propose")))))
+        until(lambda: sequence(standby) == 2, "the standby follows")

@@ -1,0 +1,141 @@
+"""The policy over HTTP: what anyone on this machine is told of it, and what comes of a change that is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from starlette.routing import Router
+from tests.fakes.platform import FakePlatform
+from tests.fakes.scene import Scene
+from tests.fakes.signing import HERE, NEW, change_of, policy_text
+
+from rkeyserver.appraisal.change import MAX_CHANGE, PolicyChange, digest
+from rkeyserver.service.authority import Authority
+from rkeyserver.service.instance import Role
+from rkeyserver.service.ops import make_ops_app, make_owner_app
+from rkeyserver.service.routes import POLICY_PATH
+
+SIGNED = policy_text(HERE, admins=["alice"])
+OWNED = policy_text(HERE)
+
+
+def app_of(scene: Scene, policy: str = SIGNED, *, owner: bool = False) -> Any:
+    scene.instance.role = Role.PRIMARY
+    keyring = scene.keyring(policy=policy)
+    scene.holds_record_of(keyring)
+    scene.instance.hold(keyring)
+    authority = Authority(scene.instance)
+    return make_owner_app(authority) if owner else make_ops_app(authority, "127.0.0.1")
+
+
+def asked(app: Any, method: str, body: bytes = b"", **headers: str) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.request(method, POLICY_PATH, content=body or None, headers=headers)
+
+    return asyncio.run(ask())
+
+
+def next_change(scene: Scene, *signers: str, policy: str = policy_text(HERE, NEW, admins=["alice"])) -> PolicyChange:
+    assert scene.instance.keyring is not None
+    return change_of(scene.instance.keyring.header, policy, *signers)
+
+
+@pytest.mark.parametrize("owner", [False, True], ids=["operations listener", "owner's socket"])
+def test_the_policy_is_shown_with_what_a_change_has_to_name(scene: Scene, *, owner: bool) -> None:
+    answer = asked(app_of(scene, owner=owner), "GET")
+    assert scene.instance.keyring is not None
+    assert answer.json() == {
+        "domain": scene.instance.keyring.domain,
+        "change": 0,
+        "digest": digest(SIGNED),
+        "policy": SIGNED,
+    }
+
+
+@pytest.mark.parametrize("owner", [False, True], ids=["operations listener", "owner's socket"])
+def test_a_signed_change_is_applied_wherever_it_comes_from(scene: Scene, *, owner: bool) -> None:
+    app = app_of(scene, owner=owner)
+    change = next_change(scene, "alice")
+    answer = asked(app, "POST", change.text().encode())
+    assert (answer.status_code, answer.json()["change"]) == (200, 1)
+    assert asked(app, "GET").json()["change"] == 1
+    assert scene.instance.keyring is not None
+    assert scene.instance.keyring.header.policy == change.policy
+
+
+def test_an_unsigned_one_is_applied_for_the_owner_alone(scene: Scene) -> None:
+    app = app_of(scene, OWNED)
+    document = next_change(scene).text().encode()
+    refused = asked(app, "POST", document)
+    assert (refused.status_code, refused.json()["reason"]) == (403, "not-signed")
+    assert scene.store.writes == 0
+    answer = asked(make_owner_app(Authority(scene.instance)), "POST", document)
+    assert (answer.status_code, answer.json()["change"]) == (200, 1)
+
+
+class Untrusting(FakePlatform):
+    trusts_host = False
+
+
+def test_not_even_for_him_where_the_platform_does_not_trust_its_host(scene: Scene) -> None:
+    scene.instance.platform = Untrusting()
+    app = app_of(scene, OWNED, owner=True)
+    answer = asked(app, "POST", next_change(scene).text().encode())
+    assert (answer.status_code, answer.json()["reason"]) == (403, "not-signed")
+
+
+REFUSED: dict[str, tuple[Callable[[Scene], bytes], int, dict[str, str]]] = {
+    "nothing": (lambda _scene: b"", 400, {"error": "misuse"}),
+    "no change": (lambda _scene: b"\xff", 400, {"error": "misuse"}),
+    "unsigned": (lambda s: next_change(s).text().encode(), 403, {"error": "rejected", "reason": "not-signed"}),
+    "by another": (lambda s: next_change(s, "bob").text().encode(), 403, {"error": "rejected", "reason": "not-signed"}),
+    "too large": (lambda _scene: b"x" * (MAX_CHANGE + 1), 403, {"error": "rejected", "reason": "too-large"}),
+}
+
+
+@pytest.mark.parametrize(("make", "status", "told"), REFUSED.values(), ids=REFUSED)
+def test_a_refusal_is_told_whole(
+    scene: Scene, make: Callable[[Scene], bytes], status: int, told: dict[str, str]
+) -> None:
+    app = app_of(scene)
+    answer = asked(app, "POST", make(scene))
+    found = answer.json()
+    assert answer.status_code == status
+    assert found.items() >= told.items()
+    assert found["message"]
+    assert set(found) <= {"error", "reason", "message", "advice"}
+    assert scene.store.writes == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_without_a_keyring_there_is_none(scene: Scene, method: str) -> None:
+    app = app_of(scene)
+    document = next_change(scene, "alice").text().encode()
+    scene.instance.close()
+    answer = asked(app, method, document if method == "POST" else b"")
+    assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
+def test_nothing_else_is_answered(scene: Scene, method: str) -> None:
+    assert asked(app_of(scene), method).status_code == 405
+
+
+def test_a_page_of_another_name_reads_and_changes_nothing(scene: Scene) -> None:
+    app = app_of(scene)
+    document = next_change(scene, "alice").text().encode()
+    for method, body in (("GET", b""), ("POST", document)):
+        assert asked(app, method, body, host="attacker.example").status_code == 421
+    assert scene.store.writes == 0
+
+
+def test_the_owner_s_socket_has_the_policy_and_nothing_else(scene: Scene) -> None:
+    app = app_of(scene, owner=True)
+    assert isinstance(app, Router)
+    assert {route.path for route in app.routes} == {POLICY_PATH}  # type: ignore[attr-defined]  # they are Routes
