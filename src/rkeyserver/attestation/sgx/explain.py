@@ -273,7 +273,8 @@ def _production(material: Material) -> Found:
 
 
 _FORGED: Final = "The quote was changed, or made by what is no genuine machine. Ask for a new one."
-_ANOTHER: Final = "Fetch the collateral for this very quote, from Intel or a PCCS."
+_GIVE: Final = "Give it with --collateral FILE; `rkeyserver collateral fetch --quote FILE` gets it from a PCCS."
+_ANOTHER: Final = "Fetch the collateral for this very quote: `rkeyserver collateral fetch --quote FILE`."
 _NEWER: Final = "Fetch newer collateral, or judge at the time the quote was made (--at), or set the clock."
 _CLOCK: Final = "Set the clock, or judge at the time the quote was made (--at)."
 _COLLATERAL: Final = ("collateral",)
@@ -285,7 +286,7 @@ STEPS: Final = (
     _Step("structure", "a version 3 SGX quote with its PCK certificate chain, every byte accounted for", _structure,
           "Wanted is the quote alone, as the quoting library gave it.", (), Reason.MALFORMED),
     _Step("collateral", "Intel's collateral for this quote, in nine parts", _collateral,
-          "Give the collateral for this quote's processor: --collateral FILE.", (), Reason.MALFORMED),
+          _GIVE, (), Reason.MALFORMED),
     _Step("PCK certificates", "the PCK certificate and its CA", _certificates, _FORGED),
     _Step("processor", "a PCK certificate that says which processor it is for", _processor, _FORGED, _CHAIN),
     _Step("PCK chain", "each signed by the next, the last by {anchor}", _chain,

@@ -24,6 +24,7 @@ from rkeyserver.attestation.sgx import collateral as endorsed
 from rkeyserver.attestation.sgx import fields, pck
 from rkeyserver.attestation.sgx.anchors import TrustAnchor
 from rkeyserver.attestation.sgx.collateral import Collateral
+from rkeyserver.attestation.sgx.parts import common_name
 
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
 
@@ -196,5 +197,4 @@ def seconds(text: str) -> int:
 
 def name(certificate: x509.Certificate) -> str:
     """Its subject's common name, or all of its subject."""
-    found = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    return str(found[0].value) if found else certificate.subject.rfc4514_string()
+    return common_name(certificate.subject)
