@@ -14,15 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.fakes.claims import document, table
 from tests.fakes.machines import NOW, loaded, machine, running
 from tests.fakes.processes import ROOT, environment
 
 from rkeyserver.attestation.sgx.anchors import INTEL_SGX_ROOT
+from rkeyserver.attestation.sgx.bundle import Entry, write_bundle
 from rkeyserver.attestation.sgx.claims import SgxClaims
+from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.attestation.sgx.explain import STEPS
 from rkeyserver.cli.main import main
+from rkeyserver.platforms.simulated import tcb
 from rkeyserver.platforms.simulated.anchor import SIMULATED_ROOT
 
 DATA = b"what was asked for".ljust(64, b"\0")
@@ -236,6 +240,32 @@ def test_without_collateral_nothing_is_proved(command: Command) -> None:
     assert passed["collateral"] is False
     assert passed["PCK revocation"] is None
     assert passed["verifier"] is False
+
+
+def bundled(fmspc: str) -> bytes:
+    collateral = msgspec.json.decode(sample()[1], type=Collateral)
+    changed = collateral.tcb_info.replace(tcb.FMSPC.hex().upper(), fmspc.upper())
+    collateral = msgspec.structs.replace(collateral, tcb_info=changed)
+    return write_bundle([Entry(fmspc, "processor", "a test", NOW, collateral)])
+
+
+def test_collateral_in_a_bundle(command: Command) -> None:
+    quote = command.file("quote", sample()[0])
+    options = ("--platform", "simulated", "--at", AT)
+    own = command.file("own.json", bundled(tcb.FMSPC.hex()))
+    assert command(quote, "--collateral", own, *options).status == 0
+    other = command.file("other.json", bundled("00906ed50000"))
+    said = command(quote, "--collateral", other, *options)
+    assert said.status == 2
+    assert (
+        f"no collateral for this quote's FMSPC {tcb.FMSPC.hex()}, processor CA; it has FMSPC 00906ed50000" in said.err
+    )
+    said = command(quote, "--collateral", command.file("broken.json", b'{"entries": []}'), *options)
+    assert said.status == 3
+    assert "The bundle cannot be read" in said.err
+    cut = command.file("cut", sample()[0][:500])
+    said = command(cut, "--collateral", own, *options, "--json")
+    assert (said.status, said.json["reason"]) == (3, "malformed")
 
 
 @pytest.mark.parametrize("form", ["hex", "base64"])

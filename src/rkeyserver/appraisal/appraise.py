@@ -31,9 +31,11 @@ def check_identity(identity: Identity, policy: Policy) -> SgxPolicy:
 
     Raises: Rejected(PLATFORM_NOT_NAMED | MACHINE_NOT_NAMED); the latter with the line that would admit it.
     """
-    PLATFORM.require(identity, policy, 0)
+    if not PLATFORM.holds(identity, policy, 0):
+        raise PLATFORM.refusal(identity, policy, 0)
     table = policy.tables[identity.platform]
-    MACHINE.require(identity, table, 0)
+    if not MACHINE.holds(identity, table, 0):
+        raise MACHINE.refusal(identity, table, 0)
     return table
 
 
@@ -45,7 +47,8 @@ def appraise(claims: SgxClaims, policy: Policy, *, now: int) -> Verdict:
     """
     table = check_identity(claims.identity, policy)
     for rule in RULES:
-        rule.require(claims, table, now)
+        if not rule.holds(claims, table, now):
+            raise rule.refusal(claims, table, now)
     return Verdict(claims=claims, policy=policy.digest, at=now)
 
 

@@ -40,11 +40,10 @@ class Rule(Generic[Found, Wanted]):
     advice: str
     line: Callable[[Found], str] = str
 
-    def require(self, found: Found, wanted: Wanted, now: int) -> None:
-        """Raises: Rejected if the rule does not hold."""
-        if not self.holds(found, wanted, now):
-            message = self.sentence.format(found=self.found(found, wanted), wanted=self.wanted(wanted, now))
-            raise Rejected(self.reason, message, advice=self.advice.format(line=self.line(found)))
+    def refusal(self, found: Found, wanted: Wanted, now: int) -> Rejected:
+        """The error for where it does not hold."""
+        message = self.sentence.format(found=self.found(found, wanted), wanted=self.wanted(wanted, now))
+        return Rejected(self.reason, message, advice=self.advice.format(line=self.line(found)))
 
     def check(self, found: Found, wanted: Wanted, now: int) -> Check:
         """The same for people: nothing is raised."""

@@ -18,7 +18,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("quote", help="a file, or - for stdin; raw, hex or base64")
-    add("--collateral", metavar="FILE", help="its endorsements: nine parts, JSON; without them it is not genuine")
+    add(
+        "--collateral",
+        metavar="FILE",
+        help="its endorsements, JSON, or a bundle of them; without them it is not genuine",
+    )
     add("--policy", metavar="FILE", help="whether this policy accepts it; without one only whether it is genuine")
     add("--report-data", metavar="HEX", help="the 64 bytes that it has to be over; without them that is not checked")
     add("--at", metavar="TIME", help="judge at this time: seconds since 1970, or ISO 8601 (default now)")

@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from rkeyserver.errors import Misuse
+from rkeyserver.attestation.sgx.bundle import MAX_BUNDLE, read_bundle
+from rkeyserver.attestation.sgx.model import model_of
+from rkeyserver.errors import Misuse, Rejected
 
-MAX_FILE: Final = 1024 * 1024
+MAX_FILE: Final = MAX_BUNDLE
 STDIN: Final = "-"
 
 _TEXT: Final = re.compile(rb"[\x09\x0a\x0d\x20-\x7e]*\Z")
@@ -55,6 +57,28 @@ def decoded(data: bytes) -> tuple[bytes, str]:
         except binascii.Error:
             return data, "raw"
     return data, "raw"
+
+
+def collateral_for(evidence: bytes, data: bytes) -> bytes:
+    """What is in `data` for a quote: `data` itself, or if that is a bundle, what it has for the quote's model.
+
+    Raises: Misuse if the bundle has none for it; Rejected if it cannot be read.
+    """
+    if b'"entries"' not in data:
+        return data
+    entries = read_bundle(data)
+    try:
+        model = model_of(evidence)
+    except Rejected:
+        return b""  # what cannot be read of the quote is for its own checks to say
+    for entry in entries:
+        if entry.model == model:
+            return entry.encoded
+    named = "; ".join(str(entry.model) for entry in entries) or "nothing"
+    raise Misuse(
+        f"The bundle has no collateral for this quote's {model}; it has {named}.",
+        advice="`rkeyserver collateral fetch --quote FILE` gets it from a PCCS.",
+    )
 
 
 def hex64(text: str) -> bytes:

@@ -23,7 +23,7 @@ from rkeyserver.attestation.sgx.explain import explain as explain_evidence
 from rkeyserver.attestation.sgx.foreign import foreign
 from rkeyserver.attestation.sgx.material import Material, name
 from rkeyserver.attestation.sgx.verify import SgxVerifier
-from rkeyserver.cli.appraise_input import decoded, hex64, moment, read_input
+from rkeyserver.cli.appraise_input import collateral_for, decoded, hex64, moment, read_input
 from rkeyserver.clock import utc
 from rkeyserver.errors import Misuse, Reason, Rejected
 
@@ -80,7 +80,7 @@ def appraise(given: Asked) -> Judged:
     if [given.quote, given.collateral, given.policy].count("-") > 1:
         raise Misuse("Only one of quote, collateral and policy can come on stdin.")
     evidence, written = decoded(read_input(given.quote))
-    endorsements = b"" if given.collateral is None else read_input(given.collateral)
+    endorsements = b"" if given.collateral is None else collateral_for(evidence, read_input(given.collateral))
     policy = None if given.policy is None else parse_policy(_text(read_input(given.policy)))
     verifier = _verifier(given.platform)
     simulated = given.platform == SIMULATED

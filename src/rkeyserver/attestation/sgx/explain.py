@@ -7,6 +7,7 @@ check of the list. Where the two differ, the verifier counts.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -53,7 +54,8 @@ def explain(material: Material, expected_report_data: bytes | None, verified: Sg
             found.append(Check(step.name, f"{NOT_LOOKED_AT}{lacking}", wanted, None, str(step.reason)))
             continue
         try:
-            shown, passed = step.look(material)
+            with warnings.catch_warnings(action="ignore"):  # of what a certificate should not have, to whoever asked
+                shown, passed = step.look(material)
         except KeyError as error:
             shown, passed = f"it has no {error}", False
         except Exception as error:  # noqa: BLE001 - whatever a hostile document makes a parser raise is the finding
@@ -271,7 +273,8 @@ def _production(material: Material) -> Found:
 
 
 _FORGED: Final = "The quote was changed, or made by what is no genuine machine. Ask for a new one."
-_ANOTHER: Final = "Fetch the collateral for this very quote, from Intel or a PCCS."
+_GIVE: Final = "Give it with --collateral FILE; `rkeyserver collateral fetch --quote FILE` gets it from a PCCS."
+_ANOTHER: Final = "Fetch the collateral for this very quote: `rkeyserver collateral fetch --quote FILE`."
 _NEWER: Final = "Fetch newer collateral, or judge at the time the quote was made (--at), or set the clock."
 _CLOCK: Final = "Set the clock, or judge at the time the quote was made (--at)."
 _COLLATERAL: Final = ("collateral",)
@@ -283,7 +286,7 @@ STEPS: Final = (
     _Step("structure", "a version 3 SGX quote with its PCK certificate chain, every byte accounted for", _structure,
           "Wanted is the quote alone, as the quoting library gave it.", (), Reason.MALFORMED),
     _Step("collateral", "Intel's collateral for this quote, in nine parts", _collateral,
-          "Give the collateral for this quote's processor: --collateral FILE.", (), Reason.MALFORMED),
+          _GIVE, (), Reason.MALFORMED),
     _Step("PCK certificates", "the PCK certificate and its CA", _certificates, _FORGED),
     _Step("processor", "a PCK certificate that says which processor it is for", _processor, _FORGED, _CHAIN),
     _Step("PCK chain", "each signed by the next, the last by {anchor}", _chain,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rkeyserver.attestation.evidence import REPORT_DATA_SIZE
-from rkeyserver.attestation.sgx.quote import HEADER_SIZE, PCK_CHAIN_PEM, REPORT_SIZE, SIGNED_SIZE
+from rkeyserver.attestation.sgx.quote import AUTHENTICATION, HEADER_SIZE, PCK_CHAIN_PEM, REPORT_SIZE, SIGNED_SIZE
 
 ATTRIBUTE_FLAGS: Final = {
     0: "INIT", 1: "DEBUG", 2: "MODE64BIT", 4: "PROVISIONKEY", 5: "EINITTOKENKEY", 6: "CET", 7: "KSS", 10: "AEXNOTIFY",
@@ -41,9 +41,6 @@ CERTIFICATION: Final = {
 }
 
 
-_AUTHENTICATION: Final = 64 + 64 + REPORT_SIZE + 64
-
-
 @dataclass(frozen=True)
 class Parts:
     """The parts of a quote whose shape view() has checked, as bytes."""
@@ -60,17 +57,17 @@ class Parts:
 
 def parts(evidence: bytes) -> Parts:
     """Take apart a quote that view() accepts."""
-    rest = evidence[SIGNED_SIZE + 4 :]
-    (authentication,) = struct.unpack_from("<H", rest, _AUTHENTICATION)
-    after = _AUTHENTICATION + 2 + authentication
+    rest, end = evidence[SIGNED_SIZE + 4 :], AUTHENTICATION - SIGNED_SIZE - 4
+    (authentication,) = struct.unpack_from("<H", rest, end)
+    after = end + 2 + authentication
     return Parts(
         header=evidence[:HEADER_SIZE],
         report=evidence[HEADER_SIZE:SIGNED_SIZE],
         signature=rest[:64],
         attestation_key=rest[64:128],
         qe_report=rest[128 : 128 + REPORT_SIZE],
-        qe_signature=rest[128 + REPORT_SIZE : _AUTHENTICATION],
-        authentication=rest[_AUTHENTICATION + 2 : after],
+        qe_signature=rest[128 + REPORT_SIZE : end],
+        authentication=rest[end + 2 : after],
         certification=rest[after + 6 :],
     )
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from rkeyserver.attestation.sgx.fields import CERTIFICATION
 from rkeyserver.attestation.sgx.quote import (
+    AUTHENTICATION,
     ECDSA_P256,
     HEADER_SIZE,
     PCK_CHAIN_PEM,
@@ -23,7 +24,6 @@ _SNP_ECDSA_P384: Final = 1
 _SGX_REPORT_SIZE: Final = 432
 _EPID: Final = (0, 1)
 _TPM_MAGIC: Final = b"\xffTCG"
-_AUTHENTICATION: Final = SIGNED_SIZE + 4 + 64 + 64 + REPORT_SIZE + 64
 
 
 # By header: versions, attestation key types, TEE type; what it is, what to do.
@@ -82,7 +82,7 @@ def _is_snp(data: bytes) -> bool:
 
 def shape_advice(data: bytes) -> str:
     """What to do about a version 3 SGX quote whose shape is wrong; empty where nothing more can be told."""
-    if len(data) < _AUTHENTICATION + 2:
+    if len(data) < AUTHENTICATION + 2:
         return "The quote was cut off."
     declared = SIGNED_SIZE + 4 + struct.unpack_from("<I", data, SIGNED_SIZE)[0]
     if len(data) > declared:
@@ -91,8 +91,8 @@ def shape_advice(data: bytes) -> str:
         )
     if len(data) < declared:
         return f"{declared - len(data)} bytes are missing at its end: it was cut off."
-    (authentication,) = struct.unpack_from("<H", data, _AUTHENTICATION)
-    at = _AUTHENTICATION + 2 + authentication
+    (authentication,) = struct.unpack_from("<H", data, AUTHENTICATION)
+    at = AUTHENTICATION + 2 + authentication
     if len(data) < at + 6:
         return ""
     kind = struct.unpack_from("<H", data, at)[0]

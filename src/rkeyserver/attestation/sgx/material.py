@@ -5,12 +5,14 @@ Whatever reading raises is the finding of the check that asked. Nothing here is 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -22,6 +24,9 @@ from rkeyserver.attestation.sgx import collateral as endorsed
 from rkeyserver.attestation.sgx import fields, pck
 from rkeyserver.attestation.sgx.anchors import TrustAnchor
 from rkeyserver.attestation.sgx.collateral import Collateral
+from rkeyserver.attestation.sgx.parts import common_name
+
+_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass
@@ -45,11 +50,12 @@ class Material:
 
     @cached_property
     def chain(self) -> list[x509.Certificate]:
-        """The certificates in the quote: PCK, PCK CA, a copy of the root, which counts for nothing."""
-        found = x509.load_pem_x509_certificates(self.parts.certification)
+        """The certificates in the quote that count: PCK and PCK CA. The root's copy after them only has to be PEM."""
+        blocks = _PEM.findall(self.parts.certification)
+        found = [base64.b64decode(b"".join(one.split()), validate=True) for one in blocks]
         if len(found) < 2:  # noqa: PLR2004 - PCK and its CA
             raise ValueError(f"{len(found)} certificates, at least PCK and PCK CA wanted")
-        return found
+        return [x509.load_der_x509_certificate(one) for one in found[:2]]
 
     @cached_property
     def pck(self) -> pck.PckFields:
@@ -74,12 +80,12 @@ class Material:
     @cached_property
     def tcb_signing(self) -> x509.Certificate:
         """What signed TCB info."""
-        return x509.load_pem_x509_certificates(self.collateral.tcb_info_issuer_chain.encode())[0]
+        return x509.load_pem_x509_certificate(self.collateral.tcb_info_issuer_chain.encode())
 
     @cached_property
     def qe_signing(self) -> x509.Certificate:
         """What signed QE identity."""
-        return x509.load_pem_x509_certificates(self.collateral.qe_identity_issuer_chain.encode())[0]
+        return x509.load_pem_x509_certificate(self.collateral.qe_identity_issuer_chain.encode())
 
     @cached_property
     def pck_crl(self) -> x509.CertificateRevocationList:
@@ -191,5 +197,4 @@ def seconds(text: str) -> int:
 
 def name(certificate: x509.Certificate) -> str:
     """Its subject's common name, or all of its subject."""
-    found = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    return str(found[0].value) if found else certificate.subject.rfc4514_string()
+    return common_name(certificate.subject)

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
+from rkeyserver.attestation.sgx.model import SGX_EXTENSION
+
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
-
-EXTENSION: Final = "1.2.840.113741.1.13.1"
 
 _ARCS: Final = bytes.fromhex("2a864886f84d010d01")  # the contents of that OID's encoding; what follows is one byte each
 _SEQUENCE: Final = 0x30
@@ -48,7 +48,7 @@ def read_extension(certificate: Certificate) -> PckFields:
     """
     from cryptography import x509  # noqa: PLC0415 - as all of X.509
 
-    found = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier(EXTENSION)).value
+    found = certificate.extensions.get_extension_for_oid(x509.ObjectIdentifier(SGX_EXTENSION)).value
     values = dict(_values(cast("x509.UnrecognizedExtension", found).value))  # no library knows this one
 
     def octets(key: bytes) -> str:
