@@ -63,7 +63,7 @@ class Refresher:
         while True:
             pause = await self.step()
             self._tried.set()
-            await self.sleep(pause * (0.75 + self.jitter() / 4))
+            await self.sleep(pause * (1 + self.jitter() / 4))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
