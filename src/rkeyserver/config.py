@@ -126,6 +126,9 @@ WANTED: Final = {
     "policy": "the path of a policy's file",
     "admins": "the path of a file with admins' keys",
     "socket": "the path of a socket",
+    "pccs": "the URL of a PCCS, as https://pccs.example:8081/sgx/certification/v4",
+    "pccs-ca": "the path of a file with the CA's certificate",
+    "collateral": "the path of a file",
     "log-level": f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}",
 }
 

@@ -20,7 +20,7 @@ from tests.fakes.processes import ROOT, Machine, Machines, key_proof, rkeyserver
 from rkeyserver.attestation.sgx.bundle import Entry, read_bundle, write_bundle
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.clock import Clock
-from rkeyserver.errors import EXIT_STATUS, Rejected
+from rkeyserver.errors import EXIT_STATUS, Rejected, Unavailable
 from rkeyserver.platforms.simulated import tcb
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 
@@ -124,10 +124,15 @@ def test_the_service_is_down_at_a_restart(machines: Machines, service: PccsStand
     assert "WARNING: the last fetch failed: The PCCS" in said
 
 
+def holds_what_has_expired(machine: Machine, service: PccsStandIn) -> None:
+    old = issued_at(int(time.time()) - tcb.VALID_FOR - 3600, NUMBER)
+    file_of(machine).write_bytes(write_bundle([Entry(SIMULATED.fmspc, SIMULATED.ca, service.url, 0, old)]))
+
+
 def test_what_has_expired_is_refused_by_name(machines: Machines, service: PccsStandIn) -> None:
     host, backup = machines("host"), machines("backup")
-    old = issued_at(int(time.time()) - tcb.VALID_FOR - 3600, NUMBER)
-    file_of(host).write_bytes(write_bundle([Entry(SIMULATED.fmspc, SIMULATED.ca, service.url, 0, old)]))
+    host.start().stop()
+    holds_what_has_expired(host, service)
     service.change = down
     running = host.start(*fetching(service), "--log-level", "debug")
     running.err.wait_for("The collateral of this machine expired at .*: it can hand over no key")
@@ -146,10 +151,26 @@ def test_what_has_expired_is_refused_by_name(machines: Machines, service: PccsSt
     assert backup.run("-i", host.address, "--once", **OFFLINE).status == 0
 
 
+def test_no_domain_is_made_by_a_machine_that_could_hand_over_no_key(machines: Machines, service: PccsStandIn) -> None:
+    host, other = machines("host"), machines("other")
+    service.change = down
+    ended = host.run(*fetching(service))
+    assert ended.status == EXIT_STATUS[Unavailable]
+    assert "There is no collateral for this machine yet. The PCCS" in ended.err
+    holds_what_has_expired(other, service)
+    ended = other.run(*fetching(service))
+    assert ended.status == EXIT_STATUS[Unavailable]
+    assert "The collateral of this processor model (FMSPC 00534d554c00, processor CA) expired at" in ended.err
+    assert not host.keystore.exists()
+    assert not other.keystore.exists()
+    service.change = honest
+    host.start(*fetching(service))  # the first answer is waited for
+
+
 def test_a_peer_brings_what_a_host_lacks(machines: Machines, service: PccsStandIn) -> None:
     host, backup = machines("host"), machines("backup")
-    old = issued_at(int(time.time()) - tcb.VALID_FOR - 3600, NUMBER)
-    file_of(host).write_bytes(write_bundle([Entry(SIMULATED.fmspc, SIMULATED.ca, service.url, 0, old)]))
+    host.start().stop()
+    holds_what_has_expired(host, service)
     host.start(**OFFLINE)
     assert backup.run("-i", host.address, "--once").status == 0
     assert host.status()["collateral"]["held"][0]["source"] == "a peer"
@@ -209,8 +230,7 @@ def test_without_any_of_it_nothing_is_held_and_nothing_written(machines: Machine
     host, backup = machines("host"), machines("backup")
     host.start()
     assert backup.run("-i", host.address, "--once").status == 0
-    for machine in (host, backup):
-        assert not file_of(machine).exists()
+    assert not any(file_of(machine).exists() for machine in (host, backup))
     assert host.status()["collateral"] == {"pccs": "", "last_success": None, "last_error": "", "held": []}
     found = metrics(host)
     assert DAYS_LEFT not in found

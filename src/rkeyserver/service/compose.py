@@ -30,7 +30,7 @@ from rkeyserver.keystore.file import FileKeystore
 from rkeyserver.platforms import registry
 from rkeyserver.platforms.interface import Platform
 from rkeyserver.secret import MemoryKind, SecretBytes, harden_process
-from rkeyserver.service.adopt import look
+from rkeyserver.service.adopt import Nothing, look
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.given import Given
 from rkeyserver.service.held import HeldCollateral
@@ -118,6 +118,15 @@ class Parts:
         """Give the first fetch of collateral its time."""
         if self.refresher is not None:
             await self.refresher.first()
+
+    async def before_minting(self) -> None:
+        """The same; a new domain needs it, for its policy is tried on this machine.
+
+        Raises: Unavailable if the service gives none now.
+        """
+        if self.refresher is not None:
+            await self.refresher.first()
+            self.refresher.check_held()
 
 
 @contextlib.contextmanager
@@ -270,6 +279,8 @@ async def _begin(config: Config, parts: Parts) -> Afterwards | None:
         return None
     with instance.deciding("open"):
         own = look(instance.store, instance.platform)
+    if isinstance(own, Nothing):
+        await parts.before_minting()
     await start_primary(config, instance, own, parts.given)
     return None
 

@@ -63,7 +63,7 @@ class Refresher:
         while True:
             pause = await self.step()
             self._tried.set()
-            await self.sleep(pause * (0.75 + self.jitter() / 4))
+            await self.sleep(pause * (1 + self.jitter() / 4))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -81,6 +81,18 @@ class Refresher:
         with contextlib.suppress(TimeoutError, RkeyError):
             if self.source is not None and self.held.own() is None:
                 await asyncio.wait_for(self._tried.wait(), FIRST_SECONDS)
+
+    def check_held(self) -> None:
+        """Whether there is collateral for this machine, or nothing that could give it any.
+
+        Raises: Unavailable if the source has given none yet.
+        """
+        if self.source is not None and self.held.own() is None:
+            raise Unavailable(
+                "There is no collateral for this machine yet. "
+                + (self.last_error or f"The PCCS {self.source.url} did not answer in time."),
+                advice="Nothing was made. Start it again when the PCCS answers.",
+            )
 
     async def step(self) -> float:
         """Fetch if it is time to. Returns how many seconds to wait before the next."""

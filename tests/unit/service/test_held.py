@@ -407,11 +407,11 @@ def test_it_runs_until_it_is_told_to_stop(holding: Holding) -> None:
     async def check() -> None:
         pauses: asyncio.Queue[float] = asyncio.Queue(1)
         refresher = holding.refresher(Unavailable("No."), GOOD)
-        refresher.jitter, refresher.sleep = (lambda: 0.0), pauses.put
+        refresher.jitter, refresher.sleep = (lambda: 1.0), pauses.put
         async with asyncio.timeout(10), refresher.running():
             await refresher.first()
-            assert await pauses.get() == FIRST_DELAY * 0.75
-            assert await pauses.get() == CHECK_SECONDS * 0.75
+            assert await pauses.get() == FIRST_DELAY * 1.25
+            assert await pauses.get() == CHECK_SECONDS * 1.25
             await refresher.first()  # what is held is waited for no more
         assert refresher.last_error == ""
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
 
+from rkeyserver.attestation.sgx.bundle import MAX_ENTRIES
 from rkeyserver.attestation.sgx.collateral import decode, fmspc, newer
 from rkeyserver.attestation.sgx.model import model_of
-from rkeyserver.attestation.sgx.parts import describe
+from rkeyserver.attestation.sgx.parts import Described, describe
 from rkeyserver.clock import utc
 from rkeyserver.errors import Reason, Rejected
 
-_decoded: Final = lru_cache(maxsize=64)(decode)
+
+@lru_cache(maxsize=2 * MAX_ENTRIES)  # of what is held only: nothing that is sent pushes it out
+def _about(held: bytes) -> Described:
+    return describe(decode(held))
 
 
 def choose(evidence: bytes, sent: bytes, held: Sequence[bytes], now: int) -> bytes:
@@ -26,11 +29,11 @@ def choose(evidence: bytes, sent: bytes, held: Sequence[bytes], now: int) -> byt
     """
     if all(one == sent for one in held):
         return sent
-    wanted = fmspc(_decoded(sent)) if sent else model_of(evidence).fmspc
-    for_model = [one for one in held if one != sent and describe(_decoded(one)).model.fmspc == wanted]
-    usable = [one for one in for_model if describe(_decoded(one)).expires >= now]
+    wanted = fmspc(decode(sent)) if sent else model_of(evidence).fmspc
+    for_model = [one for one in held if one != sent and _about(one).model.fmspc == wanted]
+    usable = [one for one in for_model if _about(one).expires >= now]
     if not sent and for_model and not usable:
-        latest = max(describe(_decoded(one)).expires for one in for_model)
+        latest = max(_about(one).expires for one in for_model)
         raise Rejected(
             Reason.COLLATERAL_EXPIRED,
             f"No collateral was sent with the quote, and what is here for FMSPC {wanted} expired at {utc(latest)}; it "
@@ -40,7 +43,7 @@ def choose(evidence: bytes, sent: bytes, held: Sequence[bytes], now: int) -> byt
     if not sent:
         # Both PCK CAs may certify a model: the CRL of the quote's own one is the one that helps.
         own = model_of(evidence)
-        usable.sort(key=lambda one: describe(_decoded(one)).model != own)
+        usable.sort(key=lambda one: _about(one).model != own)
     chosen = sent
     for one in usable:
         chosen = newer(one, chosen)
