@@ -275,8 +275,21 @@ class Domain(RuleBasedStateMachine):
         links = [made.link().text() for made in sorted(chosen, key=lambda made: made.sequence)]
         if not self.believed(links, chosen_last := max(chosen, key=lambda made: made.sequence), goes_by):
             return
-        allowed = [goes_by, *(one for made in chosen if (one := self.named[made.policy]) is not None)]
+        allowed = [
+            goes_by,
+            *(one for made in chosen if made is not chosen_last and (one := self.named[made.policy]) is not None),
+        ]
         assert any(self.ledger.enough(chosen_last, one) for one in allowed)
+
+    @rule(number=numbers, group=st.none() | groups(), signers=names)
+    def lengthen(self, number: int, group: Group | None, signers: set[str]) -> None:
+        """The real chain with one more link, to everybody who believes the chain."""
+        made = change(last_sequence(self.chain) + 1, self.policy, self.written(number, group))
+        for name in sorted(signers):
+            made = self.ledger.sign(made, name)
+        for one in set(self.unbroken if self.history else ()):
+            wanted = self.ledger.enough(made, self.model.group or one)
+            assert self.believed([*self.chain, made.link().text()], made, one) == wanted
 
     @staticmethod
     def believed(links: list[str], last: PolicyChange, group: Group) -> bool:
