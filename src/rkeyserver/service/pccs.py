@@ -45,7 +45,7 @@ class Pccs:
     seconds: float = FETCH_SECONDS
 
     def tls(self) -> ssl.SSLContext:
-        """What its certificate is verified by. Nothing of the environment goes into it.
+        """What its certificate is verified by: the CA's file, or the public ones, and nothing else that is here.
 
         Raises: Misuse if the CA's file is none.
         """
