@@ -6,11 +6,14 @@ import asyncio
 import json
 import logging
 import stat
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.fakes.machines import NOW, HostTime, machine, private_authority, resigned
 from tests.fakes.pccs import SIMULATED, issued_at, number_of
 from tests.vectors import intel
@@ -293,6 +296,49 @@ def test_genuine_machines_of_many_models_do_not_push_out_what_is_held(holding: H
     holding.held.keep(entry())
     assert len(holding.stored()) == MAX_ENTRIES
     assert holding.again().for_own_evidence() == encoded(GOOD)
+
+
+ISSUES = [issued_at(NOW - days * DAY, number) for days in (3, 2, 1) for number in (19, 20, 21)]
+MIXES = st.tuples(*[st.sampled_from(ISSUES)] * 4)
+
+
+def mixed(parts: tuple[Collateral, ...]) -> Collateral:
+    tcb_info, qe_identity, pck_crl, root_ca_crl = parts
+    return msgspec.structs.replace(
+        tcb_info,
+        qe_identity=qe_identity.qe_identity,
+        qe_identity_signature=qe_identity.qe_identity_signature,
+        pck_crl=pck_crl.pck_crl,
+        root_ca_crl=root_ca_crl.root_ca_crl,
+    )
+
+
+def ages(collateral: Collateral) -> list[tuple[int, int]]:
+    """Of each part what makes it newer than another."""
+    return [(part.number or 0, part.issued) for part in describe(collateral).parts]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), MIXES), min_size=1, max_size=6))
+def test_whoever_sends_what_no_part_is_ever_replaced_by_an_older_one(
+    events: list[tuple[bool, tuple[Collateral, ...]]],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        holding = Holding(Path(folder))
+        before = [(0, 0)] * 4
+        for fetched, parts in events:
+            sent = mixed(parts)
+            if fetched:
+                asyncio.run(
+                    Refresher(holding.held, Source([sent]), holding.inline, lambda: 0.0)._refresh(Source([sent]))
+                )
+            else:
+                holding.held.learn(encoded(sent))
+            now = ages(holding.held.entries[SIMULATED].collateral)
+            assert now == [max(pair) for pair in zip(before, ages(sent), strict=True)]
+            assert holding.stored() == [holding.held.entries[SIMULATED]]
+            before = now
+            holding.host.now += LEARN_SECONDS
 
 
 # --- refreshing
