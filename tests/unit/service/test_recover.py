@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,16 @@ from rkeyserver.appraisal.change import PolicyChange, parse_change, propose, pub
 from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_policy
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.armour import Kind, armour, dearmour
+from rkeyserver.exchange.messages import RecoveryRequest, decode
 from rkeyserver.keyring.sealed import open_keyring, seal_keyring
+from rkeyserver.platforms.simulated.anchor import SIMULATED_ROOT
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.sealing.record import parse
 from rkeyserver.sealing.recovery import Recovery
 from rkeyserver.service.audit import Audit
+from rkeyserver.service.held import HeldCollateral
 from rkeyserver.service.instance import check_recoverable
+from rkeyserver.service.vouching import AttesterWithHeld
 
 ADMIN = Ed25519PrivateKey.from_private_bytes(bytes(32))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes([1] * 32))
@@ -400,3 +405,23 @@ def test_a_keyring_is_sealed_for_no_recipient_without_the_policy_s_saying_so(gon
         stranger = seal_keyring(keyring, gone, now=0, recovery=Recovery(1, (age().public,), InlineSharing()))
     assert parse(plain).header.recovery is None
     assert parse(stranger).header.recovery is not None
+
+
+def test_its_request_goes_with_the_collateral_that_is_held(
+    gone: SimulatedPlatform, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine whose platform has none of its own: whoever checks the request verifies it by what was sent along."""
+    day = make(Lost.of(gone, recipients=one_of_each()))
+    held = HeldCollateral(day.folder / "held", SIMULATED_ROOT, day.platform, day.instance.clock, lambda _held: None)
+    held.learn(day.platform.endorsements())
+    attester = AttesterWithHeld(day.platform, held, asks=True)
+    recoverer = replace(day.recoverer(), attester=attester)
+    monkeypatch.setattr(day, "recoverer", lambda: recoverer)
+    monkeypatch.setattr(type(day.platform), "endorsements", lambda _self: b"")
+
+    async def check() -> None:
+        async with under_way(day):
+            request = decode(day.request, RecoveryRequest)
+            assert request.attested.endorsements == held.for_own_evidence() != b""
+
+    asyncio.run(check())
