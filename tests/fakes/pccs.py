@@ -72,9 +72,13 @@ class Tls:
     chain: Path
 
     @classmethod
-    def make(cls, folder: Path, host: str = "127.0.0.1") -> Tls:
+    def make(cls, folder: Path, host: str = "127.0.0.1", *, self_signed: bool = False) -> Tls:
         ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-        ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a private CA of a test")])
+        if self_signed:  # as a PCCS comes
+            ca_key = key
+        ca_name = x509.Name(
+            [x509.NameAttribute(NameOID.COMMON_NAME, host if self_signed else "a private CA of a test")]
+        )
 
         def build(name: x509.Name, public: ec.EllipticCurvePublicKey, *, is_ca: bool) -> x509.CertificateBuilder:
             return (
@@ -96,12 +100,12 @@ class Tls:
         leaf = build(name, key.public_key(), is_ca=False).add_extension(
             x509.SubjectAlternativeName([alternative]), critical=False
         )
-        root = build(ca_name, ca_key.public_key(), is_ca=True).sign(ca_key, SHA256())
+        signed = leaf.sign(ca_key, SHA256())
+        root = signed if self_signed else build(ca_name, ca_key.public_key(), is_ca=True).sign(ca_key, SHA256())
         found = cls(folder / "tls-ca.pem", folder / "tls-chain.pem")
         found.ca.write_bytes(root.public_bytes(Encoding.PEM))
         found.chain.write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            + leaf.sign(ca_key, SHA256()).public_bytes(Encoding.PEM)
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + signed.public_bytes(Encoding.PEM)
         )
         return found
 

@@ -294,6 +294,13 @@ def test_a_certificate_of_nobody_known(service: PccsStandIn) -> None:
         assert service.asked == []
 
 
+def test_a_self_signed_certificate_counts_where_it_is_named(tmp_path: Path) -> None:
+    with pccs(GOOD, Tls.make(tmp_path, self_signed=True)) as service:
+        assert fetch(service) == GOOD
+        with pytest.raises(Unavailable, match=r"self.signed certificate"):
+            asyncio.run(Pccs(service.url).fetch(SIMULATED, NOW))
+
+
 def test_a_certificate_of_another_host(tmp_path: Path) -> None:
     with pccs(GOOD, Tls.make(tmp_path, "elsewhere.invalid")) as service:
         assert "certificate is not valid for" in str(refused(service))
