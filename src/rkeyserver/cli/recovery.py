@@ -203,6 +203,10 @@ def amended(file: Path, admit: str | None, policy: Path | None, keys: list[Path]
     else:
         text = admitted(parse_policy(change.policy), parse_line(admit or ""))
     change = msgspec.structs.replace(change, policy=text, signatures=[])
+    if keys:
+        _say(f"Signing change {change.sequence} of domain {change.domain}, to this policy:")
+        for line in text.splitlines():
+            _say(line)
     for key in keys:
         change = sign(change, load_admin_key(key))
     return change.text() + "\n"

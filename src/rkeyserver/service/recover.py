@@ -119,6 +119,8 @@ class Recoverer:
         instance = self.instance
         if isinstance(own, Opened):
             log.warning("The record opens on this machine: there is nothing to recover.")
+            if self.change is not None:
+                log.warning("--change was not looked at. A running primary takes it by `rkeyserver policy apply`.")
             open_own(self.config, instance, own.keyring)
             return
         with instance.deciding("recover", domain=self.config.domain or ""):
@@ -166,22 +168,15 @@ class Recoverer:
         return own.record, parse(own.record)
 
     async def _opened(self, collected: Collected, record: Record) -> Keyring:
-        """The keyring, as soon as the shares open it.
+        """The keyring that the shares open. Its domain is the header's, which is the one that was asked for.
 
-        Raises: Corrupt, Rejected(ANOTHER_DOMAIN), Unavailable.
+        Raises: Corrupt, Unavailable.
         """
         share_set = share_set_of(collected.asking.slot, record.header.domain)
         views = [share.view for share in collected.shares.values()]
         combined = await asyncio.to_thread(self.instance.sharing.combine, views, share_set)
         with combined as secret:
-            keyring = open_recovered(record, secret.view)
-        if keyring.domain != self.config.domain:
-            keyring.close()
-            raise Rejected(
-                Reason.ANOTHER_DOMAIN,
-                f"The record holds a keyring of domain {keyring.domain}; --domain asks for {self.config.domain}.",
-            )
-        return keyring
+            return open_recovered(record, secret.view)
 
     async def _accepted(self, keyring: Keyring, collected: Collected) -> tuple[Keyring, Line]:
         """The keyring to serve and what the audit file will say of it, if its policy accepts this instance.
