@@ -176,6 +176,8 @@ def run_contribute(
     message = _request(asked)
     checked = asyncio.run(_checked(message, policy, asked.domain, int(now())))
     _tell(checked, say)
+    if policy.tables[checked.claims.platform].machines == "any":
+        say("WARNING: your policy accepts any machine. Whoever owns one that runs this could have asked you.")
     index, share = _own_share(checked.slot, checked.claims.domain, read_identities(asked.identity, ask))
     sealed = contribute(checked, memoryview(share))
     say(f"share        {index}, of {fingerprint(checked.slot.shares[index].recipient)}")

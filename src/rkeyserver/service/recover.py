@@ -1,7 +1,9 @@
 """Recovery when every machine is lost: an instance that has only a record collects shares until they open it.
 
-Recoverer.run()     look at the record, make the request, wait, open, check, record, store, serve
-Recovering.take()   one contribution from outside; a wrong one is refused and changes nothing
+    Recoverer.run()    look at the record, make the request, wait, open, judge, record, store, serve
+    Collected.take()   one contribution from outside; a wrong one is refused and changes nothing
+
+docs/spec/recovery.md has each check, docs/operations/recovery.md the day itself.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from rkeyserver.appraisal.change import (
     PolicyChange,
@@ -40,7 +41,6 @@ from rkeyserver.service.audit import Line, Peer
 from rkeyserver.service.instance import Instance, check_recoverable
 from rkeyserver.service.start import open_own
 
-NONE_ASKED: Final = "This instance asks for no recovery."
 log = logging.getLogger(__name__)
 
 
