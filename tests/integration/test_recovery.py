@@ -152,6 +152,7 @@ def test_a_domain_comes_back_from_its_shares_and_a_record(machines: Machines, pe
     assert given.status == 0, given.err
     assert "it has 1 of 2 shares" in given.out
     assert re.search(r"^request +made .*, \d+ seconds ago$", given.err, re.MULTILINE)
+    assert "WARNING: your policy accepts any machine." in given.err
     request = people.file("request", running.out.text)
     by_hand = people.contribute(2, own, domain, request)
     assert by_hand.status == 0, by_hand.err

@@ -176,6 +176,8 @@ def run_contribute(
     message = _request(asked)
     checked = asyncio.run(_checked(message, policy, asked.domain, int(now())))
     _tell(checked, say)
+    if policy.tables[checked.claims.platform].machines == "any":
+        say("WARNING: your policy accepts any machine. Whoever owns one that runs this could have asked you.")
     index, share = _own_share(checked.slot, checked.claims.domain, read_identities(asked.identity, ask))
     sealed = contribute(checked, memoryview(share))
     say(f"share        {index}, of {fingerprint(checked.slot.shares[index].recipient)}")
@@ -203,6 +205,10 @@ def amended(file: Path, admit: str | None, policy: Path | None, keys: list[Path]
     else:
         text = admitted(parse_policy(change.policy), parse_line(admit or ""))
     change = msgspec.structs.replace(change, policy=text, signatures=[])
+    if keys:
+        _say(f"Signing change {change.sequence} of domain {change.domain}, to this policy:")
+        for line in text.splitlines():
+            _say(line)
     for key in keys:
         change = sign(change, load_admin_key(key))
     return change.text() + "\n"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 import httpx
 import msgspec
 
@@ -12,7 +15,7 @@ from rkeyserver.service.fetch import CONNECT_SECONDS, EXCHANGE_SECONDS
 from rkeyserver.service.routes import CONTENT_TYPE, RECOVERY_PATH
 from rkeyserver.service.why import why
 
-MAX_PROGRESS = 1024
+MAX_PROGRESS: Final = 1024
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -46,6 +49,7 @@ async def _ask(host: Address, method: str, body: bytes, most: int) -> bytes:
     answer = bytearray()
     try:
         async with (
+            asyncio.timeout(EXCHANGE_SECONDS),
             httpx.AsyncClient(
                 timeout=httpx.Timeout(EXCHANGE_SECONDS, connect=CONNECT_SECONDS),
                 trust_env=False,
@@ -61,7 +65,7 @@ async def _ask(host: Address, method: str, body: bytes, most: int) -> bytes:
                 if len(answer) > most:
                     raise Rejected(Reason.TOO_LARGE, f"{host} answers with more than {most} bytes.")
             status = response.status_code
-    except httpx.TransportError as error:
+    except (httpx.TransportError, TimeoutError) as error:
         raise Unavailable(f"No answer from {host}: {why(error)}.") from error
     if status == httpx.codes.OK:
         return bytes(answer)

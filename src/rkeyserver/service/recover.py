@@ -1,7 +1,9 @@
 """Recovery when every machine is lost: an instance that has only a record collects shares until they open it.
 
-Recoverer.run()     look at the record, make the request, wait, open, check, record, store, serve
-Recovering.take()   one contribution from outside; a wrong one is refused and changes nothing
+    Recoverer.run()    look at the record, make the request, wait, open, judge, record, store, serve
+    Collected.take()   one contribution from outside; a wrong one is refused and changes nothing
+
+docs/spec/recovery.md has each check, docs/operations/recovery.md the day itself.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from rkeyserver.appraisal.change import (
     PolicyChange,
@@ -40,7 +41,6 @@ from rkeyserver.service.audit import Line, Peer
 from rkeyserver.service.instance import Instance, check_recoverable
 from rkeyserver.service.start import open_own
 
-NONE_ASKED: Final = "This instance asks for no recovery."
 log = logging.getLogger(__name__)
 
 
@@ -119,6 +119,8 @@ class Recoverer:
         instance = self.instance
         if isinstance(own, Opened):
             log.warning("The record opens on this machine: there is nothing to recover.")
+            if self.change is not None:
+                log.warning("--change was not looked at. A running primary takes it by `rkeyserver policy apply`.")
             open_own(self.config, instance, own.keyring)
             return
         with instance.deciding("recover", domain=self.config.domain or ""):
@@ -166,22 +168,15 @@ class Recoverer:
         return own.record, parse(own.record)
 
     async def _opened(self, collected: Collected, record: Record) -> Keyring:
-        """The keyring, as soon as the shares open it.
+        """The keyring that the shares open. Its domain is the header's, which is the one that was asked for.
 
-        Raises: Corrupt, Rejected(ANOTHER_DOMAIN), Unavailable.
+        Raises: Corrupt, Unavailable.
         """
         share_set = share_set_of(collected.asking.slot, record.header.domain)
         views = [share.view for share in collected.shares.values()]
         combined = await asyncio.to_thread(self.instance.sharing.combine, views, share_set)
         with combined as secret:
-            keyring = open_recovered(record, secret.view)
-        if keyring.domain != self.config.domain:
-            keyring.close()
-            raise Rejected(
-                Reason.ANOTHER_DOMAIN,
-                f"The record holds a keyring of domain {keyring.domain}; --domain asks for {self.config.domain}.",
-            )
-        return keyring
+            return open_recovered(record, secret.view)
 
     async def _accepted(self, keyring: Keyring, collected: Collected) -> tuple[Keyring, Line]:
         """The keyring to serve and what the audit file will say of it, if its policy accepts this instance.
