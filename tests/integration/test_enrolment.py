@@ -325,6 +325,14 @@ def test_something_else_where_the_socket_would_be(host: Machine) -> None:
     assert host.status()["socket"] == str(host.folder / "another")
 
 
+@pytest.mark.parametrize("name", ["rkey.bin", "rkey.bin.lock", "rkey.bin.kept.1"])
+def test_the_socket_is_no_part_of_the_keystore(host: Machine, name: str) -> None:
+    ended = host.run("--socket", str(host.folder / name))
+    assert ended.status == MISUSE
+    assert "is part of the keystore" in ended.err
+    assert not host.keystore.exists()
+
+
 # What a joiner goes by
 
 
