@@ -1,6 +1,7 @@
 """What an operator may say, in one frozen object: parsed once, passed on explicitly.
 
-It says where to connect and where to store, never what to accept: nothing here weakens a check.
+It says where to connect and where to store. What to accept it says only where there is no keyring yet, by naming files
+(service/given.py); nothing here weakens a check.
 """
 
 from __future__ import annotations
