@@ -24,18 +24,27 @@ def one_line(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+LONGEST: Final = 4000  # characters; what an error quotes may be as long as what a peer sends
+
+
+def _shown(text: str) -> str:
+    text = one_line(text[: LONGEST + 1])
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
 class RkeyError(Exception):
     """Base of every error this package raises on purpose.
 
-    message: one sentence, with what was found and what was wanted; what cannot be printed is escaped.
+    message: one sentence, with what was found and what was wanted; what cannot be printed is escaped, what is longer
+    than LONGEST is cut.
     advice: what the person who reads it can do; may be empty where the message already says so.
     """
 
     code: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, advice: str = "") -> None:
-        self.message = one_line(message)
-        self.advice = one_line(advice)
+        self.message = _shown(message)
+        self.advice = _shown(advice)
         super().__init__(self.message)
 
     def __str__(self) -> str:

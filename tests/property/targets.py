@@ -70,7 +70,7 @@ from rkeyserver.keystore.store import MAX_RECORD
 from rkeyserver.platforms.simulated import image, keys, processor
 from rkeyserver.platforms.simulated.platform import PROVISIONED_FILE
 from rkeyserver.sealing import record, shares
-from rkeyserver.sealing.recovery import RecoveryShare, encode_slot, fingerprint, parse_slot
+from rkeyserver.sealing.recovery import MAX_SEALED_SHARE, RecoveryShare, encode_slot, fingerprint, parse_slot
 from rkeyserver.service import audit, ops, routes, sharing, sharing_messages, verification, worker
 from rkeyserver.service import contribute as service_contribute
 
@@ -228,12 +228,12 @@ target(
 target(
     "sealed share",
     lambda: [parse_slot(slots()[0]).shares[0].sealed],
-    lambda data: shares.open_share(data, [age_keys()[0]]),
+    lambda data: shares.open_share(data[:MAX_SEALED_SHARE], age_keys()),
 )
 target(
     "recovery recipient",
     lambda: [recovery().recipients[0].encode(), public_line(admin_key()).encode()],
-    lambda data: shares.recipient_of(text_of(data)),
+    lambda data: shares.recipient_of(data[:2048].decode("latin-1")),
     Misuse,
 )
 target(
@@ -467,7 +467,7 @@ target(
     lambda: [str(age_keys()[0]).encode() + b"\n", ssh_private()],
     lambda data: read_identities(written(data), lambda _: "x"),
     Misuse,
-    secrets=lambda: ("AGE-SECRET-KEY-1", "b3BlbnNzaC1rZXk"),
+    secrets=lambda: (str(age_keys()[0])[20:40], ssh_private()[180:200].decode()),
 )
 
 

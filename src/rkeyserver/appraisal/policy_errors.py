@@ -11,6 +11,7 @@ from rkeyserver.errors import Misuse
 
 _ADVICE: Final = "docs/spec/policy.md lists every key."
 _SHOWN: Final = 80
+_DOTS: Final = 64  # in one line
 _HASHES: Final = '"any", or a list of SHA-256, each 64 lower-case hex digits'
 _SWITCH: Final = '"accept" or "refuse"'
 _PLATFORM: Final = "a table of what is accepted of that platform"
@@ -65,6 +66,16 @@ def wrong_form(text: str, found: dict[str, Any], error: Exception, what: str = "
         value = value[step]
     wanted = next(WANTED[step] for step in reversed(path) if isinstance(step, str))
     return wrong(text, path, f"found {_shown(value)}; wanted is {wanted}", what)
+
+
+def check_depth(text: str, what: str = "policy") -> None:
+    """Refuse keys of so many parts (`a.b.c`) that reading them would take minutes: tomllib's time is their square.
+
+    Raises: Misuse with the line.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.count(".") > _DOTS and not line.lstrip().startswith("#"):
+            raise _at(number, (), f"it has more than {_DOTS} dots", what)
 
 
 def broken(text: str, error: Exception, what: str = "policy") -> Misuse:

@@ -48,7 +48,7 @@ def parse_progress(answer: bytes, host: Address) -> Progress:
     """
     try:
         return msgspec.json.decode(answer, type=Progress)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unavailable(f"{host} answers with something else than how far the recovery is.") from error
 
 
