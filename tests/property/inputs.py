@@ -30,7 +30,7 @@ from rkeyserver.clock import Clock
 from rkeyserver.exchange import messages
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.recovery import Checked, RecoveryAsking, check_request, contribute
-from rkeyserver.exchange.standby import Asking, Greeting
+from rkeyserver.exchange.standby import Asking, Greeting, Requesting
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.platforms.registry import load_verifier
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
@@ -127,6 +127,10 @@ def share_documents() -> list[bytes]:
     return [one for one in found if one is not None]
 
 
+def recovery_secret() -> bytes:
+    return shares.combine_shares(share_documents(), share_set())
+
+
 @cache
 def mnemonic() -> tuple[str, ...]:
     words: str = json.loads(share_documents()[0])["mnemonic"]
@@ -179,20 +183,25 @@ async def check(request: bytes) -> Checked:
 
 
 @cache
+def requesting() -> Requesting:
+    """The standby, with its request made."""
+    granter, greeting, _ = parties()
+    return greeting.challenged(granter.challenge(greeting.message))
+
+
+@cache
 def exchange() -> dict[type[messages.Message], bytes]:
     """One of each message, as two genuine parties send them."""
     granter, greeting, recovering = parties()
-    challenge = granter.challenge(greeting.message)
-    requesting = greeting.challenged(challenge)
-    grant = asyncio.run(granted(granter, requesting.message))
-    request = messages.decode(requesting.message, messages.Request)
+    request = messages.decode(requesting().message, messages.Request)
+    grant = asyncio.run(granted(granter, requesting().message))
     recovery_request = messages.decode(recovering.message, messages.RecoveryRequest)
     checked = asyncio.run(check(recovering.message))
     return {
         messages.Hello: greeting.message,
-        messages.Challenge: challenge,
-        messages.ChallengeBody: messages.decode(challenge, messages.Challenge).body,
-        messages.Request: requesting.message,
+        messages.Challenge: request.challenge,
+        messages.ChallengeBody: messages.decode(request.challenge, messages.Challenge).body,
+        messages.Request: requesting().message,
         messages.RequestClaims: request.attested.claims,
         messages.Grant: grant,
         messages.GrantClaims: messages.decode(grant, messages.Grant).attested.claims,

@@ -16,6 +16,7 @@ import msgspec
 from tests.fakes.claims import CLAIMS, NOW
 from tests.fakes.keyrings import id_of, secret_of
 from tests.fakes.platform import FakePlatform
+from tests.fakes.store import MemoryKeystore
 from tests.property.inputs import (
     SECRET,
     SECRETS,
@@ -38,6 +39,8 @@ from tests.property.inputs import (
     quotes,
     records,
     recovery,
+    recovery_secret,
+    requesting,
     share_documents,
     share_set,
     signed_change,
@@ -53,8 +56,9 @@ from rkeyserver.appraisal.change import believe, parse_change, public_line
 from rkeyserver.appraisal.policy import AdminsTable, parse_admins, parse_policy
 from rkeyserver.appraisal.toml_lines import line_of
 from rkeyserver.attestation.sgx import collateral, quote
+from rkeyserver.cli import inspect, policy_edit, status, talk
 from rkeyserver.cli import policy as cli_policy
-from rkeyserver.cli import policy_edit, status, talk
+from rkeyserver.cli import recovery as cli_recovery
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.cli.identity_file import read_identities
 from rkeyserver.config import check_options, make_config, read_file
@@ -64,15 +68,16 @@ from rkeyserver.exchange.armour import Kind, armour, dearmour
 from rkeyserver.exchange.hpke import OneTimeKey
 from rkeyserver.exchange.hpke import seal as hpke_seal
 from rkeyserver.keyring.keyring import Keyring
-from rkeyserver.keyring.sealed import open_keyring, set_aside_name
+from rkeyserver.keyring.sealed import open_keyring, open_recovered, set_aside_name
 from rkeyserver.keystore import file_lock, file_read
 from rkeyserver.keystore.store import MAX_RECORD
 from rkeyserver.platforms.simulated import image, keys, processor
 from rkeyserver.platforms.simulated.platform import PROVISIONED_FILE
 from rkeyserver.sealing import record, shares
 from rkeyserver.sealing.recovery import MAX_SEALED_SHARE, RecoveryShare, encode_slot, fingerprint, parse_slot
-from rkeyserver.service import audit, ops, routes, sharing, sharing_messages, verification, worker
+from rkeyserver.service import audit, given, ops, routes, sharing, sharing_messages, verification, worker
 from rkeyserver.service import contribute as service_contribute
+from rkeyserver.service.adopt import Opened, Unopenable, look
 
 Run = Callable[[bytes], Any]
 
@@ -156,6 +161,19 @@ target(
     Rejected,
 )
 target(
+    "recovery request at a command",
+    message(messages.RecoveryRequest),
+    lambda data: asyncio.run(cli_recovery._checked(data, policy(), id_of(SECRET), NOW)),
+    Rejected,
+)
+
+
+def grant_at_a_standby(data: bytes) -> None:
+    asyncio.run(requesting().granted(data)).keyring.close()
+
+
+target("grant at a standby", message(messages.Grant), grant_at_a_standby, Rejected, secrets=lambda: SECRETS)
+target(
     "contribution at an instance",
     message(messages.RecoveryContribution),
     lambda data: parties()[2].opened(data)[1].close(),
@@ -191,6 +209,36 @@ target(
     Corrupt,
     canonical=lambda found: found if len(found) <= MAX_RECORD else b"",
 )
+target("record of inspect", records, lambda data: inspect.inspect(written(data)), Corrupt)
+target("record of recovery show", lambda: records()[1:2], lambda data: cli_recovery.show(written(data)), Corrupt)
+
+
+def verify_share(data: bytes) -> None:
+    identity = folder() / "identity"
+    identity.write_text(str(age_keys()[0]))
+    cli_recovery.verify(written(data), identity)
+
+
+target("record of recovery verify", lambda: records()[1:2], verify_share, Corrupt, Rejected, secrets=mnemonic)
+
+
+def look_at_record(data: bytes) -> None:
+    found = look(MemoryKeystore(record=data), platform())
+    if isinstance(found, Unopenable):
+        raise found.error
+    assert isinstance(found, Opened)
+    found.keyring.close()
+
+
+target("record at a start", lambda: records()[2:], look_at_record, Corrupt, secrets=lambda: SECRETS)
+
+
+def recover_record(data: bytes) -> None:
+    with contextlib.closing(open_recovered(record.parse(data), memoryview(recovery_secret()))):
+        pass
+
+
+target("record that is recovered", lambda: records()[1:2], recover_record, Corrupt, secrets=lambda: SECRETS)
 target("recovery slot", slots, parse_slot, Corrupt, canonical=encode_slot)
 target(
     "recipient's name", lambda: [one.encode() for one in recovery().recipients], lambda data: fingerprint(text_of(data))
@@ -239,6 +287,7 @@ target(
 target(
     "policy", policies, lambda data: parse_policy(text_of(data)), Misuse, canonical=lambda found: found.text.encode()
 )
+target("policy's file", policies, lambda data: given._read("policy", written(data), parse_policy), Misuse)
 target(
     "admins",
     lambda: [policies()[2][policies()[2].index(b"[admins]") : policies()[2].index(b"[recovery]")]],
