@@ -20,6 +20,10 @@ FOUND: dict[str, dict[str, bytes]] = {
         "so did a header": b"version = 1\n[" + b"x." * 60_000 + b"x]\n",
         "and many such lines": b"".join(b"%d%s.x = 1\n" % (one, b".x" * 62) for one in range(900)),
     },
+    "configuration": {
+        "a key of many parts took minutes to read": b"x." * 30_000 + b"x = 1\n",
+        "a file without end was read whole": b"# x\n" * 100_000,
+    },
     "admins": {"a key of many parts took minutes to read": b"x." * 60_000 + b"x = 1\n"},
     "policy change": {"its error was as long as the change": b'{"' + b"x" * 200_000 + b'":1}'},
     "progress of a recovery": {"deep nesting ended in a traceback": b'{"a":' * 1_000 + b"1" + b"}" * 1_000},

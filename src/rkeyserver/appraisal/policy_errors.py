@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from rkeyserver.appraisal.toml_lines import Path, line_of
 from rkeyserver.errors import Misuse
+from rkeyserver.plain import MOST_DOTS, too_many_dots
 
 _ADVICE: Final = "docs/spec/policy.md lists every key."
 _SHOWN: Final = 80
-_DOTS: Final = 64  # in one line
 _HASHES: Final = '"any", or a list of SHA-256, each 64 lower-case hex digits'
 _SWITCH: Final = '"accept" or "refuse"'
 _PLATFORM: Final = "a table of what is accepted of that platform"
@@ -69,13 +69,12 @@ def wrong_form(text: str, found: dict[str, Any], error: Exception, what: str = "
 
 
 def check_depth(text: str, what: str = "policy") -> None:
-    """Refuse keys of so many parts (`a.b.c`) that reading them would take minutes: tomllib's time is their square.
+    """Refuse what would take minutes to read.
 
     Raises: Misuse with the line.
     """
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.count(".") > _DOTS and not line.lstrip().startswith("#"):
-            raise _at(number, (), f"it has more than {_DOTS} dots", what)
+    if (number := too_many_dots(text)) is not None:
+        raise _at(number, (), f"it has more than {MOST_DOTS} dots", what)
 
 
 def broken(text: str, error: Exception, what: str = "policy") -> Misuse:
