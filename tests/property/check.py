@@ -6,7 +6,7 @@ import resource
 import time
 from typing import Any, Final
 
-from tests.property.targets import Target
+from tests.property.registry import Target
 
 from rkeyserver.errors import RkeyError
 

@@ -12,8 +12,8 @@ import sys
 import time
 
 from tests.property.check import Found, check
+from tests.property.everything import TARGETS, Target
 from tests.property.mutate import apply, random_steps
-from tests.property.targets import TARGETS, Target
 
 
 def run(target: Target, dice: random.Random, seconds: float) -> dict[str, bytes]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyrage  # type: ignore[import-untyped]
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from tests.fakes.claims import NOW, document, table
 from tests.fakes.keyrings import id_of, keyring_bytes, keyring_of
 from tests.fakes.machines import HostTime, machine
@@ -68,6 +69,13 @@ def age_keys() -> list[Any]:
 @cache
 def admin_key() -> Ed25519PrivateKey:
     return Ed25519PrivateKey.generate()
+
+
+@cache
+def rsa_line() -> bytes:
+    """The OpenSSH public key of an RSA key."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=3072)
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
 
 
 @cache

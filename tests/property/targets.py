@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 from unittest import mock
 
@@ -41,6 +41,7 @@ from tests.property.inputs import (
     recovery,
     recovery_secret,
     requesting,
+    rsa_line,
     share_documents,
     share_set,
     signed_change,
@@ -49,6 +50,7 @@ from tests.property.inputs import (
     verify,
     written,
 )
+from tests.property.registry import Run, target, text_of
 from tests.vectors import intel
 
 from rkeyserver.address import Address, parse_address
@@ -78,47 +80,6 @@ from rkeyserver.sealing.recovery import MAX_SEALED_SHARE, RecoveryShare, encode_
 from rkeyserver.service import audit, given, ops, routes, sharing, sharing_messages, verification, worker
 from rkeyserver.service import contribute as service_contribute
 from rkeyserver.service.adopt import Opened, Unopenable, look
-
-Run = Callable[[bytes], Any]
-
-
-@dataclass(frozen=True)
-class Target:
-    """One parser. seeds: genuine inputs; run: reads one; allowed: what it may raise, as its docstring says.
-
-    canonical: of what was accepted, the only bytes that may have led to it; None where the format has many forms.
-    secrets: what no error may quote. refuses: whether a genuine input may itself be somebody's refusal.
-    """
-
-    name: str
-    seeds: Callable[[], list[bytes]]
-    run: Run
-    allowed: tuple[type[BaseException], ...]
-    canonical: Callable[[Any], bytes] | None = None
-    secrets: Callable[[], tuple[str, ...]] = tuple
-    refuses: bool = False
-
-
-TARGETS: Final[dict[str, Target]] = {}
-
-
-def target(
-    name: str,
-    seeds: Callable[[], list[bytes]],
-    run: Run,
-    *allowed: type[BaseException],
-    canonical: Callable[[Any], bytes] | None = None,
-    secrets: Callable[[], tuple[str, ...]] = tuple,
-    refuses: bool = False,
-) -> None:
-    assert name not in TARGETS
-    TARGETS[name] = Target(name, seeds, run, allowed, canonical, secrets, refuses)
-
-
-def text_of(data: bytes) -> str:
-    """Text as it may come out of a file system or an argument: with lone surrogates for what is no UTF-8."""
-    return data.decode("utf-8", "surrogateescape")
-
 
 # The list
 
@@ -280,7 +241,7 @@ target(
 )
 target(
     "recovery recipient",
-    lambda: [recovery().recipients[0].encode(), public_line(admin_key()).encode()],
+    lambda: [recovery().recipients[0].encode(), public_line(admin_key()).encode(), rsa_line()],
     lambda data: shares.recipient_of(data[:2048].decode("latin-1")),
     Misuse,
 )
@@ -308,7 +269,7 @@ target("policy change", changes, parse_change, Misuse)
 target("signatures", changes, signed_change, Misuse)
 target(
     "chain of changes",
-    lambda: changes()[:1],
+    lambda: [parse_change(changes()[0]).link().text().encode()],
     lambda data: believe(
         domain=id_of(SECRET),
         policy=policies()[2].decode(),
@@ -376,12 +337,17 @@ target(
     Unavailable,
 )
 
-STATUS: Final = {
+HELD: Final = {"own": True, "days_left": 1.5, "fmspc": "f", "ca": "c", "issued": "i", "expires": "e", "source": "s"}
+STATUS: Final[dict[str, Any]] = {
     "role": "primary", "domain": "d", "epoch": 0, "sequence": 1, "platform": "simulated", "machine": "m",
     "protects": "p", "key_memory": "k", "hand_overs": 1, "started": "s", "refused": {"a": 1}, "peers": {"m": "t"},
     "generations": [{"id": "i", "state": "s", "created": "c"}], "recovering": None, "record_problem": "",
     "slots": [{"type": "platform", "platform": "p", "policy": "q"}], "simulated": True, "ways_back_total": 1,
     "ways_back": {"record": 1, "hosts": 0, "recovery": 0},
+    "collateral": {
+        "pccs": "https://pccs", "last_success": None, "last_error": "no answer",
+        "held": [HELD],
+    },
 }  # fmt: skip
 
 

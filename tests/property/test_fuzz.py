@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.property.check import check
+from tests.property.everything import TARGETS, Target
 from tests.property.mutate import Step, apply, steps
-from tests.property.targets import TARGETS, Target
+from tests.property.targets import HELD, STATUS
 
 from rkeyserver.errors import RkeyError
 
@@ -30,6 +32,11 @@ FOUND: dict[str, dict[str, bytes]] = {
     "done change": {
         "a lone surrogate ended in a traceback": b'{"domain":"d","polic\xed\xa0\x80y":1}',
         "an escaped one too": rb'{"domain":"d","polic\ud800y":1}',
+    },
+    "status": {
+        "what is no number ended in a traceback": json.dumps(
+            STATUS | {"collateral": STATUS["collateral"] | {"held": [HELD | {"days_left": "x"}]}}
+        ).encode()
     },
     "error of an instance": {"it was as long as the answer": b'{"message":"' + b"x" * 500_000 + b'"}'},
     "recipient's name": {"what is no ASCII ended in a traceback": "ssh-rsa é".encode()},
