@@ -5,6 +5,7 @@ For each target it prints how many inputs were given and taken, and of each kind
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -43,6 +44,7 @@ def main() -> int:
     seconds = float(os.environ.get("FUZZ_SECONDS", "600"))
     number = int(os.environ.get("FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
     chosen = [one for one in TARGETS.values() if not sys.argv[1:] or any(word in one.name for word in sys.argv[1:])]
+    logging.disable()
     sys.stdout.write(f"FUZZ_SEED={number}, {len(chosen)} targets, {seconds:.0f} seconds\n")
     troubles = [run(one, random.Random(f"{number} {one.name}"), seconds / len(chosen)) for one in chosen]  # noqa: S311
     return int(any(troubles))

@@ -436,7 +436,7 @@ def answered(data: bytes) -> None:
             with contextlib.suppress(BlockingIOError):
                 there.send(data)
             there.shutdown(socket.SHUT_WR)
-            return await verification._Worker(None, here).ask(TASK)  # type: ignore[arg-type]
+            return await verification._Worker(mock.Mock(), here).ask(TASK)
 
     found = asyncio.run(ask())
     if found.refusal is not None:
