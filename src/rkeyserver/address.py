@@ -45,7 +45,8 @@ def parse_address(text: str, default_port: int, *, any_host: bool = False) -> Ad
         host, colon, rest = text.partition(":")
         port = rest if colon else None
         good = _is_ipv4(host) if _DOTTED.fullmatch(host) else _is_name(host)
-        _check(text, good or (any_host and text.startswith(":")), "HOST or HOST:PORT")
+        wanted = "HOST, HOST:PORT or :PORT" if any_host else "HOST or HOST:PORT"
+        _check(text, good or (any_host and text.startswith(":")), wanted)
     if port is None:
         return Address(host, default_port)
     _check(text, bool(_PORT.fullmatch(port)) and int(port) <= _HIGHEST_PORT, "a port from 0 to 65535")

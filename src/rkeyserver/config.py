@@ -156,7 +156,8 @@ def read_file(path: Path) -> Options:
         raise Misuse(f"The configuration file {path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         # ValueError is the base of what decoding, TOML and types raise, and of what they let through: endless numbers.
-        raise Misuse(f"The configuration file {path} is wrong: {error}.") from error
+        advice = 'It is TOML, where text stands in quotes: platform = "simulated".'
+        raise Misuse(f"The configuration file {path} is wrong: {error}.", advice=advice) from error
 
 
 def check_options(given: dict[str, object]) -> Options:

@@ -89,7 +89,7 @@ def test_status_for_people_warns_of_the_last_way_back(machines: Machines) -> Non
     host, backup = machines("host"), machines("backup")
     host.start()
     said = ask(host)
-    assert "so is the key. Add a backup." in said
+    assert "lost with this one or its record. Add a backup." in said
     assert said.endswith("SIMULATED: nothing here is protected.\n")
     assert backup.run("-i", host.address, "--once").status == 0
     # That the backup has stored it, only the backup can tell.

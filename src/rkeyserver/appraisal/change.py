@@ -235,6 +235,8 @@ def check_next(change: PolicyChange, *, domain: str, policy: str, changes: Seque
         )
     advice = "Nothing was changed. Propose it anew, to be signed anew."
     wanted = last_sequence(changes) + 1
+    if change.sequence == wanted - 1 and change.policy == policy:
+        advice = "Nothing was changed: what it asks for is in force already."
     if change.sequence != wanted:
         raise Rejected(
             Reason.NOT_THE_NEXT_CHANGE,

@@ -67,13 +67,13 @@ def run(found: argparse.Namespace) -> Said:
         return Said(show(Path(found.path), clock))
     if found.action == "bundle":
         _write(Path(found.output), bundle([Path(path) for path in found.path]))
-        return Said("")
+        return Said(f"Written to {found.output}.\n")
     ca = None if found.pccs_ca is None else Path(found.pccs_ca)
     data = fetch(found.pccs, ca, _wanted(found.quote, found.fmspc, found.ca), clock)
     if found.output is None:
         return Said(data.decode())
     _write(Path(found.output), data)
-    return Said("")
+    return Said(f"Written to {found.output}.\n")
 
 
 def _wanted(quote_file: str | None, fmspc: str | None, ca: str | None) -> Model | Path:

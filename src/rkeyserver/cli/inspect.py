@@ -11,7 +11,7 @@ from rkeyserver.config import DEFAULT_KEYSTORE
 from rkeyserver.errors import Corrupt
 from rkeyserver.keystore.file_read import kept_names, read_record
 from rkeyserver.keystore.store import Fetch, ways_out
-from rkeyserver.sealing.record import parse
+from rkeyserver.sealing.record import MAGIC, parse
 from rkeyserver.sealing.recovery import fingerprint
 
 
@@ -36,7 +36,10 @@ def inspect(path: Path) -> str:
     try:
         record = parse(data)
     except Corrupt as error:
-        advice = f"{error.advice} {ways_out(kept_names(path), Fetch.UNREADABLE)}".lstrip()
+        # A key, a policy or a bundle, perhaps: then there is nothing to put right at that place.
+        meant = "" if data.startswith(MAGIC.partition(b"/")[0]) else "Is this the file that was meant?"
+        ways = ways_out(kept_names(path), Fetch.UNREADABLE)
+        advice = " ".join(part for part in (meant, error.advice, ways) if part)
         raise Corrupt(error.message, advice=advice) from error
     header = record.header
     lines = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from rkeyserver.appraisal.change import (
     check_authority,
     parse_change,
     propose,
+    public_line,
     sign,
 )
 from rkeyserver.appraisal.narrowing import narrows
@@ -89,6 +91,7 @@ def _put(document: str, output: str | None) -> Said:
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 _UTF8_BYTES: Final = 4  # at most, for one character
+_HEAD: Final = re.compile(r"# domain [0-9a-f]{32}\n# policy [0-9a-f]{64}, by change \d+\n# changed by: [^\n]*\n\n")
 
 
 class _Policy(msgspec.Struct):
@@ -145,7 +148,8 @@ def show(ops: str) -> str:
 def make_proposal(ops: str, file: Path | None) -> str:
     """A change to the policy in `file`, or to the present one (for its admins to sign), that nobody has signed."""
     now = present(ops)
-    text = now.policy.text if file is None else _read(file, MAX_POLICY)
+    # What `policy show` put above it tells of the policy that this one replaces: it would be wrong from then on.
+    text = now.policy.text if file is None else _HEAD.sub("", _read(file, MAX_POLICY), count=1)
     change = _proposed(now, text)
     _tell(now.policy, change)
     return change.text() + "\n"
@@ -211,8 +215,16 @@ def _proposed(now: Present, text: str) -> PolicyChange:
 
 
 def _signed(change: PolicyChange, keys: Sequence[Path]) -> PolicyChange:
+    admins = parse_policy(change.policy).admins
+    named = set() if admins is None else {" ".join(line.split(" ")[:2]) for line in admins.keys}
     for key in keys:
-        change = sign(change, load_admin_key(key))
+        private = load_admin_key(key)
+        change = sign(change, private)
+        if public_line(private) not in named:
+            sys.stderr.write(
+                f"{one_line(str(key))} is the key of no admin of this policy: what it signs counts only if the policy "
+                "that is replaced names it.\n"
+            )
     return change
 
 

@@ -22,7 +22,7 @@ from rkeyserver.cli.identity_file import Ask, ask_on_terminal, read_identities
 from rkeyserver.clock import utc
 from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_PORT
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, one_line
-from rkeyserver.exchange.armour import Kind, armour, armoured_size, dearmour, is_armoured
+from rkeyserver.exchange.armour import WHOLE, Kind, armour, armoured_size, dearmour, is_armoured
 from rkeyserver.exchange.attested import Verifier
 from rkeyserver.exchange.messages import (
     MAX_MESSAGE,
@@ -243,7 +243,13 @@ def _request(asked: RecoveryContribute) -> bytes:
                 data = file.read(MAX_REQUEST + 1)
     except OSError as error:
         raise Misuse(f"The request {asked.request} cannot be read: {error.strerror}.") from error
-    return dearmour(data, Kind.RECOVERY_REQUEST) if is_armoured(data) else data
+    if is_armoured(data):
+        return dearmour(data, Kind.RECOVERY_REQUEST)
+    try:
+        decode(data, RecoveryRequest)
+    except Rejected as error:
+        raise Rejected(error.reason, f"{asked.request}: {error.message}", advice=WHOLE) from error
+    return data
 
 
 async def _checked(message: bytes, policy: Policy, domain: str, now: int) -> Checked:

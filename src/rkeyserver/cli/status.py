@@ -46,7 +46,8 @@ def _advice(found: dict[str, Any]) -> str:
 def _warning(found: dict[str, Any]) -> str:
     ways = found["ways_back"]
     if ways["record"]:
-        return f"WARNING: one way back. If this machine or its record is lost, so is the key. {_advice(found)}"
+        lost = "If no other machine holds the key, it is lost with this one or its record."
+        return f"WARNING: one way back is known here. {lost} {_advice(found)}"
     if ways["hosts"]:
         return "WARNING: one way back, the machine that gave the key: do not stop this instance before it has a record."
     return f"WARNING: no way back. When this instance ends, the key is lost here. {_advice(found)}"
@@ -76,12 +77,16 @@ def _collateral(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _waits_for(found: dict[str, Any]) -> str:
+    return "waits for recovery shares" if found["recovering"] else "is asking its hosts"
+
+
 def _lines(found: dict[str, Any]) -> list[str]:
     ways = found["ways_back"]
     lines = [
         f"role         {found['role']}",
         *(
-            ["domain       none yet: it is asking its hosts"]
+            [f"domain       none yet: it {_waits_for(found)}"]
             if found["domain"] is None
             else [
                 f"domain       {found['domain']}",

@@ -10,6 +10,7 @@ from typing import Final
 
 from rkeyserver.errors import Reason, Rejected
 
+WHOLE: Final = "Copy it from its line -----BEGIN to its line -----END, and nothing around it."
 _COLUMNS: Final = 64
 _FORM: Final = re.compile(
     rb"-----BEGIN RKEYSERVER ([A-Z ]+)-----\r?\n((?:[A-Za-z0-9+/=]{1,64}\r?\n)+)-----END RKEYSERVER \1-----\s*"
@@ -47,7 +48,11 @@ def dearmour(text: bytes, kind: Kind) -> bytes:
     """
     match = _FORM.fullmatch(text.lstrip())
     if match is None:
-        raise Rejected(Reason.MALFORMED, f"This is no {kind.lower()}: its first or last line is missing, or changed.")
+        raise Rejected(
+            Reason.MALFORMED,
+            f"This is no {kind.lower()}: its first or last line is missing, or changed.",
+            advice=WHOLE,
+        )
     if match[1].decode() != kind:
         raise Rejected(Reason.MALFORMED, f"This is a {match[1].decode().lower()}; wanted is a {kind.lower()}.")
     try:

@@ -262,7 +262,7 @@ async def _live(config: Config, parts: Parts, stack: contextlib.ExitStack) -> No
         await start_standby(config, parts.instance, parts.joiner)
         return
     peers = [stack.enter_context(one) for address in config.listen for one in open_sockets(address)]
-    ops = [stack.enter_context(one) for one in open_sockets(config.ops)]
+    ops = [stack.enter_context(one) for one in open_sockets(config.ops, "--ops")]
     warn_of_readers(ops)
     # Where the platform does not trust its host, no socket of the host's can be its owner's.
     trusted = parts.instance.platform.trusts_host

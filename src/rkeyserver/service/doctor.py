@@ -178,6 +178,9 @@ class _Look:
         try:
             self._platform = open_platform(self.config, self.clock)
         except RkeyError as error:
+            if self.config.platform is None and self.header is not None and self.header.slot.platform == "simulated":
+                advice = "The record is of a simulated machine: say --platform simulated, and its --machine."
+                error = Misuse(error.message, advice=advice)
             yield self._fails(Topic.MACHINE, error)
             return
         own = self._platform.attester_identity()
@@ -262,6 +265,9 @@ class _Look:
             says = "it has no keyring yet"
         elif self.domain is not None and domain != self.domain:
             says, advice = f"it serves domain {domain}", "Is it the one of this keystore? --ops names another."
+        elif self._record is not None and self._platform is None:
+            says = f"it holds a keyring of domain {domain}; whether the record here gives it was not tried"
+            advice = "Do not stop it before that is known."
         elif not self.opened:
             says = f"it holds a keyring of domain {domain}, which the record here does not give"
             advice = "Do not stop it before another machine has joined from it."
@@ -311,7 +317,7 @@ class _Look:
                 Topic.RECOVERY,
                 State.WARNING,
                 "none: if every machine is lost, so is the key",
-                "Name recovery recipients in the policy, in a [recovery] table (docs/spec/policy.md).",
+                "Name recovery recipients in the policy, in a [recovery] table (docs/operations/recovery.md).",
             )
             return
         slot = header.recovery

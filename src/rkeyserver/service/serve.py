@@ -43,8 +43,10 @@ class _Server(uvicorn.Server):
         yield
 
 
-def open_sockets(address: Address) -> list[socket.socket]:
+def open_sockets(address: Address, option: str = "--listen") -> list[socket.socket]:
     """Listening sockets for an address; for an empty host one of each family that the machine has.
+
+    option: the one that names another address.
 
     Raises: Unavailable if it is taken or not of this machine.
     """
@@ -76,7 +78,7 @@ def open_sockets(address: Address) -> list[socket.socket]:
                 one.close()
             raise Unavailable(
                 f"Cannot listen on {Address(host, port)}: {error.strerror}.",
-                advice="Another instance may be running, or the address is not this machine's: name one with --listen.",
+                advice=f"Another instance may run here, or the address is not this machine's: name one with {option}.",
             ) from error
         listener.setblocking(False)  # noqa: FBT003 - the socket module's signature
         port = int(listener.getsockname()[1])

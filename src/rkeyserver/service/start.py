@@ -178,7 +178,8 @@ class Joiner:
                 pause = min(delay * (0.5 + self.jitter()), end - loop.time())
                 if pause <= 0 or not _weight(error):
                     raise
-                log.info("Asking again in %.1f seconds, until %.0f are over. (%s)", pause, seconds, error.code)
+                left = end - loop.time()
+                log.info("Asking again in %.1f seconds, for %.0f more. (%s)", pause, left, error.code)
                 await asyncio.sleep(pause)
                 delay = min(delay * 2, WAITING_DELAY)
             else:

@@ -358,3 +358,25 @@ def test_a_link_to_write_to_is_followed(keys: Callable[[str], str], tmp_path: Pa
     run("sign", str(link), "--key", keys("alice"), "-o", str(link))
     assert link.is_symlink()
     assert len(change_in(out).signatures) == 1
+
+
+# what a newcomer trips over
+
+
+def test_what_show_put_above_the_text_is_not_proposed(instance: MakeInstance, tmp_path: Path) -> None:
+    instance(policy=OWNED, change=3)
+    edited = tmp_path / "edited.toml"
+    edited.write_text(run("show").text.replace(PEER, NEW))
+    assert parse_change(run("propose", str(edited)).text.encode()).policy == OWNED.replace(PEER, NEW)
+
+
+def test_a_key_of_no_admin_is_told_when_it_signs(
+    instance: MakeInstance, keys: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    instance(policy=SIGNED)
+    change = tmp_path / "change.json"
+    with pytest.raises(Rejected):
+        run("admit", f"simulated {NEW}", "--key", keys("alice"), "-o", str(change))
+    assert "no admin" not in capsys.readouterr().err
+    run("sign", str(change), "--key", keys("mallory"))
+    assert f"{keys('mallory')} is the key of no admin of this policy" in capsys.readouterr().err

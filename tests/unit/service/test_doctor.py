@@ -275,7 +275,7 @@ CASES: dict[str, Case] = {
     "one that outlives its record": (both(_damaged, _runs()), Topic.INSTANCE, WARNING, "does not give", CORRUPT),
     "one without a record": (both(_never, _runs()), Topic.INSTANCE, WARNING, "does not give", MISUSE),
     "one without a machine": (
-        both(_runs(), _changed("opens", lambda _: Misuse("x"))), Topic.INSTANCE, WARNING, "does not give", MISUSE
+        both(_runs(), _changed("opens", lambda _: Misuse("x"))), Topic.INSTANCE, WARNING, "was not tried", MISUSE
     ),
     "no peer named": (nothing, Topic.PEER, UNKNOWN, "none was named", NO_WAY_BACK),
     "a peer that is silent": (_set(hosts=(PEER,)), Topic.PEER, WARNING, "does not answer", NO_WAY_BACK),

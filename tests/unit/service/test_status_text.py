@@ -23,7 +23,10 @@ def status_with(scene: Scene, **ways: int) -> list[str]:
 
 WAYS: dict[str, tuple[dict[str, int], str]] = {
     "none": ({}, "WARNING: no way back. When this instance ends, the key is lost here. Add a backup."),
-    "the record": ({"record": 1}, "WARNING: one way back. If this machine or its record is lost, so is the key. Add a"),
+    "the record": (
+        {"record": 1},
+        "WARNING: one way back is known here. If no other machine holds the key, it is lost with",
+    ),
     "a host": ({"hosts": 1}, "WARNING: one way back, the machine that gave the key: do not stop this instance before"),
     "record and recovery": ({"record": 1, "recovery": 1}, "Recovery opens a copy of the record: keep one elsewhere."),
 }

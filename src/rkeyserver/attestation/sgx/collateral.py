@@ -56,7 +56,7 @@ def decode(endorsements: bytes) -> Collateral:
         raise Rejected(
             Reason.MALFORMED,
             "There is no collateral for the quote: none was sent with it, none is here.",
-            advice="Name a PCCS or an offline bundle.",
+            advice="Name a file of it with --collateral, or, for a server, a PCCS with --pccs.",
         )
     try:
         return msgspec.json.decode(endorsements, type=Collateral)
