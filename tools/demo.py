@@ -1,4 +1,4 @@
-"""Shows, narrated: two machines, a hand-over, the first one killed, a third joining, a theft, strangers, enrolment.
+"""Shows, narrated: machines, hand-overs, the first one killed, a theft, strangers, enrolment, and all of them lost.
 
     PYTHONPATH=src python tools/demo.py OUT
 
@@ -21,6 +21,7 @@ import tempfile
 import textwrap
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,7 @@ PROGRAM: Final = Path("rkeyserver") / "rkeyserver"
 SIGNED_IMAGE: Final = "libenclave-rkeyserver.signed.so"
 READY_SECONDS: Final = 20.0
 WIDTH: Final = 110
+SIMULATED_WARNING: Final = "Platform simulated: nothing here is protected."
 BOLD, PLAIN = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
 
 
@@ -49,10 +51,17 @@ def scene(number: int, title: str) -> None:
     print(f"\n{BOLD}{number}. {title}{PLAIN}")
 
 
-def show(output: str) -> None:
-    """What a program said."""
+def show(output: str, *, warning: bool = False) -> None:
+    """What a program said; without the warning that each start on this platform begins with, unless that is wanted."""
     for line in output.strip().splitlines():
+        if SIMULATED_WARNING in line and not warning:
+            continue
         print(textwrap.fill(line, WIDTH, initial_indent="   | ", subsequent_indent="   |   "))
+
+
+def show_command(*words: str) -> None:
+    """A command as somebody types it."""
+    print("\n".join(textwrap.wrap(f"$ {' '.join(words)}", WIDTH, initial_indent="   ", subsequent_indent="       ")))
 
 
 def expect(condition: object, what: str) -> None:
@@ -92,11 +101,11 @@ class Machine:
             *more,
         ]
 
-    def start(self, *more: str) -> None:
+    def start(self, *more: str, warning: bool = False) -> None:
         """Start its instance and wait until that serves; show what it said by then."""
         self.begin(*more)
         self.wait_for("Serving as")
-        show("\n".join(self.said()))
+        show("\n".join(self.said()), warning=warning)
 
     def begin(self, *more: str) -> None:
         """Start its instance."""
@@ -162,6 +171,14 @@ def keys(machine: Machine) -> tuple[str, list[str]]:
     return status["domain"], [one["id"] for one in status["generations"]]
 
 
+def new_ssh_key(path: Path) -> str:
+    """Make a private key there, as `ssh-keygen -t ed25519` does; its public line."""
+    key = Ed25519PrivateKey.generate()
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return f"{public} {path.name}"
+
+
 def strangers_program(out: Path, into: Path) -> Path:
     """A copy of `out` with one module changed to write the key down, signed by a key of his own."""
     shutil.copytree(out, into, symlinks=True)
@@ -190,12 +207,13 @@ def story(out: Path, folder: Path, machines: list[Machine]) -> None:
     host, backup, third = machine("host"), machine("backup"), machine("third")
     tell(
         """Everything here is simulated: the processors are files, and nothing is protected. What is real is the code:
-        the same quotes, checks, encryption and records as on hardware."""
+        the same quotes, checks, encryption and records as on hardware. Lines with a bar are what it printed."""
     )
 
     scene(1, "The host makes a root key")
     tell("Its keystore is empty, so it makes one inside the enclave and seals it with its processor's own key.")
-    host.start()
+    host.start(warning=True)
+    tell("Each start warns of the platform like that; from here on this is left out.")
     domain, generations = keys(host)
     tell(f"Domain {domain}, root key {generations[0]}: ids, not keys. The record at rest, as anyone may read it:")
     inspect = [str(out / PROGRAM), "inspect", str(host.keystore)]
@@ -215,6 +233,25 @@ def story(out: Path, folder: Path, machines: list[Machine]) -> None:
     expect(keys(third) == (domain, generations), "the third machine holds the same key")
     tell("The root key outlived the machine it was made on.")
 
+    thieves(out, folder, machine, backup)
+
+    scene(6, "The host comes back, from its own record")
+    host.start()
+    expect(keys(host) == (domain, generations), "the host holds the same key again")
+    tell("No other machine was needed. `rkeyserver status` there:")
+    show(host.ask("status"))
+    tell(
+        """The backup and the third machine have the key too. It has not heard of them since its start, and counts only
+        what it knows."""
+    )
+
+    spare = machine("spare")
+    enrolment(folder, [host, backup, third], machine("newcomer"), spare)
+    every_machine_is_lost(folder, machines, spare)
+
+
+def thieves(out: Path, folder: Path, machine: Callable[..., Machine], backup: Machine) -> None:
+    """Two who want the key: with a copy of the record, and with a program of their own."""
     scene(4, "A thief copies the backup's record to a machine of his own")
     thief = machine("thief")
     thief.home.mkdir()
@@ -236,33 +273,31 @@ def story(out: Path, folder: Path, machines: list[Machine]) -> None:
     tell(f"Exit status {code}. He is told no more than that; the backup's log has the reason:")
     show("\n".join(backup.said()[seen:]))
 
-    scene(6, "The host comes back, from its own record")
-    host.start()
-    expect(keys(host) == (domain, generations), "the host holds the same key again")
-    tell("No other machine was needed. `rkeyserver status` there:")
-    show(host.ask("status"))
 
-    enrolment(folder, [host, backup, third], machine("newcomer"))
-
-
-def enrolment(folder: Path, machines: list[Machine], newcomer: Machine) -> None:
+def enrolment(folder: Path, machines: list[Machine], newcomer: Machine, spare: Machine) -> None:
     """From any machine to named ones, and how another gets among them. The first of `machines` is the primary."""
     host, backup, *_ = machines
     scene(7, "The operator says which machines may have the key, and whose signature changes that")
     tell(
         """Until now the policy took any simulated machine whose program is signed by the same key. The new one names
-        three. It is a document, signed by an admin's SSH key, and it takes something away: so a generation is added."""
+        three, and a spare one that stands in a cupboard. It says too who may change it from now on, and who together
+        brings the key back when every machine is lost: each by an SSH key."""
     )
-    key = Ed25519PrivateKey.generate()
     admin, rules, change = folder / "alice", folder / "policy.toml", folder / "change.json"
-    admin.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    named = json.dumps([one.identity().split()[1] for one in machines])
+    named = json.dumps([one.identity().split()[1] for one in [*machines, spare]])
     text = host.ask("policy", "show").replace('machines = "any"', f"machines = {named}")
-    rules.write_text(f"{text}\n[admins]\nthreshold = 1\nkeys = [{json.dumps(public + ' alice')}]\n")
+    added = f"\n[admins]\nthreshold = 1\nkeys = [{json.dumps(new_ssh_key(admin))}]\n"
+    recipients = json.dumps([new_ssh_key(folder / name) for name in ("carol", "dave", "erin")])
+    added += f"\n[recovery]\nthreshold = 2\nrecipients = {recipients}\n"
+    rules.write_text(text + added)
+    show(f"[simulated]\nmachines = {named}\n...{added}")
+    show_command("rkeyserver policy propose policy.toml -o change.json")
     host.ask("policy", "propose", str(rules), "-o", str(change))
+    show_command("rkeyserver policy sign change.json --key alice -o change.json")
     host.run("policy", "sign", str(change), "--key", str(admin), "-o", str(change))
+    show_command("rkeyserver policy apply change.json")
     show(host.ask("policy", "apply", str(change)))
+    tell("It takes something away, from any machine to four: so a generation of the root key is added.")
     domain, generations = keys(host)
     expect(len(generations) == 2, "a generation was added")  # noqa: PLR2004
     end = time.monotonic() + READY_SECONDS
@@ -278,12 +313,46 @@ def enrolment(folder: Path, machines: list[Machine], newcomer: Machine) -> None:
     expect(not newcomer.keystore.exists(), "the newcomer has no record")
     line = newcomer.identity()
     tell("It waits. Whoever runs it reads that line there, and has an admin put it into the policy:")
-    print(f"   $ rkeyserver policy admit '{line} newcomer' --key alice")
+    show_command(f"rkeyserver policy admit '{line} newcomer' --key alice")
     show(host.ask("policy", "admit", f"{line} newcomer", "--key", str(admin)))
     newcomer.wait_for("Serving as")
     show("\n".join(newcomer.said()[-2:]))
     expect(keys(newcomer) == keys(host), "the newcomer holds the same keys")
     tell("It asked again, and was given the key. Its own audit file and the host's say who decided that, and by what.")
+
+
+def every_machine_is_lost(folder: Path, machines: list[Machine], spare: Machine) -> None:
+    """All are killed and their processors gone; two of the three recipients bring the key back on the spare one."""
+    host = machines[0]
+    scene(9, "Every machine is lost")
+    domain, generations = keys(host)
+    spare.home.mkdir(exist_ok=True)
+    shutil.copy(host.keystore, spare.keystore)  # the copy that somebody kept elsewhere
+    own_policy = folder / "recipients-policy.toml"
+    own_policy.write_text(host.ask("policy", "show"))
+    for machine in machines:
+        machine.end(kill=True)
+        if machine is not spare:
+            shutil.rmtree(machine.home / "processor", ignore_errors=True)
+    tell(
+        """All processes are killed and all processors but the spare one erased. What is left is a copy of the host's
+        record, which opens nowhere by itself, and the recipients. On the spare machine, with that copy:"""
+    )
+    show_command(f"rkeyserver --recover --domain {domain} ...")
+    spare.begin("--recover", "--domain", domain)
+    spare.wait_for("Asking for")
+    show("\n".join(line for line in spare.said() if line.startswith("INFO")))
+    tell(
+        "Two of the three, each on a machine of his own, judge it by a policy of their own. Then they give their share:"
+    )
+    for name in ("carol", "erin"):
+        words = ["--identity", str(folder / name), "--policy", str(own_policy), "--domain", domain]
+        show_command(f"rkeyserver recovery contribute -i SPARE --identity {name} --policy mine.toml --domain ID")
+        show(host.run("recovery", "contribute", "-i", f"127.0.0.1:{spare.port}", *words))
+    spare.wait_for("Serving as")
+    show("\n".join(line for line in spare.said()[-3:] if line.startswith("INFO")))
+    expect(keys(spare) == (domain, generations), "the same keys are back")
+    tell("Domain and root keys are as before. No recipient saw more than one share, and each went out sealed.")
 
 
 def end_all(machines: list[Machine]) -> None:

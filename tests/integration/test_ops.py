@@ -93,7 +93,7 @@ def test_status_for_people_warns_of_the_last_way_back(machines: Machines) -> Non
     assert said.endswith("SIMULATED: nothing here is protected.\n")
     assert backup.run("-i", host.address, "--once").status == 0
     # That the backup has stored it, only the backup can tell.
-    assert "so is the key. It was given to 1:" in ask(host)
+    assert "or its record. It was given to 1:" in ask(host)
     httpx.post(f"http://{host.address}/v1/hand-over", content=b"nonsense", trust_env=False)
     assert "refused      1 for malformed" in ask(host)
 
