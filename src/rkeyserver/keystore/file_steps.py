@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _NO_SPACE: Final = "Free some space (or raise the quota) for {folder}, then try again."
 _NO_RIGHT: Final = (
-    "Let this process's user write to {folder} (chown, chmod, ReadWritePaths= in the unit), then try again."
+    "Let this process's user write to {folder} (chown, chmod, ReadWritePaths= in the unit), then try again; "
+    "or name another place."
 )
 _ADVICE: Final = {
     errno.ENOSPC: _NO_SPACE,

@@ -25,6 +25,7 @@ from rkeyserver.sealing.recovery import Place, Recovery, RecoverySlot, check_slo
 from rkeyserver.sealing.sealer import PlatformSealer, SealingIdentity
 from rkeyserver.secret import SecretBytes
 
+_FOLDER: Final = "Is --machine the folder of the right simulated machine?"
 MAGIC: Final = b"rkeyserver-record/v1\n"
 MAX_HEADER: Final = 128 * 1024  # 1024 generations, and 16 recovery recipients with RSA keys of 4096 bits
 RECORD_KEY_SIZE: Final = 32
@@ -211,7 +212,7 @@ def unseal(record: Record, sealer: PlatformSealer) -> SecretBytes:
     if slot.machine != here.machine:
         raise Corrupt(
             f"The record was sealed by machine {slot.machine}; this is machine {here.machine}. It opens only there.",
-            advice=_recover(record.header),
+            advice=f"{_FOLDER if slot.platform == 'simulated' else ''}{_recover(record.header)}".lstrip(),
         )
     with SecretBytes(RECORD_KEY_SIZE) as record_key:
         try:

@@ -149,4 +149,9 @@ async def _post(client: httpx.AsyncClient, path: str, body: bytes, most: int) ->
             return bytes(answer)
         if response.status_code == httpx.codes.FORBIDDEN:
             raise Rejected(Reason.REFUSED_BY_PEER, f"{client.base_url} refused this machine.")
-        raise _NoAnswer(f"it answers {response.status_code} to {path}")
+        why_not = (
+            " (it has no keyring yet, or too much to do)"
+            if response.status_code == httpx.codes.SERVICE_UNAVAILABLE
+            else ""
+        )
+        raise _NoAnswer(f"it answers {response.status_code} to {path}{why_not}")

@@ -76,10 +76,10 @@ def open_sockets(address: Address, option: str = "--listen") -> list[socket.sock
         except OSError as error:
             for one in sockets:
                 one.close()
-            raise Unavailable(
-                f"Cannot listen on {Address(host, port)}: {error.strerror}.",
-                advice=f"Another instance may run here, or the address is not this machine's: name one with {option}.",
-            ) from error
+            advice = f"Another instance may run here, or the address is not this machine's: name one with {option}."
+            if isinstance(error, PermissionError):
+                advice = f"Ports below 1024 are root's: name another with {option}."
+            raise Unavailable(f"Cannot listen on {Address(host, port)}: {error.strerror}.", advice=advice) from error
         listener.setblocking(False)  # noqa: FBT003 - the socket module's signature
         port = int(listener.getsockname()[1])
     return sockets

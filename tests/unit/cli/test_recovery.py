@@ -22,6 +22,7 @@ from tests.fakes.keyrings import keyring_of
 from tests.fakes.recipients import Recipient, age
 from tests.fakes.sealer import FakeSealer
 from tests.fakes.sharing import InlineSharing
+from tests.fakes.signing import policy_text
 
 from rkeyserver.address import Address
 from rkeyserver.appraisal.change import parse_change, propose, signers
@@ -229,3 +230,14 @@ def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(contribute, "EXCHANGE_SECONDS", 0.2)
     with answering(200, b"late", pause=1) as host, pytest.raises(Unavailable, match="no answer in time"):
         asyncio.run(fetch_request(host))
+
+
+@pytest.mark.parametrize(
+    "text", ["version = 1\n", "INFO: a line of the log\n-----BEGIN RKEYSERVER RECOVERY REQUEST-----\n"]
+)
+def test_what_is_no_request_is_said_to_be_none_and_what_is_wanted(tmp_path: Path, text: str) -> None:
+    (tmp_path / "request.txt").write_text(text)
+    (tmp_path / "mine.toml").write_text(policy_text("a1" * 16))
+    words = ["--identity", "none", "--policy", str(tmp_path / "mine.toml"), "--domain", "00" * 16]
+    with pytest.raises(Rejected, match=r"no recovery-request.* from its line -----BEGIN"):
+        run(parser().parse_args(["contribute", str(tmp_path / "request.txt"), *words]))

@@ -424,3 +424,9 @@ def test_the_first_failure_gives_the_exit_status(place: Place) -> None:
 def test_the_page_has_every_topic_in_order() -> None:
     page = (ROOT / "docs" / "operations" / "doctor.md").read_text()
     assert [line[4:-1] for line in page.splitlines() if line.startswith("## `")] == [str(topic) for topic in Topic]
+
+
+def test_a_simulated_machine_that_nobody_named_is_told_of(place: Place) -> None:
+    place.set(platform=None)
+    place.opens = Misuse("This machine has no SGX")
+    assert "say --platform simulated" in of(place.examine(), Topic.MACHINE).advice

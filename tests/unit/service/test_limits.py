@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -14,7 +16,7 @@ from starlette.routing import Route, Router
 from uvicorn.server import ServerState
 
 from rkeyserver.address import Address
-from rkeyserver.errors import RkeyError
+from rkeyserver.errors import RkeyError, Unavailable
 from rkeyserver.service.app import coarse, read_body
 from rkeyserver.service.limits import MAX_BYTES, MAX_CONNECTION_BYTES, MAX_HEAD, Guard, GuardedProtocol
 from rkeyserver.service.serve import _server, open_sockets
@@ -651,3 +653,25 @@ def test_a_client_that_leaves_in_mid_request_is_forgotten(
             await site.guard.until(0)
 
     run(check)
+
+
+# where it cannot listen
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.EADDRINUSE, "Address already in use"), "Another instance may run here, .* one with --ops"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Ports below 1024 are root's: name another with --ops"),
+    ],
+    ids=["taken", "not allowed"],
+)
+def test_where_it_cannot_listen_it_says_why_and_by_which_option(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, says: str
+) -> None:
+    def bind(_self: socket.socket, _address: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    with pytest.raises(Unavailable, match=says):
+        open_sockets(Address("127.0.0.1", 80), "--ops")
