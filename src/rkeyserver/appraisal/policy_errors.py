@@ -11,6 +11,7 @@ from rkeyserver.errors import Misuse
 
 _ADVICE: Final = "docs/spec/policy.md lists every key."
 _SHOWN: Final = 80
+_MOST_DOTS: Final = 100
 _HASHES: Final = '"any", or a list of SHA-256, each 64 lower-case hex digits'
 _SWITCH: Final = '"accept" or "refuse"'
 _PLATFORM: Final = "a table of what is accepted of that platform"
@@ -39,6 +40,18 @@ WANTED: Final[dict[str, str]] = {
     "keys": 'a list of 1 to 16 OpenSSH public keys, "ssh-ed25519 BASE64 NAME"',
     "recipients": 'a list of 1 to 16 public keys, "age1...", "ssh-ed25519 ..." or "ssh-rsa ..."',
 }
+
+
+def check_readable(text: str, what: str = "policy") -> None:
+    """Whether the document can be read in a time that its size bounds.
+
+    tomllib's time grows with the square of a dotted key's length: one key of 128 KiB takes minutes, and anybody on the
+    machine may send one to an instance. A dotted key is in one line; no policy needs one of more than two parts.
+    Raises: Misuse.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.count(".") > _MOST_DOTS:
+            raise _at(number, (), f"it has over {_MOST_DOTS} dots, which no line of a policy needs", what)
 
 
 def wrong(text: str, path: Path, says: str, what: str = "policy") -> Misuse:
