@@ -358,3 +358,15 @@ def test_a_link_to_write_to_is_followed(keys: Callable[[str], str], tmp_path: Pa
     run("sign", str(link), "--key", keys("alice"), "-o", str(link))
     assert link.is_symlink()
     assert len(change_in(out).signatures) == 1
+
+
+def test_no_link_that_others_have_laid_is_written_through(keys: Callable[[str], str], tmp_path: Path) -> None:
+    out, other = tmp_path / "change.json", tmp_path / "other"
+    out.write_text(propose(domain=DOMAIN, sequence=1, replaces=OWNED, policy=SIGNED).text())
+    other.write_text("mine")
+    (tmp_path / "change.json.new").symlink_to(other)
+    run("sign", str(out), "--key", keys("alice"), "-o", str(out))
+    assert other.read_text() == "mine"
+    assert not out.is_symlink()
+    assert len(change_in(out).signatures) == 1
+    assert len(list(tmp_path.glob(".change.json.*"))) == 0
