@@ -1,6 +1,7 @@
 """What an operator may say, in one frozen object: parsed once, passed on explicitly.
 
-It says where to connect and where to store, never what to accept: nothing here weakens a check.
+It says where to connect and where to store. What to accept it says only where there is no keyring yet, by naming files
+(service/given.py); nothing here weakens a check.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import msgspec
 
 from rkeyserver.address import Address, parse_address
 from rkeyserver.errors import Misuse
-from rkeyserver.plain import in_words
+from rkeyserver.plain import MOST_DOTS, in_words, too_many_dots
 
 DEFAULT_PORT: Final = 8888
+_MOST: Final = 64 * 1024  # characters of a configuration file
 DEFAULT_OPS: Final = Address("127.0.0.1", 9888)
 DEFAULT_KEYSTORE: Final = Path("/etc/rkey.bin")
 DEFAULT_MACHINE: Final = Path("/var/lib/rkeyserver/machine")
@@ -140,7 +142,13 @@ def read_file(path: Path) -> Options:
     """
     given: dict[str, object] = {}
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST + 1)
+        if len(text) > _MOST:
+            raise Misuse(f"The configuration file {path} has more than {_MOST} characters.")
+        if (line := too_many_dots(text)) is not None:
+            raise Misuse(f"The configuration file {path} is wrong: line {line} has more than {MOST_DOTS} dots.")
+        given = tomllib.loads(text)
         return msgspec.convert(given, Options)
     except msgspec.ValidationError as error:
         raise Misuse(f"The configuration file {path} is wrong: {in_words(error, WANTED, given)}.") from error

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from rkeyserver.appraisal.toml_lines import Path, line_of
 from rkeyserver.errors import Misuse
+from rkeyserver.plain import MOST_DOTS, too_many_dots
 
 _ADVICE: Final = "docs/spec/policy.md lists every key."
 _SHOWN: Final = 80
-_MOST_DOTS: Final = 100
 _HASHES: Final = '"any", or a list of SHA-256, each 64 lower-case hex digits'
 _SWITCH: Final = '"accept" or "refuse"'
 _PLATFORM: Final = "a table of what is accepted of that platform"
@@ -42,18 +42,6 @@ WANTED: Final[dict[str, str]] = {
 }
 
 
-def check_readable(text: str, what: str = "policy") -> None:
-    """Whether the document can be read in a time that its size bounds.
-
-    tomllib's time grows with the square of a dotted key's length: one key of 128 KiB takes minutes, and anybody on the
-    machine may send one to an instance. A dotted key is in one line; no policy needs one of more than two parts.
-    Raises: Misuse.
-    """
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.count(".") > _MOST_DOTS:
-            raise _at(number, (), f"it has over {_MOST_DOTS} dots, which no line of a policy needs", what)
-
-
 def wrong(text: str, path: Path, says: str, what: str = "policy") -> Misuse:
     """The error for what stands at `path` of the document `text`: `says` completes the sentence."""
     return _at(line_of(text, path), path, says, what)
@@ -78,6 +66,15 @@ def wrong_form(text: str, found: dict[str, Any], error: Exception, what: str = "
         value = value[step]
     wanted = next(WANTED[step] for step in reversed(path) if isinstance(step, str))
     return wrong(text, path, f"found {_shown(value)}; wanted is {wanted}", what)
+
+
+def check_depth(text: str, what: str = "policy") -> None:
+    """Refuse what would take minutes to read.
+
+    Raises: Misuse with the line.
+    """
+    if (number := too_many_dots(text)) is not None:
+        raise _at(number, (), f"it has more than {MOST_DOTS} dots", what)
 
 
 def broken(text: str, error: Exception, what: str = "policy") -> Misuse:

@@ -241,7 +241,7 @@ def test_propose_tells_what_it_will_do(
         f"Accepts less: [simulated] machines: machine {PEER} is no longer accepted.",
         "So it will add a generation of the root key.",
         "Signatures wanted: 2 of 3 admins.",
-        "And of those that it names: 2 of 2.",
+        "Signatures wanted of the admins that it names: 2 of 2.",
     ]
 
 
