@@ -22,7 +22,7 @@ from rkeyserver.attestation.sgx.verify import verify
 from rkeyserver.cli.command import Parser, Said
 from rkeyserver.clock import Clock, utc
 from rkeyserver.config import check_pccs
-from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable
+from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable, one_line
 from rkeyserver.platforms.simulated.anchor import SIMULATED_ROOT
 
 DAY: Final = 86_400
@@ -120,7 +120,8 @@ def show(path: Path, clock: Clock) -> str:
     Raises: Misuse if it cannot be read; Rejected if it is none.
     """
     now = clock.now()
-    return "\n".join(line for entry in read(path) for line in _lines(entry, now)) + "\n"
+    # Where an entry came from is whatever its file says, and an issuer's name is that of any certificate.
+    return "\n".join(one_line(line) for entry in read(path) for line in _lines(entry, now)) + "\n"
 
 
 def bundle(paths: Sequence[Path]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from rkeyserver.appraisal.policy import MAX_POLICY, Policy, parse_policy
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.cli.command import Parser, Said, add_ops
-from rkeyserver.cli.policy_edit import admitted, parse_line, removed
+from rkeyserver.cli.policy_edit import admitted, parse_line, removed, shown, signing
 from rkeyserver.errors import Misuse, Rejected, Unavailable, one_line
 from rkeyserver.service.routes import POLICY_PATH
 
@@ -141,7 +142,7 @@ def show(ops: str) -> str:
     by = "its owner" if admins is None else f"{admins.threshold} of {len(admins.keys)} admins"
     return (
         f"# domain {now.domain}\n# policy {now.policy.digest}, by change {now.change}\n# changed by: {by}\n\n"
-        f"{_shown(now.policy.text)}"
+        f"{shown(now.policy.text)}"
     )
 
 
@@ -159,9 +160,7 @@ def sign_file(file: Path, keys: Sequence[Path]) -> str:
     """The change in `file` with signatures by `keys`; what is signed is told on stderr."""
     change = parse_change(_read(file, MAX_CHANGE))
     parse_policy(change.policy)
-    sys.stderr.write(
-        f"Signing change {change.sequence} of domain {change.domain}, to this policy:\n\n{_shown(change.policy)}\n"
-    )
+    sys.stderr.write(signing(change))
     return _signed(change, keys).text() + "\n"
 
 
@@ -201,13 +200,6 @@ def edit(ops: str, line: str, keys: Sequence[Path], output: Path | None, *, admi
         advice = f"{error.advice} It is in {output}: `rkeyserver policy sign` there, then `rkeyserver policy apply`."
         raise Rejected(error.reason, error.message, advice=advice) from error
     return apply(ops, change, now)
-
-
-def _shown(text: str) -> str:
-    # A terminal obeys what it is shown, and somebody else may have written this.
-    # Only what ends a line in TOML ends one here: what looked like a key could else be within a comment.
-    lines = (line.removesuffix("\r").replace("\t", "    ") for line in text.rstrip().split("\n"))
-    return "".join(one_line(line) + "\n" for line in lines)
 
 
 def _proposed(now: Present, text: str) -> PolicyChange:
@@ -273,10 +265,16 @@ def _read(file: Path, most: int) -> str:
 
 def _write(file: Path, text: str) -> None:
     # It may be the very file that was read, with the signatures of others in it: the new one is whole, or it is not.
-    beside = file.with_name(f"{file.name}.new") if file.is_file() and not file.is_symlink() else file
+    # Nobody knows its name before: in a folder of several people one of them could have a link to another file there.
+    beside = file
     try:
+        if file.is_file() and not file.is_symlink():
+            beside = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+            beside.touch(exist_ok=False)
         beside.write_text(text, encoding="utf-8")
         if beside != file:
             beside.replace(file)
     except OSError as error:
+        if beside != file:
+            beside.unlink(missing_ok=True)
         raise Unavailable(f"{file} cannot be written: {error.strerror}.") from error
