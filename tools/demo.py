@@ -211,7 +211,7 @@ def story(out: Path, folder: Path, machines: list[Machine]) -> None:
     )
 
     scene(1, "The host makes a root key")
-    tell("Its keystore is empty, so it makes one inside the enclave and seals it with its processor's own key.")
+    tell("Its keystore is empty, so it makes one and seals it with its processor's own key.")
     host.start(warning=True)
     tell("Each start warns of the platform like that; from here on this is left out.")
     domain, generations = keys(host)
