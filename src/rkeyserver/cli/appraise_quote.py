@@ -16,7 +16,6 @@ from rkeyserver.appraisal.appraise import explain as explain_appraisal
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.attestation.check import Check
 from rkeyserver.attestation.sgx import fields, quote
-from rkeyserver.attestation.sgx.anchors import INTEL_SGX_ROOT
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.attestation.sgx.explain import NOT_LOOKED_AT
 from rkeyserver.attestation.sgx.explain import explain as explain_evidence
@@ -26,9 +25,9 @@ from rkeyserver.attestation.sgx.verify import SgxVerifier
 from rkeyserver.cli.appraise_input import collateral_for, decoded, hex64, moment, read_input
 from rkeyserver.clock import utc
 from rkeyserver.errors import Misuse, Reason, Rejected
+from rkeyserver.platforms.registry import SIMULATED, load_anchor
 
 SGX: Final = "sgx"
-SIMULATED: Final = "simulated"
 
 _SIMULATED_NAMES: Final = "protects nothing"  # how every certificate of that platform's names ends
 _TO_SIMULATED: Final = "This is SIMULATED evidence, which proves nothing; --platform simulated looks at it as that."
@@ -82,7 +81,7 @@ def appraise(given: Asked) -> Judged:
     evidence, written = decoded(read_input(given.quote))
     endorsements = b"" if given.collateral is None else collateral_for(evidence, read_input(given.collateral))
     policy = None if given.policy is None else parse_policy(_text(read_input(given.policy)))
-    verifier = _verifier(given.platform)
+    verifier = SgxVerifier(platform=given.platform, anchor=load_anchor(given.platform))
     simulated = given.platform == SIMULATED
     what, advice = foreign(evidence)
     if what:
@@ -121,14 +120,6 @@ def appraise(given: Asked) -> Judged:
         report_data_asked=asked is not None,
         refusal=refusal,
     )
-
-
-def _verifier(platform: str) -> SgxVerifier:
-    if platform == SGX:
-        return SgxVerifier(platform=SGX, anchor=INTEL_SGX_ROOT)
-    from rkeyserver.platforms.simulated.anchor import verify  # noqa: PLC0415 - only where it was asked for by name
-
-    return verify
 
 
 def _says_simulated(material: Material) -> bool:

@@ -13,7 +13,7 @@ import msgspec
 from rkeyserver import files
 from rkeyserver.attestation.evidence import MAX_EVIDENCE
 from rkeyserver.attestation.sgx import quote
-from rkeyserver.attestation.sgx.anchors import INTEL_SGX_ROOT, TrustAnchor
+from rkeyserver.attestation.sgx.anchors import TrustAnchor
 from rkeyserver.attestation.sgx.bundle import MAX_BUNDLE, MAX_SOURCE, Entry, merge, read_bundle, write_bundle
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.attestation.sgx.model import Model, model_of
@@ -23,10 +23,9 @@ from rkeyserver.cli.command import Parser, Said
 from rkeyserver.clock import Clock, utc
 from rkeyserver.config import check_pccs
 from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable
-from rkeyserver.platforms.simulated.anchor import SIMULATED_ROOT
+from rkeyserver.platforms.registry import ANCHORS, SIMULATED, load_anchor
 
 DAY: Final = 86_400
-ANCHORS: Final[dict[str, TrustAnchor]] = {"sgx": INTEL_SGX_ROOT, "simulated": SIMULATED_ROOT}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -172,7 +171,8 @@ def _signed_under(collateral: Collateral) -> tuple[str, TrustAnchor]:
     Raises: Rejected (NOT_GENUINE) with what each anchor has against it.
     """
     against = []
-    for platform, anchor in ANCHORS.items():
+    for platform in ANCHORS:
+        anchor = load_anchor(platform)
         try:
             check_signed(collateral, anchor)
         except Rejected as error:
@@ -201,7 +201,7 @@ def _lines(entry: Entry, now: int) -> list[str]:
     except Rejected as error:
         return [*lines, f"genuine      NO: {error.message}"]
     lines.append(f"genuine      every part is signed under {anchor.name}")
-    if platform == "simulated":
+    if platform == SIMULATED:
         lines.append("SIMULATED: anyone can sign such.")
     return lines
 
