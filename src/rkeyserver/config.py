@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from rkeyserver import files
 from rkeyserver.address import Address, parse_address
 from rkeyserver.errors import Misuse
 from rkeyserver.plain import in_words
@@ -20,6 +21,7 @@ DEFAULT_PORT: Final = 8888
 DEFAULT_OPS: Final = Address("127.0.0.1", 9888)
 DEFAULT_KEYSTORE: Final = Path("/etc/rkey.bin")
 DEFAULT_MACHINE: Final = Path("/var/lib/rkeyserver/machine")
+MAX_CONFIG: Final = 1024 * 1024
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 PlatformName = Literal["sgx", "tpm", "simulated"]
@@ -140,12 +142,10 @@ def read_file(path: Path) -> Options:
     """
     given: dict[str, object] = {}
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(files.read(path, MAX_CONFIG, "configuration file").decode())
         return msgspec.convert(given, Options)
     except msgspec.ValidationError as error:
         raise Misuse(f"The configuration file {path} is wrong: {in_words(error, WANTED, given)}.") from error
-    except OSError as error:
-        raise Misuse(f"The configuration file {path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         # ValueError is the base of what decoding, TOML and types raise, and of what they let through: endless numbers.
         raise Misuse(f"The configuration file {path} is wrong: {error}.") from error

@@ -123,6 +123,7 @@ class Policy:
 
 
 MAX_POLICY: Final = 128 * 1024
+MAX_POLICY_FILE: Final = 4 * MAX_POLICY  # bytes: no character has more than four in UTF-8
 
 
 def parse_policy(text: str) -> Policy:

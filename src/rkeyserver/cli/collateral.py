@@ -22,7 +22,7 @@ from rkeyserver.attestation.sgx.verify import verify
 from rkeyserver.cli.command import Parser, Said
 from rkeyserver.clock import Clock, utc
 from rkeyserver.config import check_pccs
-from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable
+from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.platforms.registry import ANCHORS, SIMULATED, load_anchor
 
 DAY: Final = 86_400
@@ -65,13 +65,13 @@ def run(found: argparse.Namespace) -> Said:
     if found.action == "show":
         return Said(show(Path(found.path), clock))
     if found.action == "bundle":
-        _write(Path(found.output), bundle([Path(path) for path in found.path]))
+        files.put(Path(found.output), bundle([Path(path) for path in found.path]))
         return Said("")
     ca = None if found.pccs_ca is None else Path(found.pccs_ca)
     data = fetch(found.pccs, ca, _wanted(found.quote, found.fmspc, found.ca), clock)
     if found.output is None:
         return Said(data.decode())
-    _write(Path(found.output), data)
+    files.put(Path(found.output), data)
     return Said("")
 
 
@@ -93,7 +93,7 @@ def fetch(pccs: str, ca: Path | None, wanted: Model | Path, clock: Clock) -> byt
     """
     from rkeyserver.service.pccs import Pccs  # noqa: PLC0415 - 50 ms that the other commands do not need
 
-    evidence = _read(wanted, MAX_EVIDENCE) if isinstance(wanted, Path) else None
+    evidence = files.read(wanted, MAX_EVIDENCE, "quote") if isinstance(wanted, Path) else None
     model = wanted if isinstance(wanted, Model) else model_of(evidence or b"")
     service, now = Pccs(check_pccs(pccs), ca), clock.now()
     return write_bundle([proved(asyncio.run(service.fetch(model, now)), evidence, service.url, now)])
@@ -130,19 +130,12 @@ def bundle(paths: Sequence[Path]) -> bytes:
     return write_bundle(merge([entry for path in paths for entry in read(path)]))
 
 
-def _write(path: Path, data: bytes) -> None:
-    try:
-        files.replace(path, data)
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be written: {error.strerror}.") from error
-
-
 def read(path: Path) -> list[Entry]:
     """The entries of a bundle, or the one of collateral as it is sent along with evidence.
 
     Raises: Misuse, Rejected.
     """
-    data = _read(path, MAX_BUNDLE)
+    data = files.read(path, MAX_BUNDLE, "bundle")
     try:
         collateral = msgspec.json.decode(data, type=Collateral)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -152,17 +145,6 @@ def read(path: Path) -> list[Entry]:
             raise Rejected(error.reason, f"{path}: {error.message}", advice=error.advice) from error
     model = describe(collateral).model
     return [Entry(model.fmspc, model.ca, str(path)[:MAX_SOURCE], 0, collateral)]
-
-
-def _read(path: Path, most: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise Misuse(f"{path} cannot be read: {error.strerror}.") from error
-    if len(data) > most:
-        raise Rejected(Reason.TOO_LARGE, f"{path} has over {most} bytes; no more are read.")
-    return data
 
 
 def _signed_under(collateral: Collateral) -> tuple[str, TrustAnchor]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 
+from rkeyserver import files
 from rkeyserver.appraisal.change import (
-    MAX_CHANGE,
     Hex16,
     Hex32,
     PolicyChange,
@@ -23,7 +22,7 @@ from rkeyserver.appraisal.change import (
     sign,
 )
 from rkeyserver.appraisal.narrowing import narrows
-from rkeyserver.appraisal.policy import MAX_POLICY, Policy, parse_policy
+from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.cli.command import Parser, Said, add_ops
@@ -83,12 +82,11 @@ def run(found: argparse.Namespace) -> Said:
 def _put(document: str, output: str | None) -> Said:
     if output is None:
         return Said(document)
-    _write(Path(output), document)
+    files.put(Path(output), document.encode())
     return Said(f"Written to {output}.\n")
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-_UTF8_BYTES: Final = 4  # at most, for one character
 
 
 class _Policy(msgspec.Struct):
@@ -145,7 +143,7 @@ def show(ops: str) -> str:
 def make_proposal(ops: str, file: Path | None) -> str:
     """A change to the policy in `file`, or to the present one (for its admins to sign), that nobody has signed."""
     now = present(ops)
-    text = now.policy.text if file is None else _read(file, MAX_POLICY)
+    text = now.policy.text if file is None else files.read_text(file, MAX_POLICY_FILE, "policy", stdin=True)
     change = _proposed(now, text)
     _tell(now.policy, change)
     return change.text() + "\n"
@@ -153,7 +151,7 @@ def make_proposal(ops: str, file: Path | None) -> str:
 
 def sign_file(file: Path, keys: Sequence[Path]) -> str:
     """The change in `file` with signatures by `keys`; what is signed is told on stderr."""
-    change = parse_change(_read(file, MAX_CHANGE))
+    change = parse_change(files.read_text(file, MAX_POLICY_FILE, "change", stdin=True))
     parse_policy(change.policy)
     sys.stderr.write(
         f"Signing change {change.sequence} of domain {change.domain}, to this policy:\n\n{_shown(change.policy)}\n"
@@ -163,7 +161,7 @@ def sign_file(file: Path, keys: Sequence[Path]) -> str:
 
 def apply_file(ops: str, file: Path) -> str:
     """Have the running instance apply the change in `file`."""
-    change = parse_change(_read(file, MAX_CHANGE))
+    change = parse_change(files.read_text(file, MAX_POLICY_FILE, "change", stdin=True))
     return apply(ops, change, present(ops))
 
 
@@ -193,7 +191,7 @@ def edit(ops: str, line: str, keys: Sequence[Path], output: Path | None, *, admi
         if output is None:
             advice = f"{error.advice} With -o FILE the change is written, for them to sign."
             raise Rejected(error.reason, error.message, advice=advice) from error
-        _write(output, change.text() + "\n")
+        files.put(output, f"{change.text()}\n".encode())
         advice = f"{error.advice} It is in {output}: `rkeyserver policy sign` there, then `rkeyserver policy apply`."
         raise Rejected(error.reason, error.message, advice=advice) from error
     return apply(ops, change, now)
@@ -225,8 +223,8 @@ def _tell(before: Policy, change: PolicyChange) -> None:
     coming = parse_policy(change.policy).admins
     if before.admins is not None:
         lines.append(f"Signatures wanted: {before.admins.threshold} of {len(before.admins.keys)} admins.")
-        if coming not in (None, before.admins):
-            lines.append(f"And of those that it names: {coming.threshold} of {len(coming.keys)}.")
+    if coming not in (None, before.admins):
+        lines.append(f"Signatures wanted of the admins that it names: {coming.threshold} of {len(coming.keys)}.")
     sys.stderr.write("\n".join(lines) + "\n")
 
 
@@ -247,24 +245,3 @@ def _owner_socket(ops: str) -> str:
             advice="It keeps the policy that it has.",
         )
     return found
-
-
-def _read(file: Path, most: int) -> str:
-    try:
-        with contextlib.nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as opened:
-            return opened.read(_UTF8_BYTES * most + 1).decode()
-    except OSError as error:
-        raise Misuse(f"{file} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise Misuse(f"{file} is no text in UTF-8.") from error
-
-
-def _write(file: Path, text: str) -> None:
-    # It may be the very file that was read, with the signatures of others in it: the new one is whole, or it is not.
-    beside = file.with_name(f"{file.name}.new") if file.is_file() and not file.is_symlink() else file
-    try:
-        beside.write_text(text, encoding="utf-8")
-        if beside != file:
-            beside.replace(file)
-    except OSError as error:
-        raise Unavailable(f"{file} cannot be written: {error.strerror}.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,7 +242,7 @@ def test_propose_tells_what_it_will_do(
         f"Accepts less: [simulated] machines: machine {PEER} is no longer accepted.",
         "So it will add a generation of the root key.",
         "Signatures wanted: 2 of 3 admins.",
-        "And of those that it names: 2 of 2.",
+        "Signatures wanted of the admins that it names: 2 of 2.",
     ]
 
 
@@ -336,7 +337,7 @@ def test_what_cannot_be_written_leaves_what_was_there(
     def full(*_args: object, **_said: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Unavailable, match=r"change\.json cannot be written: No space left on device"):
         run("sign", str(out), "--key", keys("alice"), "-o", str(out))
     assert out.read_bytes() == before
