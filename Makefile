@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 COVERAGE := 95
 
-.PHONY: all out demo test check bench lint venv clean
+.PHONY: all out demo test check bench fuzz lint venv clean
 
 all: out
 
@@ -43,6 +43,11 @@ bench: out
 test:
 	tools/install-test-tools
 	$(MAKE) lint check
+
+# Hostile input to every parser, for as long as that; docs/testing.md says how to read what it prints.
+FUZZ_SECONDS ?= 600
+fuzz: venv
+	PYTHONPATH=src:. FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.property.fuzz
 
 clean:
 	rm -rf out build $(VENV)

@@ -1,4 +1,4 @@
-"""Shows, narrated: two machines, a hand-over, the first one killed, a third joining, a theft and a stranger refused.
+"""Shows, narrated: two machines, a hand-over, the first one killed, a third joining, a theft, strangers, enrolment.
 
     PYTHONPATH=src python tools/demo.py OUT
 
@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Rejected
 from rkeyserver.platforms.simulated.image import build_image, sign_image
@@ -92,17 +94,26 @@ class Machine:
 
     def start(self, *more: str) -> None:
         """Start its instance and wait until that serves; show what it said by then."""
+        self.begin(*more)
+        self.wait_for("Serving as")
+        show("\n".join(self.said()))
+
+    def begin(self, *more: str) -> None:
+        """Start its instance."""
         self.home.mkdir(exist_ok=True)
         log = self.home / "log"
         with log.open("w") as output:
             self.process = subprocess.Popen(  # noqa: S603 - the program that was just built
                 self.command(*more), stdout=output, stderr=subprocess.STDOUT, text=True
             )
-        end = time.monotonic() + READY_SECONDS
-        while "Serving as" not in log.read_text():
-            expect(self.process.poll() is None and time.monotonic() < end, f"{self.name} starts:\n{log.read_text()}")
+
+    def wait_for(self, text: str) -> None:
+        """Wait until its instance says that."""
+        process, end = self.process, time.monotonic() + READY_SECONDS
+        while not any(text in line for line in self.said()):
+            alive = process is not None and process.poll() is None and time.monotonic() < end
+            expect(alive, f"{self.name} says {text!r}:\n" + "\n".join(self.said()))
             time.sleep(0.02)
-        show(log.read_text())
 
     def fails(self, *more: str) -> tuple[int, str]:
         """Start its instance, which is to give up: its exit status and what it said."""
@@ -112,12 +123,26 @@ class Machine:
         )
         return done.returncode, done.stdout + done.stderr
 
+    def run(self, *words: str) -> str:
+        """Run a command of the program that has to succeed; what it printed."""
+        done = subprocess.run(  # noqa: S603 - as in begin()
+            [str(self.program), *words], capture_output=True, text=True, timeout=READY_SECONDS, check=False
+        )
+        expect(done.returncode == 0, f"rkeyserver {' '.join(words)}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def ask(self, *words: str) -> str:
+        """Run a command that asks its instance."""
+        return self.run(*words, "--ops", f"127.0.0.1:{self.ops}")
+
     def status(self) -> dict[str, Any]:
         """What `rkeyserver status --json` says of it."""
-        command = [str(self.program), "status", "--json", "--ops", f"127.0.0.1:{self.ops}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=READY_SECONDS, check=True)  # noqa: S603
-        found: dict[str, Any] = json.loads(done.stdout)
+        found: dict[str, Any] = json.loads(self.ask("status", "--json"))
         return found
+
+    def identity(self) -> str:
+        """The line by which a policy names it."""
+        return self.run("identity", "--platform", "simulated", "--machine", str(self.home / "processor")).strip()
 
     def said(self) -> list[str]:
         """The lines of its log."""
@@ -215,8 +240,50 @@ def story(out: Path, folder: Path, machines: list[Machine]) -> None:
     host.start()
     expect(keys(host) == (domain, generations), "the host holds the same key again")
     tell("No other machine was needed. `rkeyserver status` there:")
-    command = [str(out / PROGRAM), "status", "--ops", f"127.0.0.1:{host.ops}"]
-    show(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # noqa: S603
+    show(host.ask("status"))
+
+    enrolment(folder, [host, backup, third], machine("newcomer"))
+
+
+def enrolment(folder: Path, machines: list[Machine], newcomer: Machine) -> None:
+    """From any machine to named ones, and how another gets among them. The first of `machines` is the primary."""
+    host, backup, *_ = machines
+    scene(7, "The operator says which machines may have the key, and whose signature changes that")
+    tell(
+        """Until now the policy took any simulated machine whose program is signed by the same key. The new one names
+        three. It is a document, signed by an admin's SSH key, and it takes something away: so a generation is added."""
+    )
+    key = Ed25519PrivateKey.generate()
+    admin, rules, change = folder / "alice", folder / "policy.toml", folder / "change.json"
+    admin.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    named = json.dumps([one.identity().split()[1] for one in machines])
+    text = host.ask("policy", "show").replace('machines = "any"', f"machines = {named}")
+    rules.write_text(f"{text}\n[admins]\nthreshold = 1\nkeys = [{json.dumps(public + ' alice')}]\n")
+    host.ask("policy", "propose", str(rules), "-o", str(change))
+    host.run("policy", "sign", str(change), "--key", str(admin), "-o", str(change))
+    show(host.ask("policy", "apply", str(change)))
+    domain, generations = keys(host)
+    expect(len(generations) == 2, "a generation was added")  # noqa: PLR2004
+    end = time.monotonic() + READY_SECONDS
+    while keys(backup) != (domain, generations):
+        expect(time.monotonic() < end, "the backup follows")
+        time.sleep(0.1)
+    tell("The backup heard a hint of it, asked, and has the same by the same exchange of proofs as ever.")
+
+    scene(8, "A machine that nobody named asks, is refused, and is enrolled")
+    newcomer.begin("-i", f"127.0.0.1:{host.port}", "--wait", "60")
+    newcomer.wait_for("This machine is:")
+    show("\n".join(newcomer.said()[-2:]))
+    expect(not newcomer.keystore.exists(), "the newcomer has no record")
+    line = newcomer.identity()
+    tell("It waits. Whoever runs it reads that line there, and has an admin put it into the policy:")
+    print(f"   $ rkeyserver policy admit '{line} newcomer' --key alice")
+    show(host.ask("policy", "admit", f"{line} newcomer", "--key", str(admin)))
+    newcomer.wait_for("Serving as")
+    show("\n".join(newcomer.said()[-2:]))
+    expect(keys(newcomer) == keys(host), "the newcomer holds the same keys")
+    tell("It asked again, and was given the key. Its own audit file and the host's say who decided that, and by what.")
 
 
 def end_all(machines: list[Machine]) -> None:

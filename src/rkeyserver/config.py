@@ -1,6 +1,7 @@
 """What an operator may say, in one frozen object: parsed once, passed on explicitly.
 
-It says where to connect and where to store, never what to accept: nothing here weakens a check.
+It says where to connect and where to store. What to accept it says only where there is no keyring yet, by naming files
+(service/given.py); nothing here weakens a check.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import msgspec
 from rkeyserver import files
 from rkeyserver.address import Address, parse_address
 from rkeyserver.errors import Misuse
-from rkeyserver.plain import in_words
+from rkeyserver.plain import MOST_DOTS, in_words, too_many_dots
 
 DEFAULT_PORT: Final = 8888
 DEFAULT_OPS: Final = Address("127.0.0.1", 9888)
 DEFAULT_KEYSTORE: Final = Path("/etc/rkey.bin")
 DEFAULT_MACHINE: Final = Path("/var/lib/rkeyserver/machine")
-MAX_CONFIG: Final = 1024 * 1024
+MAX_CONFIG: Final = 64 * 1024
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 PlatformName = Literal["sgx", "tpm", "simulated"]
@@ -142,7 +143,10 @@ def read_file(path: Path) -> Options:
     """
     given: dict[str, object] = {}
     try:
-        given = tomllib.loads(files.read(path, MAX_CONFIG, "configuration file").decode())
+        text = files.read(path, MAX_CONFIG, "configuration file").decode()
+        if (line := too_many_dots(text)) is not None:
+            raise Misuse(f"The configuration file {path} is wrong: line {line} has more than {MOST_DOTS} dots.")
+        given = tomllib.loads(text)
         return msgspec.convert(given, Options)
     except msgspec.ValidationError as error:
         raise Misuse(f"The configuration file {path} is wrong: {in_words(error, WANTED, given)}.") from error

@@ -24,18 +24,30 @@ def one_line(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+LONGEST: Final = 4000  # characters; what an error quotes may be as long as what a peer sends
+_TAIL: Final = 1000
+
+
+def _shown(text: str) -> str:
+    if len(text) <= LONGEST and len(found := one_line(text)) <= LONGEST:
+        return found
+    # Both ends: what was wanted mostly stands behind what was found.
+    return f"{one_line(text[:LONGEST])[: LONGEST - _TAIL - 3]}...{one_line(text[-_TAIL:])[-_TAIL:]}"
+
+
 class RkeyError(Exception):
     """Base of every error this package raises on purpose.
 
-    message: one sentence, with what was found and what was wanted; what cannot be printed is escaped.
+    message: one sentence, with what was found and what was wanted; what cannot be printed is escaped, what is longer
+    than LONGEST is cut in the middle.
     advice: what the person who reads it can do; may be empty where the message already says so.
     """
 
     code: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, advice: str = "") -> None:
-        self.message = one_line(message)
-        self.advice = one_line(advice)
+        self.message = _shown(message)
+        self.advice = _shown(advice)
         super().__init__(self.message)
 
     def __str__(self) -> str:

@@ -406,13 +406,15 @@ def test_demo_tells_what_happens_without_root(built: Built, tmp_path: Path) -> N
         check=False,
     )
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert re.findall(r"^(\d)\. ", shown.stdout, re.MULTILINE) == list("123456")
+    assert re.findall(r"^(\d)\. ", shown.stdout, re.MULTILINE) == list("12345678")
     for words in (
         "Made the root key of a new domain",
         "Successfully received the DomainKey from deploy",
         '"verdict":"accepted"',
         "The record was sealed by machine",
         "wrong-signer",
+        "A generation was added",
+        "This machine is: simulated",
         "All of it happened as told",
     ):
         assert words in shown.stdout

@@ -128,7 +128,7 @@ def test_a_refused_machine_is_admitted_and_gets_the_key_within_seconds(
     standby, new = machines("standby"), machines("new")
     rules = written(host, "policy.toml", policy(host, standby, admins=admins_table(people[:1], 1)))
     primary = host.start("--policy", rules)
-    second = standby.start("-i", host.address)
+    standby.start("-i", host.address)
     before = generations(host)
 
     waiting = new.begin("-i", host.address, "--wait", "60")
@@ -146,12 +146,13 @@ def test_a_refused_machine_is_admitted_and_gets_the_key_within_seconds(
     assert generations(host) == before, "nothing was taken from anybody"
 
     # The other standby learns of it by the exchange, and admits the new machine by itself.
-    second.err.wait_for("Received a keyring|substitute|Serving")
     until(lambda: sequence(standby) == 2, "the standby follows")
     with closing(opened(standby)) as there, closing(opened(host)) as here:
         assert there.same_as(here)
         assert f'"{line.split()[1]}", # rack 3' in there.header.policy
     assert done(told(standby, "show")) == done(told(host, "show"))
+    waiting.stop()
+    assert new.run("-i", standby.address, "--once").status == 0
     refused = told(standby, "admit", f"simulated {'cd' * 16}", "--key", str(people[0].key))
     assert refused.status == MISUSE
     assert "is a standby; a policy is changed at the primary" in refused.err
@@ -323,6 +324,14 @@ def test_something_else_where_the_socket_would_be(host: Machine) -> None:
     assert not host.keystore.exists()
     host.start("--socket", str(host.folder / "another"))
     assert host.status()["socket"] == str(host.folder / "another")
+
+
+@pytest.mark.parametrize("name", ["rkey.bin", "rkey.bin.lock", "rkey.bin.kept.1"])
+def test_the_socket_is_no_part_of_the_keystore(host: Machine, name: str) -> None:
+    ended = host.run("--socket", str(host.folder / name))
+    assert ended.status == MISUSE
+    assert "is part of the keystore" in ended.err
+    assert not host.keystore.exists()
 
 
 # What a joiner goes by

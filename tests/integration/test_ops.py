@@ -66,6 +66,7 @@ def test_status_has_everything(machines: Machines) -> None:
         assert found.pop("protects").startswith("Nothing: ")
         assert found.pop("key_memory") in {"memfd_secret", "locked"}
         assert isinstance(found.pop("key_memory_hidden"), bool)
+        assert found.pop("socket") == f"{machine.keystore}.socket"
         assert found == {
             "version": package.__version__,
             "role": role,
@@ -76,6 +77,7 @@ def test_status_has_everything(machines: Machines) -> None:
             "hand_overs": handed,
             "refused": {},
             "record_problem": "",
+            "recovering": None,
             "collateral": {"pccs": "", "last_success": None, "last_error": "", "held": []},
             "slots": [{"type": "platform", "platform": "simulated", "policy": "mrsigner"}],
             "ways_back": {"record": 1, "hosts": 1 - handed, "recovery": 0},

@@ -112,7 +112,7 @@ BAD: dict[str, str] = {
 def test_what_is_no_address_is_named(text: str, any_host: bool) -> None:  # noqa: FBT001 - a parameter of the table
     with pytest.raises(Misuse) as raised:
         parse_address(text, 8888, any_host=any_host)
-    assert repr(text) in raised.value.message
+    assert repr(text)[:2000] in raised.value.message
     assert "wanted is" in raised.value.message
     assert raised.value.message.isprintable()
 

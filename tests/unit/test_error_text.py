@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
+from rkeyserver.errors import LONGEST, Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable, one_line
 
 HOSTILE: dict[str, tuple[str, str]] = {
     "a second line": ("field `a\nINFO: all is well`", "field `a\\nINFO: all is well`"),
@@ -26,6 +26,22 @@ def test_what_an_error_quotes_stays_one_printable_line(text: str, reads: str) ->
         assert (error.message, error.advice, str(error)) == (reads, reads, f"{reads} {reads}")
     rejected = Rejected(Reason.MALFORMED, text, advice=text)
     assert (rejected.message, rejected.advice) == (reads, reads)
+
+
+@pytest.mark.parametrize("unit", ["x", "\x1b", "é"])
+def test_what_is_longer_than_anybody_reads_is_cut(unit: str) -> None:
+    for length in (LONGEST - 1, LONGEST, LONGEST + 1, 1_000_000):
+        error = Misuse(unit * length, advice=unit * length)
+        assert len(error.message) <= LONGEST
+        assert error.message == error.advice
+        whole = one_line(unit * length)
+        if len(whole) <= LONGEST:
+            assert error.message == whole
+        else:
+            assert len(error.message) == LONGEST
+            head, _, tail = error.message.partition("...")
+            assert whole.startswith(head)
+            assert whole.endswith(tail)
 
 
 @given(st.text(), st.text())

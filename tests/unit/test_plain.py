@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from rkeyserver.config import WANTED, Options
-from rkeyserver.plain import in_words
+from rkeyserver.plain import MOST_DOTS, in_words, too_many_dots
 from rkeyserver.sealing import record
 
 
@@ -55,3 +55,17 @@ def test_what_is_not_to_be_shown_is_not() -> None:
 def test_there_are_words_for_every_field() -> None:
     assert [name.replace("-", "_") for name in WANTED] == list(Options.__struct_fields__)
     assert list(record._WANTED) == list(record.Header.__struct_fields__)
+
+
+DOTS: dict[str, tuple[str, int | None]] = {
+    "none": ("a = 1\n", None),
+    "as many as may be": ("a." * MOST_DOTS + "a = 1", None),
+    "one more": ("a = 1\n" + "a." * MOST_DOTS + "a.a = 1", 2),
+    "in a comment": ("  # " + "." * 200, None),
+    "over many lines": ("a.b = 1\n" * 200, None),
+}
+
+
+@pytest.mark.parametrize(("toml", "line"), DOTS.values(), ids=DOTS)
+def test_a_line_with_too_many_dots(toml: str, line: int | None) -> None:
+    assert too_many_dots(toml) == line

@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from rkeyserver.appraisal.ed25519_keys import BARE_KEY, anybody_signs, bare
-from rkeyserver.appraisal.policy_errors import broken, wrong, wrong_form
+from rkeyserver.appraisal.policy_errors import broken, check_depth, wrong, wrong_form
 from rkeyserver.errors import Misuse
 
 Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -134,6 +134,7 @@ def parse_policy(text: str) -> Policy:
     """
     if len(text) > MAX_POLICY:
         raise Misuse(f"The policy has {len(text)} characters; at most {MAX_POLICY} are read.")
+    check_depth(text)
     try:
         digest = hashlib.sha256(text.encode()).hexdigest()
         found = tomllib.loads(text)
@@ -165,6 +166,7 @@ def parse_admins(text: str) -> AdminsTable:
 
     Raises: Misuse, as parse_policy().
     """
+    check_depth(text, "admins")
     try:
         found = tomllib.loads(text)
     except (ValueError, RecursionError) as error:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from rkeyserver.appraisal.toml_lines import Path, line_of
 from rkeyserver.errors import Misuse
+from rkeyserver.plain import MOST_DOTS, too_many_dots
 
 _ADVICE: Final = "docs/spec/policy.md lists every key."
 _SHOWN: Final = 80
@@ -65,6 +66,15 @@ def wrong_form(text: str, found: dict[str, Any], error: Exception, what: str = "
         value = value[step]
     wanted = next(WANTED[step] for step in reversed(path) if isinstance(step, str))
     return wrong(text, path, f"found {_shown(value)}; wanted is {wanted}", what)
+
+
+def check_depth(text: str, what: str = "policy") -> None:
+    """Refuse what would take minutes to read.
+
+    Raises: Misuse with the line.
+    """
+    if (number := too_many_dots(text)) is not None:
+        raise _at(number, (), f"it has more than {MOST_DOTS} dots", what)
 
 
 def broken(text: str, error: Exception, what: str = "policy") -> Misuse:

@@ -223,7 +223,7 @@ def _tell(before: Policy, change: PolicyChange) -> None:
     coming = parse_policy(change.policy).admins
     if before.admins is not None:
         lines.append(f"Signatures wanted: {before.admins.threshold} of {len(before.admins.keys)} admins.")
-    if coming not in (None, before.admins):
+    if coming is not None and coming != before.admins:
         lines.append(f"Signatures wanted of the admins that it names: {coming.threshold} of {len(coming.keys)}.")
     sys.stderr.write("\n".join(lines) + "\n")
 

@@ -33,7 +33,7 @@ def status(ops: str, *, as_json: bool) -> str:
         return json.dumps(found, indent=2) + "\n"
     try:
         return "\n".join(one_line(line) for line in _lines(found)) + "\n"
-    except (LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise Unavailable(f"What is on {ops} answers with something else than a status.") from error
 
 

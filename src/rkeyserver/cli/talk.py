@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import msgspec
 
 from rkeyserver.address import parse_address
 from rkeyserver.config import DEFAULT_OPS
@@ -88,8 +88,8 @@ async def _ask(method: str, url: str, body: bytes, uds: str | None, seconds: flo
 
 def _answer(code: int, body: bytes, where: str, what: str) -> dict[str, Any]:
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
+        found = msgspec.json.decode(body)  # unlike json's, it refuses what is no Unicode
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         found = None
     if isinstance(found, dict) and code == httpx.codes.OK:
         return found

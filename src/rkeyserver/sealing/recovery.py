@@ -8,7 +8,6 @@ split into shares, each encrypted to one recipient's public key, and so many of 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import os
@@ -184,7 +183,7 @@ def fingerprint(public_key: str) -> str:
         return public_key
     try:
         blob = base64.b64decode(encoded, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one
         return public_key  # it is shown before anything is proved of it
     return f"{kind} SHA256:{base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip('=')}"
 

@@ -149,6 +149,11 @@ def assemble(config: Config) -> Iterator[Parts]:
                 f"The audit file {config.audit_path} is part of the keystore {config.keystore}.",
                 advice="Nothing was changed. Name another file with --audit.",
             )
+        if store.owns(config.socket_path):
+            raise Misuse(
+                f"The owner's socket {config.socket_path} is part of the keystore {config.keystore}.",
+                advice="Nothing was changed. Name another path with --socket.",
+            )
         audit = Audit.open(config.audit_path, clock)
         stack.callback(audit.close)
         refresher = _collateral(config, platform, store, pool, clock)

@@ -38,10 +38,17 @@ async def post_contribution(host: Address, contribution: bytes) -> Progress:
 
     Raises: Rejected(REFUSED_BY_PEER) if the instance cannot use it; Unavailable.
     """
-    answer = await _ask(host, "POST", contribution, MAX_PROGRESS)
+    return parse_progress(await _ask(host, "POST", contribution, MAX_PROGRESS), host)
+
+
+def parse_progress(answer: bytes, host: Address) -> Progress:
+    """What the instance at `host` answered.
+
+    Raises: Unavailable.
+    """
     try:
         return msgspec.json.decode(answer, type=Progress)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unavailable(f"{host} answers with something else than how far the recovery is.") from error
 
 

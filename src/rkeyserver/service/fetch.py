@@ -12,7 +12,6 @@ import socket
 from typing import Final
 
 import httpx
-import msgspec
 
 from rkeyserver.address import Address
 from rkeyserver.attestation.evidence import Identity
@@ -29,7 +28,7 @@ from rkeyserver.exchange.messages import (
     identity_of,
 )
 from rkeyserver.exchange.standby import Asking, Greeting, Received
-from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH, Hint
+from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH, Hint, parse_hint
 from rkeyserver.service.why import why
 
 EXCHANGE_SECONDS: Final = 20.0
@@ -111,8 +110,8 @@ async def fetch_hint(host: Address) -> Hint | None:
                 answer += part
                 if len(answer) > MAX_HINT:
                     return None
-        return msgspec.json.decode(answer, type=Hint) if response.status_code == httpx.codes.OK else None
-    except (httpx.TransportError, httpx.InvalidURL, TimeoutError, msgspec.DecodeError, UnicodeError, RecursionError):
+        return parse_hint(bytes(answer)) if response.status_code == httpx.codes.OK else None
+    except (httpx.TransportError, httpx.InvalidURL, TimeoutError, UnicodeError):
         return None
 
 

@@ -29,3 +29,11 @@ class Hint(msgspec.Struct, frozen=True):
     def is_after(self, held: KeyringHeader | Header) -> bool:
         """Whether it is of a later state of the same domain than `held`."""
         return self.domain == held.domain and (self.epoch, self.sequence) > (held.epoch, held.sequence)
+
+
+def parse_hint(data: bytes) -> Hint | None:
+    """A hint as it came; None for what is none."""
+    try:
+        return msgspec.json.decode(data, type=Hint)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None

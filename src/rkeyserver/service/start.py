@@ -99,7 +99,7 @@ class Joiner:
                 log.warning("%s%s", error, self._line_for(error))
                 continue
             try:
-                await self._adopt(received, own, host)
+                await self._adopt(received, own, host, hinted=first is not None)
             except RkeyError as error:
                 received.keyring.close()
                 log.error("%s", error)  # noqa: TRY400 - the text is for the operator, a traceback is not
@@ -117,10 +117,10 @@ class Joiner:
         own = self.instance.platform.attester_identity()
         return f' This machine is: {own.platform} {own.machine} (to admit it: rkeyserver policy admit "LINE").'
 
-    async def _adopt(self, received: Received, own: Own, host: Address) -> None:
+    async def _adopt(self, received: Received, own: Own, host: Address, *, hinted: bool) -> None:
         if isinstance(own, Opened) and own.keyring.same_as(received.keyring):
-            if own.record and own.keyring is self.instance.keyring:
-                self.instance.know_host(received)  # served and stored already: nothing is written again
+            if hinted and own.record and own.keyring is self.instance.keyring:
+                self.instance.know_host(received)  # a hint that was none must not wear out the disk
                 received.keyring.close()
                 return
         elif isinstance(own, Opened) and own.keyring.extends(received.keyring):

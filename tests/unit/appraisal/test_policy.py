@@ -28,6 +28,10 @@ def test_a_policy_is_text_in_any_language() -> None:
     assert parse_policy(text).digest == hashlib.sha256(text.encode()).hexdigest()
 
 
+def test_a_comment_may_be_a_line_of_dots() -> None:
+    assert parse_policy(document("  # " + "." * 100, table())).tables
+
+
 WRONG: dict[str, tuple[str, str]] = {
     "empty": ("", "version"),
     "only blanks": (" \n\t\n", "version"),
@@ -57,6 +61,9 @@ WRONG: dict[str, tuple[str, str]] = {
     "carriage returns alone": (document(table()).replace("\n", "\r"), "cannot be read"),
     "any code": (document(table(mrenclave="any", mrsigner="any")), "accepts any code"),
     "any code, simulated": (document(table("simulated", mrenclave="any", mrsigner="any")), "accepts any code"),
+    "a key of many parts": (document("x." * 60_000 + "x = 1", table()), "line 2: it has more than 64 dots"),
+    "a key of many quoted parts": (document('"x\\"" . ' * 100 + "x = 1", table()), "line 2: it has more than 64 dots"),
+    "a header of many parts": (document(f"[{'x.' * 100}x]", table()), "line 2: it has more than 64 dots"),
     "a number without end": (document(table(isv_prod_id=None) + f"isv_prod_id = {'9' * 5000}\n"), "cannot be read"),
     "not a number": (document(table(isv_prod_id=None) + "isv_prod_id = nan\n"), "isv_prod_id"),
     "a date": (document(table(isv_prod_id=None) + "isv_prod_id = 2026-01-01\n"), "isv_prod_id"),

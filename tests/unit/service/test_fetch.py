@@ -20,12 +20,13 @@ from tests.fakes.processes import reserve
 from tests.fakes.scene import DEFAULT
 
 from rkeyserver.address import Address
+from rkeyserver.attestation.evidence import Identity
 from rkeyserver.clock import Clock
 from rkeyserver.errors import Reason, Rejected, RkeyError, Unavailable
-from rkeyserver.exchange.messages import MAX_MESSAGE, Challenge, ChallengeBody, Grant, encode
+from rkeyserver.exchange.messages import MAX_MESSAGE, Challenge, ChallengeBody, Grant, Hello, decode, encode
 from rkeyserver.exchange.standby import Asking
 from rkeyserver.service import fetch
-from rkeyserver.service.fetch import fetch_keyring
+from rkeyserver.service.fetch import fetch_claimed, fetch_keyring
 from rkeyserver.service.routes import HAND_OVER_PATH, HELLO_PATH
 
 WAIT = 20.0
@@ -474,5 +475,41 @@ def test_a_port_that_nobody_has_is_named() -> None:
             port = held.getsockname()[1]
             with pytest.raises(Unavailable, match=f"127.0.0.1:{port}: Connection refused"):
                 await fetch_keyring(Address("127.0.0.1", port), asking())
+
+    run(check)
+
+
+# Who it says it is
+
+
+OWN = Identity("simulated", "a1" * 16)
+CLAIMED: dict[str, tuple[bytes, Identity | None]] = {
+    "a challenge": (http(200, challenge()), Identity("simulated", "b2" * 16)),
+    "no challenge": (http(200, b"junk"), None),
+    "a challenge whose body is none": (http(200, encode(Challenge(body=b"junk", mac=bytes(32)))), None),
+    "a refusal": (http(403), None),
+    "no keyring": (http(503), None),
+    "too much": (http(200, bytes(100_000)), None),
+    "no HTTP": (b"junk\r\n\r\n", None),
+}
+
+
+@pytest.mark.parametrize(("answer", "claimed"), CLAIMED.values(), ids=CLAIMED)
+def test_who_a_peer_says_that_it_is(answer: bytes, claimed: Identity | None) -> None:
+    async def check() -> None:
+        async with peer_that(always(answer)) as peer:
+            assert await fetch_claimed(peer.address, OWN) == claimed
+            (path, body), *more = peer.asked
+            assert (path, more) == (HELLO_PATH, [])
+            hello = decode(body, Hello)
+            assert (hello.platform, hello.machine) == (OWN.platform, OWN.machine)
+
+    run(check)
+
+
+def test_nobody_says_who_he_is() -> None:
+    async def check() -> None:
+        with contextlib.closing(reserve()) as held:
+            assert await fetch_claimed(Address("127.0.0.1", held.getsockname()[1]), OWN) is None
 
     run(check)

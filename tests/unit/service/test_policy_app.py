@@ -71,7 +71,7 @@ def test_a_signed_change_is_applied_wherever_it_comes_from(scene: Scene, *, owne
 
 def test_an_unsigned_one_is_applied_for_the_owner_alone(scene: Scene) -> None:
     app = app_of(scene, OWNED)
-    document = next_change(scene).text().encode()
+    document = next_change(scene, policy=policy_text(HERE, NEW)).text().encode()
     refused = asked(app, "POST", document)
     assert (refused.status_code, refused.json()["reason"]) == (403, "not-signed")
     assert scene.store.writes == 0

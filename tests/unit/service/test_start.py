@@ -16,11 +16,13 @@ from tests.fakes.loop import run_timeless
 from tests.fakes.platform import FakePlatform
 from tests.fakes.scene import DEFAULT, PEER, Scene, is_closed
 from tests.fakes.sealer import FakeSealer
+from tests.fakes.signing import HERE as THIS
+from tests.fakes.signing import admins_table, policy_text
 from tests.unit.service.conftest import MakeScene
 
 from rkeyserver.address import Address
 from rkeyserver.appraisal.change import Held
-from rkeyserver.appraisal.policy import Policy
+from rkeyserver.appraisal.policy import Policy, parse_admins, parse_policy
 from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.standby import Asking, Received
@@ -192,6 +194,40 @@ def test_an_own_record_is_opened_and_not_written_again(scene: Scene) -> None:
 def test_the_domain_that_was_asked_for_is_opened(scene: Scene) -> None:
     primary(Config(domain=DOMAIN), scene.instance, opened(scene, scene.keyring()))
     assert scene.instance.keyring is not None
+
+
+def test_what_is_given_beside_a_record_is_said_not_to_count(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "rkeyserver")
+    alice, bob = (parse_admins(admins_table([name])) for name in ("alice", "bob"))
+    mine = parse_policy(policy_text(THIS, admins=["alice"]))
+    cases = [
+        (Given(mine, alice), ""),
+        (Given(DEFAULT, None), "not by --policy"),
+        (Given(None, bob), "has other admins than --admins"),
+    ]
+    for given, says in cases:
+        caplog.clear()
+        primary(Config(), scene.instance, opened(scene, scene.keyring(policy=mine.text)), given)
+        said = [text for text in caplog.messages if not text.startswith("Opened the record")]
+        assert (says in said[0]) if says else said == []
+        assert scene.instance.keyring is not None
+        assert scene.instance.keyring.header.policy == mine.text
+
+
+def test_a_new_domain_gets_the_policy_and_the_admins_that_are_given(scene: Scene) -> None:
+    given = Given(parse_policy(policy_text(THIS)), parse_admins(admins_table(["alice"])))
+    primary(Config(), scene.instance, Nothing(), given)
+    assert scene.instance.policy is not None
+    assert scene.instance.policy.admins == given.admins
+    assert [policy.text for policy in scene.granter.judged] == [scene.instance.policy.text]
+
+
+def test_a_new_domain_s_policy_has_to_accept_the_machine_that_makes_it(scene: Scene) -> None:
+    scene.granter.refuses_self = Rejected(Reason.MACHINE_NOT_NAMED, "It is not named.")
+    with pytest.raises(Rejected, match=r"does not accept this very machine.*It is not named"):
+        primary(Config(), scene.instance, Nothing(), Given(parse_policy(policy_text(PEER.ppid)), None))
+    assert (scene.store.record, scene.instance.keyring) == (None, None)
+    assert scene.decisions() == [("mint", "refused")]
 
 
 def _junk(scene: Scene) -> Own:
@@ -836,10 +872,12 @@ def test_a_host_that_keeps_its_word_is_believed_as_before(scene: Scene, hosts_of
     assert hosts.times == pytest.approx([3, 6, 9])
 
 
-def test_a_host_found_to_have_the_same_counts_as_a_way_back(scene: Scene, hosts_of: HostsOf) -> None:
+def test_a_host_that_hinted_and_has_the_same_counts_as_a_way_back(scene: Scene, hosts_of: HostsOf) -> None:
     held(scene)
-    hosts = hosts_of(a=[NO_ANSWER, scene.received()])
-    run_timeless(lambda: following(hosts))
+    hosts = hosts_of(a=scene.received())
+    hosts.hints = {"a": [hint(2), None]}
+    follow(hosts, 60)
+    assert hosts.times == [HINT_SECONDS]
     assert scene.instance.hosts == {PEER.ppid}
     assert scene.store.writes == 0
 
