@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
 import msgspec
 
 from rkeyserver.appraisal.ed25519_keys import BARE_KEY, bare, public_key
-from rkeyserver.appraisal.policy import MAX_POLICY, AdminsTable, parse_policy
+from rkeyserver.appraisal.policy import MAX_POLICY, AdminsTable, Hex16, Hex32, parse_policy
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.framing import framed
 
@@ -30,8 +30,6 @@ MAX_SIGNATURES: Final = 32
 
 _LABEL: Final = b"rkeyserver/v1 policy change"
 
-Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
-Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 SshKey = Annotated[str, msgspec.Meta(pattern=rf"^{BARE_KEY}\Z")]
 Place = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
 

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -20,12 +19,10 @@ from rkeyserver.attestation.sgx.model import Model, model_of
 from rkeyserver.attestation.sgx.parts import check_signed, describe
 from rkeyserver.attestation.sgx.verify import verify
 from rkeyserver.cli.command import Parser, Said
-from rkeyserver.clock import Clock, utc
+from rkeyserver.clock import DAY, Clock, utc
 from rkeyserver.config import check_pccs
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.platforms.registry import ANCHORS, SIMULATED, load_anchor
-
-DAY: Final = 86_400
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from rkeyserver.cli import log
-from rkeyserver.cli.command import Parser, Said
+from rkeyserver.cli.command import Parser, Said, add_machine, configuration
 from rkeyserver.clock import Clock
-from rkeyserver.config import Options, check_options, make_config, read_file
 from rkeyserver.service.compose import open_platform
 
 
 def parser() -> argparse.ArgumentParser:
     """Of its arguments."""
     made = Parser(prog="rkeyserver identity", description="Print the line by which a policy names this machine.")
-    made.add_argument("--platform", choices=("sgx", "tpm", "simulated"), help="default: the hardware that is found")
-    made.add_argument("--machine", metavar="DIR", help="the simulated processor's state")
-    made.add_argument("--config", metavar="FILE", help="the instance's, which says both; the command line wins")
+    add_machine(made)
     return made
 
 
@@ -27,8 +23,6 @@ def run(found: argparse.Namespace) -> Said:
     Raises: Misuse, Corrupt, Unavailable as the platform does.
     """
     log.set_up("warning")
-    given = {name: value for name, value in vars(found).items() if value is not None}
-    file = given.pop("config", None)
-    config = make_config(Options() if file is None else read_file(Path(file)), check_options(given))
+    config = configuration(vars(found))
     own = open_platform(config, Clock()).attester_identity()
     return Said(f"{own.platform} {own.machine}\n")

@@ -13,8 +13,6 @@ import msgspec
 
 from rkeyserver import files
 from rkeyserver.appraisal.change import (
-    Hex16,
-    Hex32,
     PolicyChange,
     check_authority,
     parse_change,
@@ -22,7 +20,7 @@ from rkeyserver.appraisal.change import (
     sign,
 )
 from rkeyserver.appraisal.narrowing import narrows
-from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
+from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Hex16, Hex32, Policy, parse_policy
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.cli.command import Parser, Said, add_ops

@@ -18,12 +18,19 @@ import msgspec
 
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.clock import Clock, utc
-from rkeyserver.errors import Misuse, Unavailable
+from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
 from rkeyserver.service.background import in_background
 
 # O_DSYNC: a write returns when it is on disk.
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DSYNC
 _HELD: Final = re.compile(rb'\{"at":"[^"]*","event":"(?:mint|open|join|hand-over|recover)","verdict":"accepted"')
+
+
+def reason_of(error: RkeyError) -> str:
+    """The code of a refusal, in audit lines, counters and logs."""
+    if isinstance(error, Rejected | Unavailable) and error.reason is not None:
+        return str(error.reason)
+    return error.code
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -68,6 +75,10 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     found: str = ""
     transcript: str = ""
+
+    def refused(self, error: RkeyError) -> Line:
+        """The same decision, refused after all: a line before it may have said that it was accepted."""
+        return msgspec.structs.replace(self, verdict="refused", reason=reason_of(error), found=error.message)
 
 
 @dataclass

@@ -10,8 +10,6 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-import msgspec
-
 from rkeyserver.appraisal.change import (
     PolicyChange,
     appended,
@@ -26,8 +24,8 @@ from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import set_aside_name
-from rkeyserver.service.audit import Line
-from rkeyserver.service.instance import Instance, Role, check_recoverable, reason_of
+from rkeyserver.service.audit import Line, reason_of
+from rkeyserver.service.instance import Instance, Role, check_recoverable
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +81,7 @@ class Authority:
         try:
             await self._check_self(after)
         except Rejected as error:
-            await instance.audit.write(_not_done(line, error))
+            await instance.audit.write(line.refused(error))
             raise
         narrowed = narrows(before, after)
         with instance.erasing(
@@ -136,7 +134,7 @@ class Authority:
             self._store(keyring, new)
         except RkeyError as error:
             # A second line: the first says that it may be, this one that it was not.
-            await instance.audit.write(_not_done(line, error))
+            await instance.audit.write(line.refused(error))
             raise
         instance.hold(new)
 
@@ -148,7 +146,3 @@ class Authority:
         if stored is None:
             raise Unavailable("The record here is gone; nothing is changed until it is back.")
         instance.store_keyring(new, set_aside_name(stored))
-
-
-def _not_done(line: Line, error: RkeyError) -> Line:
-    return msgspec.structs.replace(line, verdict="refused", reason=reason_of(error), found=error.message)
