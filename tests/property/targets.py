@@ -54,8 +54,9 @@ from tests.property.registry import Run, target, text_of
 from tests.vectors import intel
 
 from rkeyserver.address import Address, parse_address
-from rkeyserver.appraisal.change import believe, parse_change, public_line
+from rkeyserver.appraisal.change import parse_change, public_line
 from rkeyserver.appraisal.policy import AdminsTable, parse_admins, parse_policy
+from rkeyserver.appraisal.succession import believe
 from rkeyserver.appraisal.toml_lines import line_of
 from rkeyserver.attestation.sgx import collateral, quote
 from rkeyserver.cli import inspect, policy_edit, status, talk

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from rkeyserver.address import Address
-from rkeyserver.appraisal.change import Held
 from rkeyserver.appraisal.policy import Policy
+from rkeyserver.appraisal.succession import Held
 from rkeyserver.attestation.evidence import Attester
 from rkeyserver.clock import Clock
 from rkeyserver.config import Config

@@ -14,17 +14,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rkeyserver.appraisal.change import (
-    PolicyChange,
-    appended,
-    check_authority,
-    check_next,
-    check_succession,
-    last_sequence,
-    propose,
-)
+from rkeyserver.appraisal.change import PolicyChange, appended, check_authority, check_next, last_sequence, propose
 from rkeyserver.appraisal.narrowing import narrows
 from rkeyserver.appraisal.policy import AdminsTable, parse_policy
+from rkeyserver.appraisal.succession import check_succession
 from rkeyserver.attestation.evidence import Attester
 from rkeyserver.config import Config
 from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable

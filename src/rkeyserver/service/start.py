@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from rkeyserver.address import Address
-from rkeyserver.appraisal.change import Held
 from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.appraisal.succession import Held
 from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.standby import Asking, Received, held_of

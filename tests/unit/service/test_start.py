@@ -21,8 +21,8 @@ from tests.fakes.signing import admins_table, policy_text
 from tests.unit.service.conftest import MakeScene
 
 from rkeyserver.address import Address
-from rkeyserver.appraisal.change import Held
 from rkeyserver.appraisal.policy import Policy, parse_admins, parse_policy
+from rkeyserver.appraisal.succession import Held
 from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.standby import Asking, Received
