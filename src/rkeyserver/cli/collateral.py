@@ -26,16 +26,7 @@ from rkeyserver.platforms.registry import ANCHORS, SIMULATED, load_anchor
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of `collateral`."""
-    return _made()[0]
-
-
-def parsers() -> dict[str, argparse.ArgumentParser]:
-    """Of each of its commands."""
-    return _made()[1]
-
-
-def _made() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Of `collateral`, with its own commands."""
     made = Parser(prog="rkeyserver collateral", description="What quotes are verified with.")
     actions = made.add_subparsers(parser_class=Parser, dest="action", required=True, metavar="COMMAND")
     get = actions.add_parser("fetch", help="fetch from a PCCS what a machine's quotes are verified with")
@@ -50,7 +41,7 @@ def _made() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
     put = actions.add_parser("bundle", help="put collateral into one file; of each part the newest")
     put.add_argument("path", nargs="+", help="bundles, or collateral as it is sent along with a quote")
     put.add_argument("-o", "--output", required=True, metavar="FILE", help="the bundle to write")
-    return made, {"fetch": get, "show": look, "bundle": put}
+    return made
 
 
 def run(found: argparse.Namespace) -> Said:

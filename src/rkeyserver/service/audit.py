@@ -110,12 +110,11 @@ class Audit:
         """Open or create the file, to append only."""
         try:
             fd = os.open(path, _FLAGS, 0o600)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            try:
+                check_is_one(fd, path)
+            except (Misuse, OSError):
                 os.close(fd)
-                raise Misuse(f"The audit file {path} is no regular file: nothing would be kept of what is decided.")
-            if os.pread(fd, 1, 0) not in (b"", b"{", b"\n"):
-                os.close(fd)
-                raise Misuse(f"{path} is no audit file: it begins with something else than a line of one.")
+                raise
             _sync_folder(path.parent)
         except OSError as error:
             raise Unavailable(
@@ -204,6 +203,20 @@ def _settle(batch: list[_Waiting], refusal: Unavailable | None) -> None:
             entry.done.set_result(None)
         else:
             entry.done.set_exception(refusal)
+
+
+def check_is_one(fd: int, path: Path) -> None:
+    """Whether what is open as `fd`, and named `path`, is an audit file or may become one.
+
+    Raises: Misuse, OSError.
+    """
+    advice = "Name another with --audit."
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise Misuse(
+            f"The audit file {path} is no regular file: nothing would be kept of what is decided.", advice=advice
+        )
+    if os.pread(fd, 1, 0) not in (b"", b"{", b"\n"):
+        raise Misuse(f"{path} is no audit file: it begins with something else than a line of one.", advice=advice)
 
 
 def had_a_keyring(path: Path) -> str:
