@@ -100,6 +100,10 @@ def test_the_generator_writes_what_is_here() -> None:
     assert written == {path.name: path.read_text("utf-8") for path in FOLDER.glob("*.json")}
 
 
+def test_the_schema_of_the_policy_is_the_programs() -> None:
+    assert generator().policy_schema() == (FOLDER.parent / "policy.schema.json").read_text("utf-8")
+
+
 def test_the_generator_can_record_anew() -> None:
     """What is random by nature differs; every case in it still ends as it says."""
     generate = generator()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 from tests.vectors.spec_cases import FOLDER, SPEC, Json
 from tests.vectors.spec_writers import (
     change,
@@ -24,6 +25,8 @@ from tests.vectors.spec_writers import (
     report_data,
     simulated,
 )
+
+from rkeyserver.appraisal.policy import PolicyDocument
 
 
 def contents(*, new: bool = False) -> dict[str, Json]:
@@ -96,8 +99,30 @@ def with_example(page: str, content: Json) -> str:
     return before + example(content) + rest.split(END)[1]
 
 
+def policy_schema() -> str:
+    """The policy document as JSON Schema, for editors: policy.schema.json. What it cannot say, policy.md does."""
+
+    def plain(node: Any) -> Any:  # noqa: ANN401 - a tree of JSON
+        if isinstance(node, list):
+            return [plain(one) for one in node]
+        if not isinstance(node, dict):
+            return node
+        if "anyOf" in node and {"type": "null"} in node["anyOf"]:  # TOML has no null: what is not there is not there
+            return plain(node["anyOf"][0])
+        told = {key: plain(value) for key, value in node.items()}
+        if isinstance(told.get("pattern"), str):
+            told["pattern"] = told["pattern"].replace("\\Z", "$")  # Python's end of the text, and everybody else's
+        return told
+
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "rkeyserver's appraisal policy, version 1",
+    }
+    return json.dumps(head | plain(msgspec.json.schema(PolicyDocument)), indent=1) + "\n"
+
+
 def main() -> None:
-    """Write the files, and the example in record.md."""
+    """Write the files, the example in record.md, and the policy's schema."""
     parser = argparse.ArgumentParser(description="Write the test vectors.")
     parser.add_argument("--record", action="store_true", help="make anew what is random by nature")
     written = contents(new=parser.parse_args().record)
@@ -105,6 +130,7 @@ def main() -> None:
         (FOLDER / name).write_text(text(content), "utf-8")
     page = SPEC / "record.md"
     page.write_text(with_example(page.read_text("utf-8"), written["record.json"]), "utf-8")
+    (SPEC / "policy.schema.json").write_text(policy_schema(), "utf-8")
 
 
 if __name__ == "__main__":
