@@ -16,6 +16,7 @@ import msgspec
 from rkeyserver import files
 from rkeyserver.address import Address, parse_address
 from rkeyserver.errors import Misuse
+from rkeyserver.hex_types import Hex16
 from rkeyserver.plain import MOST_DOTS, in_words, too_many_dots
 
 DEFAULT_PORT: Final = 8888
@@ -33,7 +34,6 @@ Addresses = Annotated[list[str], msgspec.Meta(min_length=1)]
 _PATHS: Final = frozenset(
     {"keystore", "machine", "audit", "policy", "admins", "socket", "change", "pccs_ca", "collateral"}
 )
-DomainId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     host: Addresses | None = None
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
     keystore: PathText | None = None
-    domain: DomainId | None = None
+    domain: Hex16 | None = None
     wait: Annotated[float, msgspec.Meta(ge=0, le=86_400)] | None = None
     once: bool | None = None
     recover: bool | None = None

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
 import msgspec
 
 from rkeyserver.appraisal.ed25519_keys import BARE_KEY, bare, public_key
-from rkeyserver.appraisal.policy import MAX_POLICY, AdminsTable, Hex16, Hex32, parse_policy
+from rkeyserver.appraisal.policy import MAX_POLICY, AdminsTable, parse_policy
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.framing import framed
+from rkeyserver.hex_types import Hex16, Hex32
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -17,9 +17,8 @@ import msgspec
 from rkeyserver.appraisal.ed25519_keys import BARE_KEY, anybody_signs, bare
 from rkeyserver.appraisal.policy_errors import broken, check_depth, wrong, wrong_form
 from rkeyserver.errors import Misuse
+from rkeyserver.hex_types import Hex16, Hex32
 
-Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
-Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Advisory = Annotated[str, msgspec.Meta(pattern=r"^INTEL-SA-[0-9]{5}\Z")]
 AdminKey = Annotated[str, msgspec.Meta(max_length=512, pattern=rf"^{BARE_KEY}(?: [ -~]{{1,256}})?\Z")]
 Recipient = Annotated[

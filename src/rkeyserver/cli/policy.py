@@ -20,12 +20,13 @@ from rkeyserver.appraisal.change import (
     sign,
 )
 from rkeyserver.appraisal.narrowing import narrows
-from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Hex16, Hex32, Policy, parse_policy
+from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.cli.command import Parser, Said, add_ops
 from rkeyserver.cli.policy_edit import admitted, parse_line, removed
 from rkeyserver.errors import Misuse, Rejected, Unavailable, one_line
+from rkeyserver.hex_types import Hex16, Hex32
 from rkeyserver.service.routes import POLICY_PATH
 
 
