@@ -70,7 +70,7 @@ def create(path: Path, data: bytes) -> bool:
         return False
     finally:
         temporary.unlink()
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return True
 
 
@@ -85,7 +85,7 @@ def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
     except OSError:
         temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _written(path: Path, data: bytes, mode: int) -> Path:
@@ -102,7 +102,11 @@ def _written(path: Path, data: bytes, mode: int) -> Path:
     return temporary
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have what a folder names on disk.
+
+    Raises: OSError.
+    """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

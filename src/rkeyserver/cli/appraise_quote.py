@@ -6,7 +6,6 @@ The verdict is the server's own: quote.view(), verify(), appraise(). What is pri
 from __future__ import annotations
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +25,7 @@ from rkeyserver.attestation.sgx.foreign import foreign
 from rkeyserver.attestation.sgx.material import Material, name
 from rkeyserver.attestation.sgx.verify import SgxVerifier
 from rkeyserver.cli.appraise_input import collateral_for, decoded, hex64, moment
-from rkeyserver.clock import utc
+from rkeyserver.clock import Clock, utc
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.platforms.registry import SIMULATED, load_anchor
 
@@ -76,7 +75,7 @@ def appraise(given: Asked) -> Judged:
 
     Raises: Misuse for what cannot be read as it was said; Corrupt for a damaged trust anchor.
     """
-    clock = int(time.time())
+    clock = Clock().now()
     at = clock if given.at is None else moment(given.at)
     asked = None if given.report_data is None else hex64(given.report_data)
     if [given.quote, given.collateral, given.policy].count(files.STDIN) > 1:

@@ -16,6 +16,7 @@ from typing import Final, Self
 
 import msgspec
 
+from rkeyserver import files
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.clock import Clock, utc
 from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
@@ -115,7 +116,7 @@ class Audit:
             except (Misuse, OSError):
                 os.close(fd)
                 raise
-            _sync_folder(path.parent)
+            files.sync_folder(path.parent)
         except OSError as error:
             raise Unavailable(
                 f"The audit file {path} cannot be opened: {error.strerror}.",
@@ -230,14 +231,6 @@ def had_a_keyring(path: Path) -> str:
             if _HELD.match(line):
                 found = line
     return found.decode("ascii", "replace").strip()
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _ends_in_mid_line(fd: int) -> bool:
