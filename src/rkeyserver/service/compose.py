@@ -35,12 +35,13 @@ from rkeyserver.service.audit import Audit
 from rkeyserver.service.given import Given
 from rkeyserver.service.held import HeldCollateral
 from rkeyserver.service.instance import Instance, Role, no_collateral
+from rkeyserver.service.join import Joiner, start_standby
 from rkeyserver.service.owner import owner_socket
 from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.refresh import Refresher
 from rkeyserver.service.serve import Afterwards, open_sockets, serve
 from rkeyserver.service.sharing import ProcessSharing
-from rkeyserver.service.start import Joiner, start_primary, start_standby
+from rkeyserver.service.start import start_primary
 from rkeyserver.service.surroundings import HOW_TO_HIDE
 from rkeyserver.service.verification import VerifierPool
 from rkeyserver.service.vouching import AttesterWithHeld, VerifierWithHeld
