@@ -49,6 +49,8 @@ def too_many_dots(toml: str) -> int | None:
     A key of many parts (`a.b.c`) is not for tomllib: its time is their square, which for a file of 100 kB are minutes.
     """
     for number, line in enumerate(toml.split("\n"), start=1):
-        if line.count(".") > MOST_DOTS and not line.lstrip().startswith("#"):
+        # Behind the end of a string of several lines the statement goes on, whatever the line begins with.
+        comment = line.lstrip().startswith("#") and '"""' not in line and "'''" not in line
+        if line.count(".") > MOST_DOTS and not comment:
             return number
     return None

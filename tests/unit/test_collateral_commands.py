@@ -228,3 +228,11 @@ def test_bundle_takes_the_newest_of_each_part(tmp_path: Path, capsys: pytest.Cap
     found = {one.model: one.collateral for one in read_bundle((tmp_path / "out").read_bytes())}
     assert set(found) == {describe(one).model for one in (GOOD, genuine("sgx-phala"), genuine("sgx-automata-swh"))}
     assert found[SIMULATED] == mixed
+
+
+def test_what_a_bundle_says_of_itself_is_not_obeyed_by_a_terminal(tmp_path: Path) -> None:
+    hostile = msgspec.structs.replace(entry(GOOD), source="\x1b[2Jhttps://a\ngenuine      every part \x9b31m\u202e")
+    (tmp_path / "bundle").write_bytes(write_bundle([hostile]))
+    shown = commands.show(tmp_path / "bundle", CLOCK)
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert sum(line.startswith("genuine") for line in shown.split("\n")) == 1

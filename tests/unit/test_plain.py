@@ -60,6 +60,11 @@ def test_there_are_words_for_every_field() -> None:
 DOTS: dict[str, tuple[str, int | None]] = {
     "none": ("a = 1\n", None),
     "as many as may be": ("a." * MOST_DOTS + "a = 1", None),
+    "behind a string that ends in what looks like a comment": (
+        'a = {b = """\n#""", ' + "c." * MOST_DOTS + "c.c = 1}",
+        2,
+    ),
+    "the same with the other quotes": ("a = {b = '''\n #''', " + "c." * MOST_DOTS + "c.c = 1}", 2),
     "one more": ("a = 1\n" + "a." * MOST_DOTS + "a.a = 1", 2),
     "in a comment": ("  # " + "." * 200, None),
     "over many lines": ("a.b = 1\n" * 200, None),

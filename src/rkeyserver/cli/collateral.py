@@ -21,7 +21,7 @@ from rkeyserver.attestation.sgx.verify import verify
 from rkeyserver.cli.command import Parser, Said
 from rkeyserver.clock import DAY, Clock, utc
 from rkeyserver.config import check_pccs
-from rkeyserver.errors import Misuse, Reason, Rejected
+from rkeyserver.errors import Misuse, Reason, Rejected, one_line
 from rkeyserver.platforms.registry import ANCHORS, SIMULATED, load_anchor
 
 
@@ -107,7 +107,8 @@ def show(path: Path, clock: Clock) -> str:
     Raises: Misuse if it cannot be read; Rejected if it is none.
     """
     now = clock.now()
-    return "\n".join(line for entry in read(path) for line in _lines(entry, now)) + "\n"
+    # Where an entry came from is whatever its file says, and an issuer's name is that of any certificate.
+    return "\n".join(one_line(line) for entry in read(path) for line in _lines(entry, now)) + "\n"
 
 
 def bundle(paths: Sequence[Path]) -> bytes:

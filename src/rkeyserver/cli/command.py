@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rkeyserver.config import DEFAULT_OPS, Config, Options, check_options, make_config, read_file
-from rkeyserver.errors import EXIT_OK, Misuse, Unavailable
+from rkeyserver.errors import EXIT_OK, Misuse, Unavailable, one_line
 from rkeyserver.platforms.registry import PLATFORMS
 
 
@@ -57,10 +57,13 @@ def add_ops(parser: argparse.ArgumentParser) -> None:
 
 
 def put(text: str) -> None:
-    """Print it.
+    """Print it; on a terminal with everything escaped that it could obey.
 
+    A change of the policy is printed to the byte, for it is signed, and what is in it others have written.
     Raises: Unavailable if nobody reads it.
     """
+    if sys.stdout.isatty():
+        text = "\n".join(map(one_line, text.split("\n")))
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

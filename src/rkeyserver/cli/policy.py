@@ -24,7 +24,7 @@ from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.cli.command import Parser, Said, add_ops
-from rkeyserver.cli.policy_edit import admitted, parse_line, removed
+from rkeyserver.cli.policy_edit import admitted, parse_line, removed, shown, signing
 from rkeyserver.errors import Misuse, Rejected, Unavailable, one_line
 from rkeyserver.hex_types import Hex16, Hex32
 from rkeyserver.service.routes import POLICY_PATH
@@ -135,7 +135,7 @@ def show(ops: str) -> str:
     by = "its owner" if admins is None else f"{admins.threshold} of {len(admins.keys)} admins"
     return (
         f"# domain {now.domain}\n# policy {now.policy.digest}, by change {now.change}\n# changed by: {by}\n\n"
-        f"{_shown(now.policy.text)}"
+        f"{shown(now.policy.text)}"
     )
 
 
@@ -152,9 +152,7 @@ def sign_file(file: Path, keys: Sequence[Path]) -> str:
     """The change in `file` with signatures by `keys`; what is signed is told on stderr."""
     change = parse_change(files.read_text(file, MAX_POLICY_FILE, "change", stdin=True))
     parse_policy(change.policy)
-    sys.stderr.write(
-        f"Signing change {change.sequence} of domain {change.domain}, to this policy:\n\n{_shown(change.policy)}\n"
-    )
+    sys.stderr.write(signing(change))
     return _signed(change, keys).text() + "\n"
 
 
@@ -194,13 +192,6 @@ def edit(ops: str, line: str, keys: Sequence[Path], output: Path | None, *, admi
         advice = f"{error.advice} It is in {output}: `rkeyserver policy sign` there, then `rkeyserver policy apply`."
         raise Rejected(error.reason, error.message, advice=advice) from error
     return apply(ops, change, now)
-
-
-def _shown(text: str) -> str:
-    # A terminal obeys what it is shown, and somebody else may have written this.
-    # Only what ends a line in TOML ends one here: what looked like a key could else be within a comment.
-    lines = (line.removesuffix("\r").replace("\t", "    ") for line in text.rstrip().split("\n"))
-    return "".join(one_line(line) + "\n" for line in lines)
 
 
 def _proposed(now: Present, text: str) -> PolicyChange:

@@ -8,8 +8,9 @@ import msgspec
 import tomlkit
 from tomlkit.items import Array
 
+from rkeyserver.appraisal.change import PolicyChange
 from rkeyserver.appraisal.policy import Policy, parse_policy
-from rkeyserver.errors import Misuse
+from rkeyserver.errors import Misuse, one_line
 
 
 @dataclass(frozen=True)
@@ -109,3 +110,15 @@ def _checked(document: tomlkit.TOMLDocument, before: Policy, line: MachineLine, 
     ):
         raise Misuse("The policy is in a form that cannot be edited.", advice="Propose a new text.")
     return text
+
+
+def shown(text: str) -> str:
+    """A policy document as a terminal may be shown it: somebody else may have written it, and terminals obey."""
+    # Only what ends a line in TOML ends one here: what looked like a key could else be within a comment.
+    lines = (line.removesuffix("\r").replace("\t", "    ") for line in text.rstrip().split("\n"))
+    return "".join(one_line(line) + "\n" for line in lines)
+
+
+def signing(change: PolicyChange) -> str:
+    """What a person is told who signs."""
+    return f"Signing change {change.sequence} of domain {change.domain}, to this policy:\n\n{shown(change.policy)}\n"

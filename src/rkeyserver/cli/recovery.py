@@ -16,7 +16,7 @@ import msgspec
 
 from rkeyserver import files
 from rkeyserver.address import Address, parse_address
-from rkeyserver.appraisal.change import parse_change, sign
+from rkeyserver.appraisal.change import digest, parse_change, sign
 from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.cli.command import Parser, Said
 from rkeyserver.cli.identity_file import read_identities
@@ -194,23 +194,28 @@ def run_contribute(
 def amended(file: Path, admit: str | None, policy: Path | None, keys: list[Path]) -> str:
     """The change for --change, made from the domain's policy as a recovering instance printed it.
 
-    Raises: Misuse if not exactly one of `admit` and `policy` is given, or if one of the files is none.
+    Raises: Misuse if not exactly one of `admit` and `policy` is given, if one of the files is none, or if `file` itself
+    changes anything.
     """
     from rkeyserver.cli.admin_key import load_admin_key  # noqa: PLC0415 - of this command alone
-    from rkeyserver.cli.policy_edit import admitted, parse_line  # noqa: PLC0415
+    from rkeyserver.cli.policy_edit import admitted, parse_line, signing  # noqa: PLC0415
 
     if (admit is None) == (policy is None):
         raise Misuse("Nothing says what to change, or two things do.", advice="Give one of --admit and --policy.")
     change = parse_change(files.read_text(file, MAX_POLICY_FILE, "change"))
+    if change.replaces != digest(change.policy):
+        # Whoever wrote it could have an admin sign any policy to take the place of the one in force.
+        raise Misuse(
+            f"{file} is not as an instance prints it: its policy is another one than it replaces.",
+            advice="Nothing was signed. Take the very line that the recovering instance printed.",
+        )
     if policy is not None:
         text = _policy(policy).text
     else:
         text = admitted(parse_policy(change.policy), parse_line(admit or ""))
     change = msgspec.structs.replace(change, policy=text, signatures=[])
     if keys:
-        _say(f"Signing change {change.sequence} of domain {change.domain}, to this policy:")
-        for line in text.splitlines():
-            _say(line)
+        sys.stderr.write(signing(change))
     for key in keys:
         change = sign(change, load_admin_key(key))
     return change.text() + "\n"

@@ -7,6 +7,7 @@ the policy adds a generation, so that whoever is left out has no key that is mad
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from dataclasses import dataclass, field
 
@@ -44,10 +45,14 @@ class Applied:
 
 @dataclass
 class Authority:
-    """Applies changes to one instance's keyring, one after the other."""
+    """Applies changes to one instance's keyring, one after the other.
+
+    _on_record: digests of signed changes that were refused and recorded; only who may change the policy adds any.
+    """
 
     instance: Instance
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _on_record: set[bytes] = field(default_factory=set, init=False)
 
     async def apply(self, document: bytes, *, owner: bool) -> Applied:
         """Judge a change and put it into force.
@@ -81,7 +86,10 @@ class Authority:
         try:
             await self._check_self(after)
         except Rejected as error:
-            await instance.audit.write(line.refused(error))
+            # Once: whoever got hold of the document could else fill the disk by sending it again and again.
+            if (signed := hashlib.sha256(change.signed_bytes()).digest()) not in self._on_record:
+                await instance.audit.write(line.refused(error))
+                self._on_record.add(signed)
             raise
         narrowed = narrows(before, after)
         with instance.erasing(
@@ -93,6 +101,7 @@ class Authority:
             )
         ) as new:
             await self._commit(line, keyring, new)
+        self._on_record.clear()
         applied = Applied(
             domain=new.domain,
             change=change.sequence,

@@ -21,7 +21,7 @@ from rkeyserver.attestation.sgx.anchors import TrustAnchor
 from rkeyserver.attestation.sgx.bundle import MAX_BUNDLE, MAX_ENTRIES, Entry, newest, read_bundle, write_bundle
 from rkeyserver.attestation.sgx.collateral import decode, fmspc
 from rkeyserver.attestation.sgx.model import Model, model_of
-from rkeyserver.attestation.sgx.parts import Described, check_signed, describe
+from rkeyserver.attestation.sgx.parts import Described, check_signed, describe, in_force
 from rkeyserver.clock import DAY, Clock, utc
 from rkeyserver.errors import Reason, Rejected, Unavailable
 
@@ -109,11 +109,14 @@ class HeldCollateral:
         return self._encoded[self.own_model()]
 
     def with_newest(self, entry: Entry) -> Entry:
-        """`entry` with whatever is held and newer; what is held and has expired is passed over."""
+        """`entry` with whatever is held and newer; of what is held, parts that have expired are passed over."""
         held = self.entries.get(entry.model)
-        if held is None or describe(held.collateral).expires < self.clock.now():
+        if held is None:
             return entry
-        chosen = newest(held, entry)
+        left = in_force(held.collateral, entry.collateral, self.clock.now())
+        if left == entry.collateral:
+            return entry
+        chosen = newest(msgspec.structs.replace(held, collateral=left), entry)
         return msgspec.structs.replace(chosen, fetched=entry.fetched)
 
     def keep(self, entry: Entry) -> None:

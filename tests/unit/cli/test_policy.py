@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from rkeyserver.appraisal.change import MAX_CHANGE, PolicyChange, digest, parse_
 from rkeyserver.appraisal.policy import MAX_POLICY
 from rkeyserver.cli import policy, talk
 from rkeyserver.cli.command import Said
+from rkeyserver.cli.main import main
 from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
 
 OPS, SOCKET = "127.0.0.1:1", "/run/owner.socket"
@@ -359,3 +361,36 @@ def test_a_link_to_write_to_is_followed(keys: Callable[[str], str], tmp_path: Pa
     run("sign", str(link), "--key", keys("alice"), "-o", str(link))
     assert link.is_symlink()
     assert len(change_in(out).signatures) == 1
+
+
+def test_no_link_that_others_have_laid_is_written_through(keys: Callable[[str], str], tmp_path: Path) -> None:
+    out, other = tmp_path / "change.json", tmp_path / "other"
+    out.write_text(propose(domain=DOMAIN, sequence=1, replaces=OWNED, policy=SIGNED).text())
+    other.write_text("mine")
+    (tmp_path / "change.json.new").symlink_to(other)
+    run("sign", str(out), "--key", keys("alice"), "-o", str(out))
+    assert other.read_text() == "mine"
+    assert not out.is_symlink()
+    assert len(change_in(out).signatures) == 1
+    assert len(list(tmp_path.glob(".change.json.*"))) == 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_a_change_is_printed_to_the_byte_and_a_terminal_obeys_none_of_it(
+    stream: type[io.StringIO], keys: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = tmp_path / "change.json", stream()
+    hostile = SIGNED + "# \u009d52;c;AAAA\u009c\u202e\n"
+    file.write_text(propose(domain=DOMAIN, sequence=1, replaces=OWNED, policy=hostile).text())
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["policy", "sign", str(file), "--key", keys("alice")]) == 0
+    if out.isatty():
+        assert "# \\x9d52;c;AAAA\\x9c\\u202e" in out.getvalue()
+        assert out.getvalue().removesuffix("\n").isprintable()
+    else:
+        assert parse_change(out.getvalue()).policy == hostile

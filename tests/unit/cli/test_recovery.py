@@ -162,6 +162,26 @@ def test_a_change_that_cannot_be_made_is_named(
         amended(printed, admit, None if policy is None else tmp_path / policy, [])
 
 
+def test_nobody_signs_another_policy_than_the_one_in_force_with_a_machine_admitted(tmp_path: Path) -> None:
+    """A hostile host prints what would put its own policy into the place of the one that a living primary has."""
+    evil = POLICY.replace('machines = ["' + "a1" * 16 + '"]', 'machines = ["' + "e1" * 16 + '"]')
+    assert evil != POLICY
+    (tmp_path / "printed").write_text(propose(domain="d0" * 16, sequence=3, replaces=POLICY, policy=evil).text() + "\n")
+    (tmp_path / "admin").write_bytes(ADMIN.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    with pytest.raises(Misuse, match="another one than it replaces"):
+        amended(tmp_path / "printed", f"simulated {'b2' * 16}", None, [tmp_path / "admin"])
+
+
+def test_who_signs_sees_lines_only_where_the_policy_has_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tricky = POLICY + "# nothing\u2028machines = []\x85\u202e\n"
+    (tmp_path / "printed").write_text(propose(domain="d0" * 16, sequence=3, replaces=tricky, policy=tricky).text())
+    (tmp_path / "admin").write_bytes(ADMIN.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    amended(tmp_path / "printed", f"simulated {'b2' * 16}", None, [tmp_path / "admin"])
+    assert "# nothing\\u2028machines = []\\x85\\u202e\n" in capsys.readouterr().err
+
+
 def test_what_was_not_printed_by_an_instance_is_named(tmp_path: Path) -> None:
     (tmp_path / "junk").write_text("-----BEGIN RKEYSERVER RECOVERY REQUEST-----\n")
     with pytest.raises(Misuse, match="no policy change"):

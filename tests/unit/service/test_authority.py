@@ -273,6 +273,19 @@ def test_a_policy_that_refuses_this_very_machine_is_refused_and_that_is_on_recor
     assert (line["event"], line["verdict"], line["reason"]) == ("policy", "refused", "machine-not-named")
 
 
+def test_a_refused_change_that_is_sent_again_and_again_fills_no_disk(domain: Domain) -> None:
+    """By anybody on the machine who has it, with other signatures under it each time."""
+    domain.scene.granter.refuses_self = Rejected(Reason.MACHINE_NOT_NAMED, "It is not named.")
+    signed = policy_text(PEER, admins=ADMINS, threshold=2)
+    for signers in (("alice", "bob"), ("bob", "alice"), ("alice", "bob", "mallory"), ("alice", "bob")):
+        with pytest.raises(Rejected, match="does not accept this very machine"):
+            domain.apply(domain.document(signed, *signers))
+    assert len(domain.scene.lines()) == 1
+    with pytest.raises(Rejected, match="does not accept this very machine"):
+        domain.apply(domain.document(signed + "# another\n", "alice", "bob"))
+    assert len(domain.scene.lines()) == 2
+
+
 def test_it_is_judged_by_the_new_policy(domain: Domain) -> None:
     domain.apply(domain.document(WIDER, "alice", "bob"))
     assert [policy.text for policy in domain.scene.granter.judged] == [WIDER]

@@ -19,7 +19,8 @@ from tests.fakes.pccs import SIMULATED, issued_at, number_of
 from tests.vectors import intel
 
 from rkeyserver.attestation.sgx.bundle import MAX_ENTRIES, Entry, read_bundle, write_bundle
-from rkeyserver.attestation.sgx.collateral import Collateral
+from rkeyserver.attestation.sgx.choose import choose
+from rkeyserver.attestation.sgx.collateral import Collateral, decode
 from rkeyserver.attestation.sgx.model import Model
 from rkeyserver.attestation.sgx.parts import describe
 from rkeyserver.clock import DAY, Clock
@@ -270,6 +271,23 @@ def test_what_has_expired_stands_in_nothings_way(holding: Holding) -> None:
     holding.held.keep(entry(issued_at(NOW - LIFE - 1, 30)))
     verified(holding, GOOD)
     assert holding.held.for_own_evidence() == encoded(GOOD)
+
+
+def test_newer_tcb_info_is_not_forgotten_for_an_older_part_beside_it_that_has_expired(holding: Holding) -> None:
+    """Of a lower number there is fresh TCB info for long: whoever is refused by the higher one waits for such a day."""
+    newer, expired = issued_at(NOW - 60, 30), issued_at(NOW - LIFE - 1, 20)
+    held = msgspec.structs.replace(newer, pck_crl=expired.pck_crl, root_ca_crl=expired.root_ca_crl)
+    holding.held.keep(entry(held))
+    chosen = decode(choose(b"", encoded(GOOD), (encoded(held),), NOW))
+    assert (chosen.tcb_info, chosen.qe_identity) == (newer.tcb_info, newer.qe_identity)
+    verified(holding, GOOD)
+    (found,) = holding.stored()
+    assert (found.collateral.tcb_info, found.collateral.qe_identity) == (newer.tcb_info, newer.qe_identity)
+    assert (found.collateral.pck_crl, found.collateral.root_ca_crl) == (GOOD.pck_crl, GOOD.root_ca_crl)
+    refresher = holding.refresher(issued_at(NOW - 30, 29))
+    asyncio.run(refresher._refresh(holding.source))
+    (found,) = holding.stored()
+    assert found.collateral.tcb_info == newer.tcb_info
 
 
 def test_peers_of_one_model_are_looked_at_once_in_a_while(holding: Holding) -> None:

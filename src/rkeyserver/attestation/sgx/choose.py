@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import msgspec
+
 from rkeyserver.attestation.sgx.bundle import MAX_ENTRIES
 from rkeyserver.attestation.sgx.collateral import decode, fmspc, newer
 from rkeyserver.attestation.sgx.model import model_of
-from rkeyserver.attestation.sgx.parts import Described, describe
+from rkeyserver.attestation.sgx.parts import Described, describe, in_force
 from rkeyserver.clock import utc
 from rkeyserver.errors import Reason, Rejected
 
@@ -22,7 +24,8 @@ def choose(evidence: bytes, sent: bytes, held: Sequence[bytes], now: int) -> byt
     """Collateral for `evidence` at `now` (seconds since 1970).
 
     sent: what came with it, perhaps nothing; then what is held for the model that the quote names is taken. What is
-    held and has expired stands in for nothing: it may have a higher evaluation number than what is in force.
+    held and has expired stands in for nothing: it may have a higher evaluation number than what is in force. That goes
+    by parts: an old CRL beside it is no reason to forget newer TCB info.
 
     Raises: Rejected (TOO_LARGE, MALFORMED) if `sent` or the quote cannot be read; COLLATERAL_EXPIRED if nothing was
     sent and what is held has expired.
@@ -44,7 +47,13 @@ def choose(evidence: bytes, sent: bytes, held: Sequence[bytes], now: int) -> byt
         # Both PCK CAs may certify a model: the CRL of the quote's own one is the one that helps.
         own = model_of(evidence)
         usable.sort(key=lambda one: _about(one).model != own)
+    else:
+        usable = [one if one in usable else _in_force(one, sent, now) for one in for_model]
     chosen = sent
     for one in usable:
         chosen = newer(one, chosen)
     return chosen
+
+
+def _in_force(held: bytes, sent: bytes, now: int) -> bytes:
+    return msgspec.json.encode(in_force(decode(held), decode(sent), now))

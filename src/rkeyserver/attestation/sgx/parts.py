@@ -183,6 +183,26 @@ def describe(collateral: Collateral) -> Described:
     )
 
 
+def in_force(held: Collateral, other: Collateral, now: int) -> Collateral:
+    """`held` with every part that has expired by `now` (seconds since 1970) taken from `other`, of the same model.
+
+    What is still in force goes on standing in the way of what is older, whatever else has expired beside it.
+    Raises: Rejected (MALFORMED, NOT_GENUINE for a chain that is none).
+    """
+    tcb, qe, pck_crl, root_crl = describe(held).parts
+    fields: list[str] = []
+    for part, chain, names in (
+        (tcb, held.tcb_info_issuer_chain, ("tcb_info", "tcb_info_signature", "tcb_info_issuer_chain")),
+        (qe, held.qe_identity_issuer_chain, ("qe_identity", "qe_identity_signature", "qe_identity_issuer_chain")),
+        (pck_crl, held.pck_crl_issuer_chain, ("pck_crl", "pck_crl_issuer_chain")),
+        (root_crl, "", ("root_ca_crl",)),
+    ):
+        certificates = read_chain(f"{part.name}'s issuer chain", chain) if chain else []
+        until = [part.expires, *(int(one.not_valid_after_utc.timestamp()) for one in certificates)]
+        fields += names if min(until) < now else ()
+    return msgspec.structs.replace(held, **{name: getattr(other, name) for name in fields})
+
+
 def _document(what: str, kind: str, text: str, chain: list[x509.Certificate]) -> tuple[_Document, Part]:
     try:
         found: _Document = _DOCUMENTS.decode(text)

@@ -1,0 +1,94 @@
+"""A machine that asks without pause while it is taken off and admitted again: what it gets always names it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.attacks.parties import WatchedVerifier, policy_of
+from tests.fakes.processes import DEADLINE, Machines, Running, machines_in, rkeyserver
+from tests.fakes.signing import policy_text
+
+from rkeyserver.address import Address
+from rkeyserver.appraisal.policy import parse_policy
+from rkeyserver.clock import Clock
+from rkeyserver.errors import RkeyError
+from rkeyserver.exchange.standby import Asking
+from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+from rkeyserver.service.fetch import fetch_keyring
+
+ROUNDS = 2
+ASKERS = 3
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Machines]:
+    with machines_in(tmp_path) as made:
+        yield made
+
+
+def test_a_machine_gets_no_keyring_whose_policy_does_not_name_it(processes: Machines) -> None:
+    host = processes("host")
+    own = SimulatedPlatform.open(host.processor, Clock())
+    stranger = SimulatedPlatform.open(host.folder / "stranger", Clock())
+    mine, its = (one.attester_identity().machine for one in (own, stranger))
+    rules = host.folder / "policy.toml"
+    rules.write_text(policy_text(mine, its, mrsigner=own.mrsigner, isv_prod_id=own.isv_prod_id))
+    running: Running = host.start("--policy", str(rules))
+    got: list[tuple[bool, tuple[str, ...]]] = []
+    refused: list[str] = []
+    over = threading.Event()
+
+    async def ask() -> None:
+        asking = Asking(
+            attester=stranger,
+            verifiers={"simulated": WatchedVerifier()},
+            policy=policy_of(own),
+            clock=Clock(),
+            random=secrets.token_bytes,
+            instance=secrets.token_bytes(16),
+            held=None,
+            admins=None,
+        )
+        while not over.is_set():
+            try:
+                received = await fetch_keyring(Address("127.0.0.1", host.port), asking)
+            except RkeyError as error:
+                refused.append(str(error))
+                continue
+            with contextlib.closing(received.keyring) as keyring:
+                named = parse_policy(keyring.header.policy).tables["simulated"].machines
+                got.append((its in named, keyring.generation_ids))
+
+    async def ask_all() -> None:
+        await asyncio.gather(*(ask() for _ in range(ASKERS)))
+
+    thread = threading.Thread(target=lambda: asyncio.run(ask_all()))
+    thread.start()
+    try:
+        for action in ["remove", "admit"] * ROUNDS + ["remove"]:
+            words = ("policy", action, "--ops", host.ops, f"simulated {its}")
+            ended = rkeyserver(*words, cwd=host.folder)
+            assert ended.status == 0, ended
+    finally:
+        counted = len(refused)
+        end = time.monotonic() + DEADLINE
+        while len(refused) < counted + 2 * ASKERS and time.monotonic() < end:
+            time.sleep(0.05)
+        over.set()
+        thread.join()
+    last = host.status()["generations"][-1]["id"]
+    assert got, "it was named at first"
+    assert refused
+    assert all(named for named, _ in got)
+    assert all(last not in generations for _, generations in got), "the last removal made it"
+    given = [line for line in host.audit() if line["event"] == "hand-over" and line["verdict"] == "accepted"]
+    assert len(given) >= len(got), json.dumps(given[-1])
+    running.stop()
