@@ -46,7 +46,7 @@ ENCODED: Final = frozenset({"b64encode", "public_bytes", "encode", "strip", "url
 
 WITHOUT: Final[dict[str, str]] = {
     "cli/identity_file.py _decrypted": "age opens its owner's own file under his passphrase, slowly on purpose",
-    "attestation/sgx/choose.py _in_force": "decode() of held and sent, as choose() does; tests/unit/service/test_held.py",
+    "attestation/sgx/choose.py _in_force": "decode(), as in choose(); tests/unit/service/test_held.py",
     "cli/collateral.py run": "prints what it has written",
     "keystore/file.py FileKeystore._remove_stale": "compares names; what is none of ours is left alone",
     "keystore/file.py FileKeystore.replace": "compares a name of ours",
