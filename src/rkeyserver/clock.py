@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
+
+DAY: Final = 86_400  # seconds
 
 
 @dataclass

@@ -13,15 +13,17 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from rkeyserver import files
 from rkeyserver.address import Address, parse_address
 from rkeyserver.errors import Misuse
+from rkeyserver.hex_types import Hex16
 from rkeyserver.plain import MOST_DOTS, in_words, too_many_dots
 
 DEFAULT_PORT: Final = 8888
-_MOST: Final = 64 * 1024  # characters of a configuration file
 DEFAULT_OPS: Final = Address("127.0.0.1", 9888)
 DEFAULT_KEYSTORE: Final = Path("/etc/rkey.bin")
 DEFAULT_MACHINE: Final = Path("/var/lib/rkeyserver/machine")
+MAX_CONFIG: Final = 64 * 1024
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 PlatformName = Literal["sgx", "tpm", "simulated"]
@@ -32,7 +34,6 @@ Addresses = Annotated[list[str], msgspec.Meta(min_length=1)]
 _PATHS: Final = frozenset(
     {"keystore", "machine", "audit", "policy", "admins", "socket", "change", "pccs_ca", "collateral"}
 )
-DomainId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     host: Addresses | None = None
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
     keystore: PathText | None = None
-    domain: DomainId | None = None
+    domain: Hex16 | None = None
     wait: Annotated[float, msgspec.Meta(ge=0, le=86_400)] | None = None
     once: bool | None = None
     recover: bool | None = None
@@ -142,18 +143,13 @@ def read_file(path: Path) -> Options:
     """
     given: dict[str, object] = {}
     try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_MOST + 1)
-        if len(text) > _MOST:
-            raise Misuse(f"The configuration file {path} has more than {_MOST} characters.")
+        text = files.read(path, MAX_CONFIG, "configuration file").decode()
         if (line := too_many_dots(text)) is not None:
             raise Misuse(f"The configuration file {path} is wrong: line {line} has more than {MOST_DOTS} dots.")
         given = tomllib.loads(text)
         return msgspec.convert(given, Options)
     except msgspec.ValidationError as error:
         raise Misuse(f"The configuration file {path} is wrong: {in_words(error, WANTED, given)}.") from error
-    except OSError as error:
-        raise Misuse(f"The configuration file {path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         # ValueError is the base of what decoding, TOML and types raise, and of what they let through: endless numbers.
         advice = 'It is TOML, where text stands in quotes: platform = "simulated".'

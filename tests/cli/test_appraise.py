@@ -336,7 +336,7 @@ USAGE: dict[str, tuple[list[str], str]] = {
     "no report data": (["quote", "--report-data", "00"], "--report-data has 2 characters"),
     "two from stdin": (["-", "--collateral", "-"], "Only one of quote, collateral and policy"),
     "a policy that is none": (["quote", "--policy", "bad.toml"], "The policy cannot be read: line 2: it is no TOML"),
-    "a policy in another encoding": (["quote", "--policy", "latin.toml"], "line 3: it is not UTF-8"),
+    "a policy in another encoding": (["quote", "--policy", "latin.toml"], "is no text in UTF-8: see line 3"),
     "another platform": (["quote", "--platform", "tpm"], "invalid choice"),
     "no quote": ([], "required: quote"),
 }

@@ -53,9 +53,7 @@ PARSERS = {
     "`rkeyserver inspect`": inspect.parser,
     "`rkeyserver status`": status.parser,
     "`rkeyserver appraise`": appraise.parser,
-    "`rkeyserver collateral fetch`": lambda: collateral.parsers()["fetch"],
-    "`rkeyserver collateral show`": lambda: collateral.parsers()["show"],
-    "`rkeyserver collateral bundle`": lambda: collateral.parsers()["bundle"],
+    **{f"`rkeyserver collateral {name}`": command(collateral, name) for name in ("fetch", "show", "bundle")},
     "`rkeyserver doctor`": doctor.parser,
     "`rkeyserver identity`": identity.parser,
     **{

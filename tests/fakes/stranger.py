@@ -19,7 +19,7 @@ from rkeyserver.cli.main import main
 from rkeyserver.clock import Clock
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
-from rkeyserver.service import start
+from rkeyserver.service import join, start
 from rkeyserver.service.instance import Instance
 from tests.fakes import machines
 from tests.fakes.claims import claims_with
@@ -52,6 +52,7 @@ def run() -> int:
     SimulatedPlatform.open = opened  # type: ignore[method-assign, assignment]
     Granter.accepts_self = pleased_with_itself  # type: ignore[method-assign, assignment]
     start.domain_default = honest
+    join.domain_default = honest  # type: ignore[attr-defined]  # it has its own name for it
     return main(words)
 
 

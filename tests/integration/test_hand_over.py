@@ -19,7 +19,7 @@ from rkeyserver.clock import Clock
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Rejected, Unavailable
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
-from rkeyserver.service.start import FIRST_SECONDS
+from rkeyserver.service.join import FIRST_SECONDS
 
 RECEIVED = re.compile(r"INFO \[[\w/]+\.py\(\d+\) -> \w+\]: Successfully received the DomainKey from deploy server\.\n")
 REPLACED = "file already exist, substitute by new file\n"

@@ -54,8 +54,9 @@ from tests.property.registry import Run, target, text_of
 from tests.vectors import intel
 
 from rkeyserver.address import Address, parse_address
-from rkeyserver.appraisal.change import believe, parse_change, public_line
+from rkeyserver.appraisal.change import parse_change, public_line
 from rkeyserver.appraisal.policy import AdminsTable, parse_admins, parse_policy
+from rkeyserver.appraisal.succession import believe
 from rkeyserver.appraisal.toml_lines import line_of
 from rkeyserver.attestation.sgx import collateral, quote
 from rkeyserver.cli import inspect, policy_edit, status, talk
@@ -77,7 +78,7 @@ from rkeyserver.platforms.simulated import image, keys, processor
 from rkeyserver.platforms.simulated.platform import PROVISIONED_FILE
 from rkeyserver.sealing import record, shares
 from rkeyserver.sealing.recovery import MAX_SEALED_SHARE, RecoveryShare, encode_slot, fingerprint, parse_slot
-from rkeyserver.service import audit, given, ops, routes, sharing, sharing_messages, verification, worker
+from rkeyserver.service import audit, frames, given, ops, routes, sharing, sharing_messages, verification, worker
 from rkeyserver.service import contribute as service_contribute
 from rkeyserver.service.adopt import Opened, Unopenable, look
 
@@ -446,8 +447,8 @@ def answered(data: bytes) -> None:
 target(
     "answer of a verification process",
     lambda: [
-        worker.frame(worker.Answer(claims=CLAIMS)),
-        worker.frame(worker.Answer(refusal=worker.Refusal("m", "a", Reason.NOT_GENUINE))),
+        frames.frame(worker.Answer(claims=CLAIMS)),
+        frames.frame(worker.Answer(refusal=frames.Failure("m", "a", Reason.NOT_GENUINE))),
     ],
     answered,
     *(OSError, EOFError, *UNREADABLE, RkeyError),
@@ -470,8 +471,8 @@ class Channel:
 target(
     "answer of a sharing process",
     lambda: [
-        sharing_messages.frame(sharing_messages.Done([RecoveryShare("age1" + "q" * 58, "0" * 64, b"x")])),
-        sharing_messages.frame(sharing_messages.Failed("m", "a", misuse=True)),
+        frames.frame(sharing_messages.Done([RecoveryShare("age1" + "q" * 58, "0" * 64, b"x")])),
+        frames.frame(frames.Failure("m", "a", misuse=True)),
     ],
     lambda data: sharing._Process(Channel(data)).receive(),  # type: ignore[arg-type]
     *(OSError, EOFError, msgspec.DecodeError, UnicodeDecodeError, RkeyError),
@@ -487,7 +488,7 @@ target(
 
 
 def load_admin(data: bytes) -> None:
-    with mock.patch("rkeyserver.cli.identity_file.ask_on_terminal", return_value="x"):
+    with mock.patch("rkeyserver.cli.passphrase.ask_on_terminal", return_value="x"):
         load_admin_key(written(data))
 
 

@@ -20,7 +20,6 @@ from tests.fakes.admins import DOMAIN, OTHER_DOMAIN, admins, bare_line, change, 
 from rkeyserver.appraisal.change import (
     PolicyChange,
     appended,
-    believe,
     check_authority,
     check_next,
     last_sequence,
@@ -28,6 +27,7 @@ from rkeyserver.appraisal.change import (
     sign,
 )
 from rkeyserver.appraisal.policy import AdminsTable, parse_policy
+from rkeyserver.appraisal.succession import believe
 from rkeyserver.errors import Misuse, Reason, Rejected
 
 PEOPLE: Final = ("ann", "bob", "cy", "dora", "mallory")

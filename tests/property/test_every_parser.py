@@ -46,8 +46,8 @@ ENCODED: Final = frozenset({"b64encode", "public_bytes", "encode", "strip", "url
 
 WITHOUT: Final[dict[str, str]] = {
     "cli/identity_file.py _decrypted": "age opens its owner's own file under his passphrase, slowly on purpose",
+    "attestation/sgx/choose.py _in_force": "decode(), as in choose(); tests/unit/service/test_held.py",
     "cli/collateral.py run": "prints what it has written",
-    "cli/policy.py _read": "text in UTF-8 or Misuse; what it says is read by parse_policy() and parse_change()",
     "keystore/file.py FileKeystore._remove_stale": "compares names; what is none of ours is left alone",
     "keystore/file.py FileKeystore.replace": "compares a name of ours",
     "keystore/file_read.py kept_beside": "compares names; what is none of ours is left alone",

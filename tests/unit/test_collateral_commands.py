@@ -123,7 +123,7 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
     "a CA that is none": ([*FETCH, "--fmspc", "00534D554C00", "--ca", "root"], MISUSE, "--ca"),
     "no quote there": ([*FETCH, "--quote", "missing"], MISUSE, "missing cannot be read: No such file"),
     "a quote that is none": ([*FETCH, "--quote", "nonsense"], REJECTED, "bytes, at least"),
-    "a giant quote": ([*FETCH, "--quote", "giant"], REJECTED, "over 16384 bytes"),
+    "a giant quote": ([*FETCH, "--quote", "giant"], MISUSE, "more than 16384 bytes"),
     "nobody there": ([*FETCH, *MODEL], UNAVAILABLE, "No answer from the PCCS https://127.0.0.1:9"),
     "show nothing": (["collateral", "show"], MISUSE, "path"),
     "show what is not there": (["collateral", "show", "missing"], MISUSE, "cannot be read"),

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from rkeyserver import secret
-from rkeyserver.appraisal import change
+from rkeyserver.appraisal import change, succession
 from rkeyserver.appraisal.appraise import appraise
 from rkeyserver.appraisal.policy import AdminsTable, parse_policy
 from rkeyserver.attestation.evidence import Identity
@@ -558,20 +558,20 @@ def chain_after(case: Json) -> list[str]:
 
 def believe(case: Json) -> int:
     admins = msgspec.convert(case["admins"], AdminsTable)
-    return change.believe(domain=case["domain"], policy=case["policy"], changes=case["chain"], admins=admins)
+    return succession.believe(domain=case["domain"], policy=case["policy"], changes=case["chain"], admins=admins)
 
 
-def _held(keyring: Json | None) -> change.Held | None:
+def _held(keyring: Json | None) -> succession.Held | None:
     if keyring is None:
         return None
-    return change.Held(**{"changes" if name == "chain" else name: value for name, value in keyring.items()})
+    return succession.Held(**{"changes" if name == "chain" else name: value for name, value in keyring.items()})
 
 
 def succeed(case: Json) -> int:
     found = _held(case["found"])
     assert found is not None
     admins = None if case["admins"] is None else msgspec.convert(case["admins"], AdminsTable)
-    change.check_succession(found, held=_held(case["held"]), root=admins)
+    succession.check_succession(found, held=_held(case["held"]), root=admins)
     return change.last_sequence(found.changes)
 
 

@@ -27,7 +27,7 @@ from rkeyserver.keyring import keyring
 from rkeyserver.platforms.simulated import anchor, keys, processor, quoting, sigstruct, tcb
 from rkeyserver.platforms.simulated.platform import BACKDATED
 from rkeyserver.sealing import record, recovery, shares
-from rkeyserver.service import app, fetch, limits
+from rkeyserver.service import app, fetch, http_client, limits
 from rkeyserver.service.instance import Instance
 
 PAGES: Final = sorted(SPEC.glob("*.md"))
@@ -128,7 +128,7 @@ def test_limits_and_lifetimes() -> None:
         app.MAX_SHARE,
         limits.PER_ADDRESS,
         fetch.EXCHANGE_SECONDS,
-        fetch.CONNECT_SECONDS,
+        http_client.CONNECT_SECONDS,
     ]
 
 

@@ -1,16 +1,14 @@
 """A change of a domain's policy, as a document that its admins sign (docs/spec/policy.md, "Changes").
 
 A change names the domain, its place in the order of changes and the policy that it replaces, so that no signature says
-yes twice. What stays of it in the keyring is a link: what was signed, with the policy's digest for its text. Whoever is
-asked to believe a policy walks the links from admins whom it trusts already to the last one: believe() is that walk,
-and the only thing that makes a policy believed.
+yes twice. What stays of it in the keyring is a link: what was signed, with the policy's digest for its text. What a
+chain of links proves is succession.py's.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
 
 import msgspec
@@ -19,6 +17,7 @@ from rkeyserver.appraisal.ed25519_keys import BARE_KEY, bare, public_key
 from rkeyserver.appraisal.policy import MAX_POLICY, AdminsTable, parse_policy
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.framing import framed
+from rkeyserver.hex_types import Hex16, Hex32
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -30,8 +29,6 @@ MAX_SIGNATURES: Final = 32
 
 _LABEL: Final = b"rkeyserver/v1 policy change"
 
-Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
-Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 SshKey = Annotated[str, msgspec.Meta(pattern=rf"^{BARE_KEY}\Z")]
 Place = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
 
@@ -143,7 +140,11 @@ def parse_change(data: str | bytes) -> PolicyChange:
     return _parse(data.removesuffix(b"\n"), PolicyChange)
 
 
-def _parse_link(text: str) -> Link:
+def parse_link(text: str) -> Link:
+    """Read a link, as the keyring has it.
+
+    Raises: Misuse.
+    """
     return _parse(text.encode("utf-8", "surrogatepass"), Link)
 
 
@@ -275,7 +276,7 @@ def check_authority(change: PolicyChange, admins: AdminsTable | None, *, owner: 
 
 def last_sequence(changes: Sequence[str]) -> int:
     """The number of the last of `changes`; 0 for none."""
-    return _parse_link(changes[-1]).sequence if changes else 0
+    return parse_link(changes[-1]).sequence if changes else 0
 
 
 def appended(changes: Sequence[str], change: PolicyChange, *, admins: AdminsTable | None) -> list[str]:
@@ -286,101 +287,9 @@ def appended(changes: Sequence[str], change: PolicyChange, *, admins: AdminsTabl
     signatures, those that count stay.
     """
     kept = list(changes)
-    if len(kept) > 1 and _parse_link(kept[-2]).admins == admins:
+    if len(kept) > 1 and parse_link(kept[-2]).admins == admins:
         kept.pop()
     link = change.link()
     counted = {bare(line) for table in (admins, link.admins) if table is not None for line in signers(link, table)}
     signatures = [one for one in link.signatures if one.key in counted]
     return [*kept, msgspec.structs.replace(link, signatures=signatures).text()]
-
-
-@dataclass(frozen=True)
-class Held:
-    """The state of a domain that an instance holds, for the judgement of the next. Fields as in the keyring."""
-
-    domain: str
-    epoch: int
-    sequence: int
-    policy: str
-    changes: Sequence[str]
-
-
-def check_succession(found: Held, *, held: Held | None, root: AdminsTable | None) -> None:
-    """Whether the policy of a keyring that was received is one to believe, by whatever this instance goes by.
-
-    held: what it holds itself, None for nothing; root: the admins that it was started with, None for none. What is
-    older than `held` is not judged by it: it cannot be adopted anyway.
-
-    Raises: Rejected(POLICY_NOT_BELIEVED).
-    """
-    links = _links(found.domain, found.policy, found.changes)
-    if root is not None:
-        believe(domain=found.domain, policy=found.policy, changes=found.changes, admins=root)
-    if held is None or held.domain != found.domain or (found.epoch, found.sequence) <= (held.epoch, held.sequence):
-        return
-    if (found.policy, list(found.changes)) == (held.policy, list(held.changes)):
-        return
-    admins = parse_policy(held.policy).admins
-    if admins is not None:
-        believe(domain=found.domain, policy=found.policy, changes=found.changes, admins=admins)
-    before = last_sequence(held.changes)
-    number = links[-1].sequence if links else 0
-    if number <= before:
-        raise Rejected(
-            Reason.POLICY_NOT_BELIEVED,
-            f"The policy of domain {found.domain} was made by change {number}; "
-            f"this instance has another one, made by change {before}.",
-            advice="Two primaries have each changed it. Nothing was changed here.",
-        )
-
-
-def believe(*, domain: str, policy: str, changes: Sequence[str], admins: AdminsTable) -> int:
-    """Whether a domain's policy is one that `admins`, or whom they put in their place, have signed.
-
-    Returns the number of the change that made it. Raises: Rejected(POLICY_NOT_BELIEVED).
-    """
-    advice = "Have its admins sign the present policy: rkeyserver policy propose, sign, apply."
-    links = _links(domain, policy, changes)
-    if not links:
-        raise Rejected(
-            Reason.POLICY_NOT_BELIEVED, f"The policy of domain {domain} was never signed by admins.", advice=advice
-        )
-    trusted = admins
-    believed: Link | None = None
-    for link in links:
-        if len(signers(link, trusted)) >= trusted.threshold:
-            # Where they gave it up, nobody came in their place: then it takes them to vouch for what the owner made.
-            believed, trusted = link, link.admins or admins
-    if believed is not links[-1]:
-        raise Rejected(
-            Reason.POLICY_NOT_BELIEVED,
-            f"The policy of domain {domain} (change {links[-1].sequence}) is not signed by {admins.threshold} of the "
-            f"{len(admins.keys)} admins that this instance goes by.",
-            advice=advice,
-        )
-    return believed.sequence
-
-
-def _links(domain: str, policy: str, changes: Sequence[str]) -> list[Link]:
-    """A keyring's links, which are in order and lead to its policy, whoever signed them."""
-    try:
-        links = [_parse_link(one) for one in changes]
-    except Misuse as error:
-        raise Rejected(
-            Reason.POLICY_NOT_BELIEVED, f"The policy of domain {domain} is not to be believed. {error}"
-        ) from error
-    before = 0
-    for link in links:
-        if link.domain != domain or link.sequence <= before:
-            raise Rejected(
-                Reason.POLICY_NOT_BELIEVED,
-                f"The changes of domain {domain} are out of order: number {link.sequence} of domain {link.domain} "
-                f"after number {before}.",
-            )
-        before = link.sequence
-    if links and links[-1].policy != digest(policy):
-        raise Rejected(
-            Reason.POLICY_NOT_BELIEVED,
-            f"The policy of domain {domain} is {digest(policy)}; its last change ({before}) made {links[-1].policy}.",
-        )
-    return links

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from rkeyserver.appraisal.ed25519_keys import bare
 from rkeyserver.appraisal.policy import Policy, RecoveryTable, SgxPolicy
 
 _LISTS: Final = {
@@ -37,8 +38,8 @@ def _fewer_recipients(old: RecoveryTable, new: RecoveryTable | None) -> list[str
     # Whoever was one can still open an older record.
     if new is None:
         return ["recipients: there are none any more."]
-    left = {" ".join(one.split()[:2]) for one in new.recipients}
-    said = [f"recipients: {one} is none any more." for one in old.recipients if " ".join(one.split()[:2]) not in left]
+    left = {bare(one) for one in new.recipients}
+    said = [f"recipients: {one} is none any more." for one in old.recipients if bare(one) not in left]
     if old.threshold < new.threshold:
         said.append(f"threshold: {old.threshold} of them were enough, now it takes {new.threshold}.")
     return said

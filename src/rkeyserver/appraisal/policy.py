@@ -17,9 +17,8 @@ import msgspec
 from rkeyserver.appraisal.ed25519_keys import BARE_KEY, anybody_signs, bare
 from rkeyserver.appraisal.policy_errors import broken, check_depth, wrong, wrong_form
 from rkeyserver.errors import Misuse
+from rkeyserver.hex_types import Hex16, Hex32
 
-Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
-Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Advisory = Annotated[str, msgspec.Meta(pattern=r"^INTEL-SA-[0-9]{5}\Z")]
 AdminKey = Annotated[str, msgspec.Meta(max_length=512, pattern=rf"^{BARE_KEY}(?: [ -~]{{1,256}})?\Z")]
 Recipient = Annotated[
@@ -123,6 +122,7 @@ class Policy:
 
 
 MAX_POLICY: Final = 128 * 1024
+MAX_POLICY_FILE: Final = 4 * MAX_POLICY  # bytes: no character has more than four in UTF-8
 
 
 def parse_policy(text: str) -> Policy:

@@ -14,10 +14,8 @@ from rkeyserver.appraisal.policy import Policy, SgxPolicy, Switch
 from rkeyserver.attestation.check import Check
 from rkeyserver.attestation.evidence import Identity
 from rkeyserver.attestation.sgx.claims import SgxClaims
-from rkeyserver.clock import utc
+from rkeyserver.clock import DAY, utc
 from rkeyserver.errors import Reason, Rejected
-
-DAY: Final = 86_400
 
 Found = TypeVar("Found")
 Wanted = TypeVar("Wanted")

@@ -9,9 +9,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
+from rkeyserver import files
+from rkeyserver.cli import passphrase
+from rkeyserver.cli.passphrase import MAX_KEY_FILE
 from rkeyserver.errors import Misuse
 
-_MAX_KEY: Final = 64 * 1024
 _OPENSSH: Final = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 
 
@@ -20,11 +22,7 @@ def load_admin_key(path: Path) -> Ed25519PrivateKey:
 
     Raises: Misuse if there is none, or if the passphrase is wrong.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_KEY)
-    except OSError as error:
-        raise Misuse(f"The key {path} cannot be read: {error.strerror}.") from error
+    data = files.read(path, MAX_KEY_FILE, "key")
     try:
         key = _load(data, None)
     except TypeError:  # it is encrypted
@@ -36,16 +34,14 @@ def load_admin_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _load(data: bytes, passphrase: bytes | None) -> object:
+def _load(data: bytes, password: bytes | None) -> object:
     load = load_ssh_private_key if data.lstrip().startswith(_OPENSSH) else load_pem_private_key
-    return load(data, passphrase)
+    return load(data, password)
 
 
 def _decrypted(path: Path, data: bytes) -> object:
-    from rkeyserver.cli.identity_file import ask_on_terminal  # noqa: PLC0415 - it loads what others do not need
-
     try:
-        return _load(data, ask_on_terminal(f"Passphrase of {path}: ").encode())
+        return _load(data, passphrase.ask_on_terminal(f"Passphrase of {path}: ").encode())
     except (ValueError, TypeError) as error:  # TypeError: an empty one
         raise Misuse(f"The key {path} does not open with that passphrase.") from error
     except UnsupportedAlgorithm as error:

@@ -1,43 +1,20 @@
-"""What `appraise` is given, read: a quote in one of three forms, a time in one of two."""
+"""What `appraise` is given, decoded: a quote in one of three forms, a time in one of two."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
-from rkeyserver.attestation.sgx.bundle import MAX_BUNDLE, read_bundle
+from rkeyserver.attestation.sgx.bundle import read_bundle
 from rkeyserver.attestation.sgx.model import model_of
 from rkeyserver.errors import Misuse, Rejected
-
-MAX_FILE: Final = MAX_BUNDLE
-STDIN: Final = "-"
 
 _TEXT: Final = re.compile(rb"[\x09\x0a\x0d\x20-\x7e]*\Z")
 _HEX: Final = re.compile(rb"(?:0[xX])?([0-9a-fA-F]+)\Z")
 _BASE64: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2}\Z")
-
-
-def read_input(path: str) -> bytes:
-    """A file's contents, or with "-" what comes on stdin, at most MAX_FILE bytes.
-
-    Raises: Misuse.
-    """
-    try:
-        if path == STDIN:
-            data = sys.stdin.buffer.read(MAX_FILE + 1)
-        else:
-            with Path(path).open("rb") as file:
-                data = file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise Misuse(f"{path} cannot be read: {error.strerror}.") from error
-    if len(data) > MAX_FILE:
-        raise Misuse(f"{path} has more than {MAX_FILE} bytes; a quote, a policy and collateral have far fewer.")
-    return data
 
 
 def decoded(data: bytes) -> tuple[bytes, str]:

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.attestation.sgx.explain import NOT_LOOKED_AT
-from rkeyserver.cli.appraise_quote import SIMULATED, Judged
+from rkeyserver.cli.appraise_quote import Judged
 from rkeyserver.clock import utc
 from rkeyserver.errors import one_line
+from rkeyserver.platforms.registry import SIMULATED
 
 _MARKS: Final = {True: "ok", False: "FAILED", None: "not made"}
 _AS_SIMULATED: Final = "SIMULATED: looked at under a root whose key is public. Whatever it says, it proves nothing."

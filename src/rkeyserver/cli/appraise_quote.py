@@ -6,29 +6,30 @@ The verdict is the server's own: quote.view(), verify(), appraise(). What is pri
 from __future__ import annotations
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
+from rkeyserver import files
 from rkeyserver.appraisal.appraise import appraise as judge
 from rkeyserver.appraisal.appraise import explain as explain_appraisal
-from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.attestation.check import Check
 from rkeyserver.attestation.sgx import fields, quote
-from rkeyserver.attestation.sgx.anchors import INTEL_SGX_ROOT
+from rkeyserver.attestation.sgx.bundle import MAX_BUNDLE
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.attestation.sgx.explain import NOT_LOOKED_AT
 from rkeyserver.attestation.sgx.explain import explain as explain_evidence
 from rkeyserver.attestation.sgx.foreign import foreign
 from rkeyserver.attestation.sgx.material import Material, name
 from rkeyserver.attestation.sgx.verify import SgxVerifier
-from rkeyserver.cli.appraise_input import collateral_for, decoded, hex64, moment, read_input
-from rkeyserver.clock import utc
+from rkeyserver.cli.appraise_input import collateral_for, decoded, hex64, moment
+from rkeyserver.clock import Clock, utc
 from rkeyserver.errors import Misuse, Reason, Rejected
+from rkeyserver.platforms.registry import SIMULATED, load_anchor
 
 SGX: Final = "sgx"
-SIMULATED: Final = "simulated"
 
 _SIMULATED_NAMES: Final = "protects nothing"  # how every certificate of that platform's names ends
 _TO_SIMULATED: Final = "This is SIMULATED evidence, which proves nothing; --platform simulated looks at it as that."
@@ -74,15 +75,15 @@ def appraise(given: Asked) -> Judged:
 
     Raises: Misuse for what cannot be read as it was said; Corrupt for a damaged trust anchor.
     """
-    clock = int(time.time())
+    clock = Clock().now()
     at = clock if given.at is None else moment(given.at)
     asked = None if given.report_data is None else hex64(given.report_data)
-    if [given.quote, given.collateral, given.policy].count("-") > 1:
+    if [given.quote, given.collateral, given.policy].count(files.STDIN) > 1:
         raise Misuse("Only one of quote, collateral and policy can come on stdin.")
-    evidence, written = decoded(read_input(given.quote))
-    endorsements = b"" if given.collateral is None else collateral_for(evidence, read_input(given.collateral))
-    policy = None if given.policy is None else parse_policy(_text(read_input(given.policy)))
-    verifier = _verifier(given.platform)
+    evidence, written = decoded(_read(given.quote, "quote"))
+    endorsements = b"" if given.collateral is None else collateral_for(evidence, _read(given.collateral, "collateral"))
+    policy = None if given.policy is None else _policy(given.policy)
+    verifier = SgxVerifier(platform=given.platform, anchor=load_anchor(given.platform))
     simulated = given.platform == SIMULATED
     what, advice = foreign(evidence)
     if what:
@@ -123,12 +124,12 @@ def appraise(given: Asked) -> Judged:
     )
 
 
-def _verifier(platform: str) -> SgxVerifier:
-    if platform == SGX:
-        return SgxVerifier(platform=SGX, anchor=INTEL_SGX_ROOT)
-    from rkeyserver.platforms.simulated.anchor import verify  # noqa: PLC0415 - only where it was asked for by name
+def _read(path: str, what: str) -> bytes:
+    return files.read(Path(path), MAX_BUNDLE, what, stdin=True)
 
-    return verify
+
+def _policy(path: str) -> Policy:
+    return parse_policy(files.read_text(Path(path), MAX_POLICY_FILE, "policy", stdin=True))
 
 
 def _says_simulated(material: Material) -> bool:
@@ -140,14 +141,6 @@ def _says_simulated(material: Material) -> bool:
 
 def _utc(date: datetime) -> str:
     return utc(int(date.timestamp()))
-
-
-def _text(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise Misuse(f"The policy cannot be read: line {line}: it is not UTF-8.") from error
 
 
 def _foreign(what: str, advice: str) -> Rejected:

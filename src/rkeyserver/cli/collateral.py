@@ -6,40 +6,27 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from rkeyserver import files
 from rkeyserver.attestation.evidence import MAX_EVIDENCE
 from rkeyserver.attestation.sgx import quote
-from rkeyserver.attestation.sgx.anchors import INTEL_SGX_ROOT, TrustAnchor
+from rkeyserver.attestation.sgx.anchors import TrustAnchor
 from rkeyserver.attestation.sgx.bundle import MAX_BUNDLE, MAX_SOURCE, Entry, merge, read_bundle, write_bundle
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.attestation.sgx.model import Model, model_of
 from rkeyserver.attestation.sgx.parts import check_signed, describe
 from rkeyserver.attestation.sgx.verify import verify
 from rkeyserver.cli.command import Parser, Said
-from rkeyserver.clock import Clock, utc
+from rkeyserver.clock import DAY, Clock, utc
 from rkeyserver.config import check_pccs
-from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable, one_line
-from rkeyserver.platforms.simulated.anchor import SIMULATED_ROOT
-
-DAY: Final = 86_400
-ANCHORS: Final[dict[str, TrustAnchor]] = {"sgx": INTEL_SGX_ROOT, "simulated": SIMULATED_ROOT}
+from rkeyserver.errors import Misuse, Reason, Rejected, one_line
+from rkeyserver.platforms.registry import ANCHORS, SIMULATED, load_anchor
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of `collateral`."""
-    return _made()[0]
-
-
-def parsers() -> dict[str, argparse.ArgumentParser]:
-    """Of each of its commands."""
-    return _made()[1]
-
-
-def _made() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Of `collateral`, with its own commands."""
     made = Parser(prog="rkeyserver collateral", description="What quotes are verified with.")
     actions = made.add_subparsers(parser_class=Parser, dest="action", required=True, metavar="COMMAND")
     get = actions.add_parser("fetch", help="fetch from a PCCS what a machine's quotes are verified with")
@@ -54,7 +41,7 @@ def _made() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
     put = actions.add_parser("bundle", help="put collateral into one file; of each part the newest")
     put.add_argument("path", nargs="+", help="bundles, or collateral as it is sent along with a quote")
     put.add_argument("-o", "--output", required=True, metavar="FILE", help="the bundle to write")
-    return made, {"fetch": get, "show": look, "bundle": put}
+    return made
 
 
 def run(found: argparse.Namespace) -> Said:
@@ -66,13 +53,13 @@ def run(found: argparse.Namespace) -> Said:
     if found.action == "show":
         return Said(show(Path(found.path), clock))
     if found.action == "bundle":
-        _write(Path(found.output), bundle([Path(path) for path in found.path]))
+        files.put(Path(found.output), bundle([Path(path) for path in found.path]))
         return Said(f"Written to {found.output}.\n")
     ca = None if found.pccs_ca is None else Path(found.pccs_ca)
     data = fetch(found.pccs, ca, _wanted(found.quote, found.fmspc, found.ca), clock)
     if found.output is None:
         return Said(data.decode())
-    _write(Path(found.output), data)
+    files.put(Path(found.output), data)
     return Said(f"Written to {found.output}.\n")
 
 
@@ -94,7 +81,7 @@ def fetch(pccs: str, ca: Path | None, wanted: Model | Path, clock: Clock) -> byt
     """
     from rkeyserver.service.pccs import Pccs  # noqa: PLC0415 - 50 ms that the other commands do not need
 
-    evidence = _read(wanted, MAX_EVIDENCE) if isinstance(wanted, Path) else None
+    evidence = files.read(wanted, MAX_EVIDENCE, "quote") if isinstance(wanted, Path) else None
     model = wanted if isinstance(wanted, Model) else model_of(evidence or b"")
     service, now = Pccs(check_pccs(pccs), ca), clock.now()
     return write_bundle([proved(asyncio.run(service.fetch(model, now)), evidence, service.url, now)])
@@ -132,19 +119,12 @@ def bundle(paths: Sequence[Path]) -> bytes:
     return write_bundle(merge([entry for path in paths for entry in read(path)]))
 
 
-def _write(path: Path, data: bytes) -> None:
-    try:
-        files.replace(path, data)
-    except OSError as error:
-        raise Unavailable(f"{path} cannot be written: {error.strerror}.") from error
-
-
 def read(path: Path) -> list[Entry]:
     """The entries of a bundle, or the one of collateral as it is sent along with evidence.
 
     Raises: Misuse, Rejected.
     """
-    data = _read(path, MAX_BUNDLE)
+    data = files.read(path, MAX_BUNDLE, "bundle")
     try:
         collateral = msgspec.json.decode(data, type=Collateral)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -156,24 +136,14 @@ def read(path: Path) -> list[Entry]:
     return [Entry(model.fmspc, model.ca, str(path)[:MAX_SOURCE], 0, collateral)]
 
 
-def _read(path: Path, most: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise Misuse(f"{path} cannot be read: {error.strerror}.") from error
-    if len(data) > most:
-        raise Rejected(Reason.TOO_LARGE, f"{path} has over {most} bytes; no more are read.")
-    return data
-
-
 def _signed_under(collateral: Collateral) -> tuple[str, TrustAnchor]:
     """The platform and the anchor that all of it is signed under.
 
     Raises: Rejected (NOT_GENUINE) with what each anchor has against it.
     """
     against = []
-    for platform, anchor in ANCHORS.items():
+    for platform in ANCHORS:
+        anchor = load_anchor(platform)
         try:
             check_signed(collateral, anchor)
         except Rejected as error:
@@ -202,7 +172,7 @@ def _lines(entry: Entry, now: int) -> list[str]:
     except Rejected as error:
         return [*lines, f"genuine      NO: {error.message}"]
     lines.append(f"genuine      every part is signed under {anchor.name}")
-    if platform == "simulated":
+    if platform == SIMULATED:
         lines.append("SIMULATED: anyone can sign such.")
     return lines
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from rkeyserver.config import DEFAULT_OPS
+from rkeyserver.config import DEFAULT_OPS, Config, Options, check_options, make_config, read_file
 from rkeyserver.errors import EXIT_OK, Misuse, Unavailable, one_line
+from rkeyserver.platforms.registry import PLATFORMS
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,6 +32,23 @@ class Said:
 
     text: str
     status: int = EXIT_OK
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """--platform, --machine and --config: which machine it is about."""
+    parser.add_argument("--platform", choices=PLATFORMS, help="default: the hardware that is found")
+    parser.add_argument("--machine", metavar="DIR", help="the simulated processor's state")
+    parser.add_argument("--config", metavar="FILE", help="the instance's configuration; the command line wins")
+
+
+def configuration(given: Mapping[str, object]) -> Config:
+    """That of an instance, by its options as they were given and by the file that --config names.
+
+    Raises: Misuse.
+    """
+    said = {name.replace("_", "-"): value for name, value in given.items() if value is not None}
+    file = said.pop("config", None)
+    return make_config(Options() if file is None else read_file(Path(str(file))), check_options(said))
 
 
 def add_ops(parser: argparse.ArgumentParser) -> None:

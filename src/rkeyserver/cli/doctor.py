@@ -6,14 +6,13 @@ import argparse
 import asyncio
 import dataclasses
 import json
-from pathlib import Path
 
 from rkeyserver.address import Address
 from rkeyserver.attestation.evidence import Identity
 from rkeyserver.cli import log, talk
-from rkeyserver.cli.command import Parser, Said
+from rkeyserver.cli.command import Parser, Said, add_machine, configuration
 from rkeyserver.clock import Clock
-from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, Options, check_options, make_config, read_file
+from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS
 from rkeyserver.errors import one_line
 from rkeyserver.secret import harden_process
 from rkeyserver.service.compose import look_at_platform
@@ -34,13 +33,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("-i", "--host", action="append", metavar="HOST[:PORT]", help="another machine of the domain")
     made.add_argument("-p", "--port", type=int, help="the hosts' port (default 8888)")
     made.add_argument("--keystore", metavar="PATH", help=f"the sealed record (default {DEFAULT_KEYSTORE})")
-    made.add_argument("--platform", choices=("sgx", "tpm", "simulated"), help="default: the hardware that is found")
-    made.add_argument("--machine", metavar="DIR", help="the simulated processor's state")
     made.add_argument("--domain", metavar="ID", help="the domain that is wanted here")
     made.add_argument("--audit", metavar="PATH", help="the audit file (default: beside the keystore)")
     made.add_argument("--socket", metavar="PATH", help="the owner's socket (default: beside the keystore)")
     made.add_argument("--ops", metavar="HOST:PORT", help=f"the operations listener (default {DEFAULT_OPS})")
-    made.add_argument("--config", metavar="FILE", help="the instance's configuration; the command line wins")
+    add_machine(made)
     made.add_argument("--json", action="store_true", help="print all of it as JSON")
     return made
 
@@ -53,8 +50,8 @@ def run(found: argparse.Namespace) -> Said:
     log.set_up("error")  # what is warned of here is a finding
     harden_process()
     given = vars(found)
-    as_json, file = given.pop("json", False), given.pop("config", None)
-    config = make_config(Options() if file is None else read_file(Path(file)), check_options(given))
+    as_json = given.pop("json", False)
+    config = configuration(given)
     examined = examine(
         config,
         Clock(),

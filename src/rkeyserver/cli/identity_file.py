@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import pyrage  # type: ignore[import-untyped]
 
+from rkeyserver import files
+from rkeyserver.cli.passphrase import MAX_KEY_FILE, Ask, ask_on_terminal
 from rkeyserver.errors import Misuse
 from rkeyserver.sealing.shares import Identity
-
-MAX_FILE: Final = 64 * 1024
-Ask = Callable[[str], str]
-"""Asks the person at the terminal for a passphrase, with this prompt."""
-
-
-def ask_on_terminal(prompt: str) -> str:
-    """Ask at the terminal, without showing what is typed.
-
-    Raises: Misuse where there is none.
-    """
-    import getpass  # noqa: PLC0415
-    import warnings  # noqa: PLC0415
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", getpass.GetPassWarning)  # it would be shown
-            return getpass.getpass(prompt)
-    except (EOFError, OSError, getpass.GetPassWarning) as error:
-        raise Misuse("The key file has a passphrase, and there is no terminal to ask for it.") from error
 
 
 def read_identities(path: Path, ask: Ask = ask_on_terminal) -> list[Identity]:
@@ -37,13 +17,7 @@ def read_identities(path: Path, ask: Ask = ask_on_terminal) -> list[Identity]:
 
     Raises: Misuse if it cannot be read, or is none of those.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise Misuse(f"The key file {path} cannot be read: {error.strerror}.") from error
-    if len(data) > MAX_FILE:
-        raise Misuse(f"The key file {path} has over {MAX_FILE} bytes: that is no key.")
+    data = files.read(path, MAX_KEY_FILE, "key file")
     if data.startswith((b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE-----")):
         data = _decrypted(path, data, ask)
     if data.lstrip().startswith(b"-----BEGIN "):

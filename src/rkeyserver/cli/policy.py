@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import re
-import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +12,8 @@ from typing import Annotated, Final
 
 import msgspec
 
+from rkeyserver import files
 from rkeyserver.appraisal.change import (
-    MAX_CHANGE,
-    Hex16,
-    Hex32,
     PolicyChange,
     check_authority,
     parse_change,
@@ -26,12 +22,13 @@ from rkeyserver.appraisal.change import (
     sign,
 )
 from rkeyserver.appraisal.narrowing import narrows
-from rkeyserver.appraisal.policy import MAX_POLICY, Policy, parse_policy
+from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.cli.command import Parser, Said, add_ops
 from rkeyserver.cli.policy_edit import admitted, parse_line, removed, shown, signing
 from rkeyserver.errors import Misuse, Rejected, Unavailable, one_line
+from rkeyserver.hex_types import Hex16, Hex32
 from rkeyserver.service.routes import POLICY_PATH
 
 
@@ -86,12 +83,11 @@ def run(found: argparse.Namespace) -> Said:
 def _put(document: str, output: str | None) -> Said:
     if output is None:
         return Said(document)
-    _write(Path(output), document)
+    files.put(Path(output), document.encode())
     return Said(f"Written to {output}.\n")
 
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-_UTF8_BYTES: Final = 4  # at most, for one character
 _HEAD: Final = re.compile(r"# domain [0-9a-f]{32}\n# policy [0-9a-f]{64}, by change \d+\n# changed by: [^\n]*\n\n")
 
 
@@ -150,7 +146,8 @@ def make_proposal(ops: str, file: Path | None) -> str:
     """A change to the policy in `file`, or to the present one (for its admins to sign), that nobody has signed."""
     now = present(ops)
     # What `policy show` put above it tells of the policy that this one replaces: it would be wrong from then on.
-    text = now.policy.text if file is None else _HEAD.sub("", _read(file, MAX_POLICY), count=1)
+    given = None if file is None else files.read_text(file, MAX_POLICY_FILE, "policy", stdin=True)
+    text = now.policy.text if given is None else _HEAD.sub("", given, count=1)
     change = _proposed(now, text)
     _tell(now.policy, change)
     return change.text() + "\n"
@@ -158,7 +155,7 @@ def make_proposal(ops: str, file: Path | None) -> str:
 
 def sign_file(file: Path, keys: Sequence[Path]) -> str:
     """The change in `file` with signatures by `keys`; what is signed is told on stderr."""
-    change = parse_change(_read(file, MAX_CHANGE))
+    change = parse_change(files.read_text(file, MAX_POLICY_FILE, "change", stdin=True))
     parse_policy(change.policy)
     sys.stderr.write(signing(change))
     return _signed(change, keys).text() + "\n"
@@ -166,7 +163,7 @@ def sign_file(file: Path, keys: Sequence[Path]) -> str:
 
 def apply_file(ops: str, file: Path) -> str:
     """Have the running instance apply the change in `file`."""
-    change = parse_change(_read(file, MAX_CHANGE))
+    change = parse_change(files.read_text(file, MAX_POLICY_FILE, "change", stdin=True))
     return apply(ops, change, present(ops))
 
 
@@ -196,7 +193,7 @@ def edit(ops: str, line: str, keys: Sequence[Path], output: Path | None, *, admi
         if output is None:
             advice = f"{error.advice} With -o FILE the change is written, for them to sign."
             raise Rejected(error.reason, error.message, advice=advice) from error
-        _write(output, change.text() + "\n")
+        files.put(output, f"{change.text()}\n".encode())
         advice = f"{error.advice} It is in {output}: `rkeyserver policy sign` there, then `rkeyserver policy apply`."
         raise Rejected(error.reason, error.message, advice=advice) from error
     return apply(ops, change, now)
@@ -251,30 +248,3 @@ def _owner_socket(ops: str) -> str:
             advice="It keeps the policy that it has.",
         )
     return found
-
-
-def _read(file: Path, most: int) -> str:
-    try:
-        with contextlib.nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as opened:
-            return opened.read(_UTF8_BYTES * most + 1).decode()
-    except OSError as error:
-        raise Misuse(f"{file} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise Misuse(f"{file} is no text in UTF-8.") from error
-
-
-def _write(file: Path, text: str) -> None:
-    # It may be the very file that was read, with the signatures of others in it: the new one is whole, or it is not.
-    # Nobody knows its name before: in a folder of several people one of them could have a link to another file there.
-    beside = file
-    try:
-        if file.is_file() and not file.is_symlink():
-            beside = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-            beside.touch(exist_ok=False)
-        beside.write_text(text, encoding="utf-8")
-        if beside != file:
-            beside.replace(file)
-    except OSError as error:
-        if beside != file:
-            beside.unlink(missing_ok=True)
-        raise Unavailable(f"{file} cannot be written: {error.strerror}.") from error

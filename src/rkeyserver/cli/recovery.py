@@ -14,11 +14,13 @@ from typing import Final
 
 import msgspec
 
+from rkeyserver import files
 from rkeyserver.address import Address, parse_address
-from rkeyserver.appraisal.change import MAX_CHANGE, digest, parse_change, sign
-from rkeyserver.appraisal.policy import Policy, parse_policy
+from rkeyserver.appraisal.change import digest, parse_change, sign
+from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.cli.command import Parser, Said
-from rkeyserver.cli.identity_file import Ask, ask_on_terminal, read_identities
+from rkeyserver.cli.identity_file import read_identities
+from rkeyserver.cli.passphrase import Ask, ask_on_terminal
 from rkeyserver.clock import utc
 from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_PORT
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, one_line
@@ -31,7 +33,7 @@ from rkeyserver.exchange.messages import (
     decode,
 )
 from rkeyserver.exchange.recovery import Checked, check_request, contribute
-from rkeyserver.keystore.file import read_record
+from rkeyserver.keystore.file_read import read_record
 from rkeyserver.platforms.registry import load_verifier
 from rkeyserver.sealing.record import parse
 from rkeyserver.sealing.recovery import RecoverySlot, fingerprint, share_set_of
@@ -200,7 +202,7 @@ def amended(file: Path, admit: str | None, policy: Path | None, keys: list[Path]
 
     if (admit is None) == (policy is None):
         raise Misuse("Nothing says what to change, or two things do.", advice="Give one of --admit and --policy.")
-    change = parse_change(_text(file, "change"))
+    change = parse_change(files.read_text(file, MAX_POLICY_FILE, "change"))
     if change.replaces != digest(change.policy):
         # Whoever wrote it could have an admin sign any policy to take the place of the one in force.
         raise Misuse(
@@ -220,17 +222,7 @@ def amended(file: Path, admit: str | None, policy: Path | None, keys: list[Path]
 
 
 def _policy(path: Path) -> Policy:
-    return parse_policy(_text(path, "policy"))
-
-
-def _text(path: Path, what: str) -> str:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return file.read(MAX_CHANGE + 1)
-    except OSError as error:
-        raise Misuse(f"The {what} {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise Misuse(f"The {what} {path} is no text: {error}.") from error
+    return parse_policy(files.read_text(path, MAX_POLICY_FILE, "policy"))
 
 
 def _request(asked: RecoveryContribute) -> bytes:
@@ -240,14 +232,7 @@ def _request(asked: RecoveryContribute) -> bytes:
         from rkeyserver.service.contribute import fetch_request  # noqa: PLC0415
 
         return asyncio.run(fetch_request(asked.host))
-    try:
-        if asked.request == "-":
-            data = sys.stdin.buffer.read(MAX_REQUEST + 1)
-        else:
-            with Path(asked.request).open("rb") as file:
-                data = file.read(MAX_REQUEST + 1)
-    except OSError as error:
-        raise Misuse(f"The request {asked.request} cannot be read: {error.strerror}.") from error
+    data = files.read(Path(asked.request), MAX_REQUEST, "request", stdin=True)
     if is_armoured(data):
         return dearmour(data, Kind.RECOVERY_REQUEST)
     try:

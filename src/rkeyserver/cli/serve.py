@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from pathlib import Path
 from typing import Final
 
 from rkeyserver import __version__
 from rkeyserver.cli import log
-from rkeyserver.cli.command import Parser, Said, put
-from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, LOG_LEVELS, Options, check_options, make_config, read_file
+from rkeyserver.cli.command import Parser, Said, configuration, put
+from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, LOG_LEVELS
 from rkeyserver.errors import Unavailable
+from rkeyserver.platforms.registry import PLATFORMS
 
 EPILOG: Final = """\
 commands:
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--recover", action="store_true", help="every machine is lost: collect recovery shares that open the record")
     add("--change", metavar="FILE", help="with --recover: the policy change that accepts this machine")
     add("--listen", action="append", metavar="[HOST]:PORT", help="where peers connect (default :8888, repeatable)")
-    add("--platform", choices=("sgx", "tpm", "simulated"), help="default: the hardware that is found")
+    add("--platform", choices=PLATFORMS, help="default: the hardware that is found")
     add("--machine", metavar="DIR", help="the simulated processor's state, one folder for each machine")
     add("--ops", metavar="HOST:PORT", help=f"the operations listener (default {DEFAULT_OPS})")
     add("--audit", metavar="PATH", help="the audit file (default: beside the keystore)")
@@ -72,9 +72,7 @@ def run(found: argparse.Namespace) -> Said:
 
     Raises: RkeyError saying why it could not start.
     """
-    given = {name.replace("_", "-"): value for name, value in vars(found).items()}
-    file = given.pop("config", None)
-    config = make_config(Options() if file is None else read_file(Path(file)), check_options(given))
+    config = configuration(vars(found))
     log.set_up(config.log_level)
     from rkeyserver.service.compose import run as run_instance  # noqa: PLC0415 - not for a mistake in the arguments
 

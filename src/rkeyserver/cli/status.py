@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any, Final
+from typing import Any
 
 from rkeyserver.cli import talk
 from rkeyserver.cli.command import Parser, Said, add_ops
 from rkeyserver.errors import Unavailable, one_line
-
-WARN_DAYS: Final = 7
+from rkeyserver.service.held import WARN_DAYS
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ import msgspec
 from rkeyserver.address import parse_address
 from rkeyserver.config import DEFAULT_OPS
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
+from rkeyserver.service.http_client import body_of, client
 from rkeyserver.service.owner import reachable
 from rkeyserver.service.why import why
 
@@ -71,18 +72,14 @@ def _unanswered(where: str, error: Exception) -> Unavailable:
 
 
 async def _ask(method: str, url: str, body: bytes, uds: str | None, seconds: float) -> tuple[int, bytes]:
-    answer = b""
-    # One of the two is None; without TLS there is nothing to verify, and no proxy of the environment comes between.
-    transport = None if uds is None else httpx.AsyncHTTPTransport(uds=uds, verify=False)
     async with (
         asyncio.timeout(seconds),  # for all of it, however slowly it comes
-        httpx.AsyncClient(trust_env=False, timeout=seconds, verify=False, transport=transport) as client,  # noqa: S501
-        client.stream(method, url, content=body or None, headers={"accept-encoding": "identity"}) as response,
+        client(seconds, socket=uds) as asked,
+        asked.stream(method, url, content=body or None) as response,
     ):
-        async for part in response.aiter_raw():
-            answer += part
-            if len(answer) > MAX_ANSWER:
-                raise httpx.ReadError(f"it answers with more than {MAX_ANSWER} bytes")
+        answer = await body_of(response, MAX_ANSWER)
+        if answer is None:
+            raise httpx.ReadError(f"it answers with more than {MAX_ANSWER} bytes")
         return response.status_code, answer
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from rkeyserver.attestation.evidence import MAX_ENDORSEMENTS, MAX_EVIDENCE, Identity
 from rkeyserver.errors import Reason, Rejected
+from rkeyserver.hex_types import Hex16
 from rkeyserver.sealing.recovery import MAX_SHARE
 
 PROTOCOL_VERSION: Final = 1
@@ -26,7 +27,6 @@ Nonce = Annotated[bytes, msgspec.Meta(min_length=NONCE_SIZE, max_length=NONCE_SI
 Mac = Annotated[bytes, msgspec.Meta(min_length=MAC_SIZE, max_length=MAC_SIZE)]
 Instance = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[0-9a-z:._-]+\Z")]
-DomainId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Sha512 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 KemPublicKey = Annotated[bytes, msgspec.Meta(min_length=KEM_PUBLIC_KEY_SIZE, max_length=KEM_PUBLIC_KEY_SIZE)]
@@ -130,7 +130,7 @@ class RecoveryRequestClaims(Message, frozen=True, tag="recovery-request-claims")
     version: int
     platform: Name
     machine: Name
-    domain: DomainId
+    domain: Hex16
     epoch: Count
     sequence: Count
     record_sha512: Sha512

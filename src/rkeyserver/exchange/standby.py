@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from rkeyserver.appraisal.appraise import Verdict, appraise
-from rkeyserver.appraisal.change import Held, check_succession
 from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_policy
+from rkeyserver.appraisal.succession import Held, check_succession
 from rkeyserver.attestation.evidence import Attester, Identity
 from rkeyserver.attestation.report_data import transcript_hash
 from rkeyserver.clock import Clock

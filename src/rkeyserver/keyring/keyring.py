@@ -19,6 +19,7 @@ from typing import Annotated, Final, Literal, Self
 import msgspec
 
 from rkeyserver.errors import Corrupt, Misuse
+from rkeyserver.hex_types import Hex16
 from rkeyserver.keyring.derivation import KEY_SIZE, domain_id, generation_id
 from rkeyserver.secret import MemoryKind, SecretBytes, copy_secret
 
@@ -28,7 +29,6 @@ _MAX_POLICY: Final = 128 * 1024
 _MAX_CHANGES: Final = 256
 MAX_GENERATIONS: Final = 1024
 
-Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 

@@ -19,6 +19,7 @@ import msgspec
 
 from rkeyserver.errors import Corrupt
 from rkeyserver.framing import framed
+from rkeyserver.hex_types import Hex16
 from rkeyserver.plain import in_words
 from rkeyserver.sealing.aead import TAG_SIZE, open_once, seal_once
 from rkeyserver.sealing.recovery import Place, Recovery, RecoverySlot, check_slot, open_slot, seal_slot
@@ -42,7 +43,6 @@ _WANTED: Final = {
 }
 _FOREIGN_MAGIC: Final = re.compile(rb"rkeyserver-record/[0-9a-z]+\n")
 
-Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[0-9a-z:._-]+\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 

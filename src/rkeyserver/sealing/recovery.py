@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from rkeyserver.errors import Corrupt
 from rkeyserver.framing import framed
+from rkeyserver.hex_types import Hex16, Hex32
 from rkeyserver.sealing.aead import TAG_SIZE, open_once, seal_once
 from rkeyserver.secret import SecretBytes
 
@@ -31,8 +32,6 @@ MAX_SHARE: Final = 1024
 MAX_SEALED_SHARE: Final = 4096
 _WRAPPED_SIZE: Final = 32 + TAG_SIZE
 
-Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
-Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 PublicKey = Annotated[
     str, msgspec.Meta(max_length=2048, pattern=r"^(?:age1[0-9a-z]+|ssh-(?:ed25519|rsa) [A-Za-z0-9+/]+={0,2})\Z")
 ]

@@ -23,7 +23,8 @@ from shamir_mnemonic import (  # type: ignore[import-untyped]
 )
 
 from rkeyserver.errors import Corrupt, Misuse
-from rkeyserver.sealing.recovery import MAX_SHARE, MAX_SHARES, Hex16, RecoveryShare, ShareSet
+from rkeyserver.hex_types import Hex16
+from rkeyserver.sealing.recovery import MAX_SHARE, MAX_SHARES, RecoveryShare, ShareSet
 
 SHARE_FORMAT: Final = "rkeyserver-share/v1"
 LEAST_RSA_BITS: Final = 2048

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
@@ -19,8 +18,8 @@ from rkeyserver.exchange import messages
 from rkeyserver.exchange.armour import armoured_size
 from rkeyserver.exchange.primary import Proved
 from rkeyserver.keyring.keyring import Keyring
-from rkeyserver.service.audit import Line, Peer
-from rkeyserver.service.instance import Instance, Recovering, reason_of
+from rkeyserver.service.audit import Line, Peer, reason_of
+from rkeyserver.service.instance import Instance, Recovering
 from rkeyserver.service.limits import Shares
 from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH, RECOVERY_PATH
 from rkeyserver.service.verification import MAX_WAITING
@@ -168,7 +167,7 @@ async def _decide(instance: Instance, keyring: Keyring, policy: Policy, proved: 
     try:
         accepted = instance.granter.appraise(proved, policy)
     except Rejected as error:
-        await instance.audit.write(_not_given(line, error))
+        await instance.audit.write(line.refused(error))
         raise
     await instance.audit.write(line)
     try:
@@ -177,9 +176,5 @@ async def _decide(instance: Instance, keyring: Keyring, policy: Policy, proved: 
         return instance.granter.grant(accepted, keyring)
     except RkeyError as error:
         # A second line: the first says that it may be given, this one that it was not.
-        await instance.audit.write(_not_given(line, error))
+        await instance.audit.write(line.refused(error))
         raise
-
-
-def _not_given(line: Line, error: RkeyError) -> Line:
-    return msgspec.structs.replace(line, verdict="refused", reason=reason_of(error), found=error.message)

@@ -16,14 +16,22 @@ from typing import Final, Self
 
 import msgspec
 
+from rkeyserver import files
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.clock import Clock, utc
-from rkeyserver.errors import Misuse, Unavailable
+from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
 from rkeyserver.service.background import in_background
 
 # O_DSYNC: a write returns when it is on disk.
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DSYNC
 _HELD: Final = re.compile(rb'\{"at":"[^"]*","event":"(?:mint|open|join|hand-over|recover)","verdict":"accepted"')
+
+
+def reason_of(error: RkeyError) -> str:
+    """The code of a refusal, in audit lines, counters and logs."""
+    if isinstance(error, Rejected | Unavailable) and error.reason is not None:
+        return str(error.reason)
+    return error.code
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -69,6 +77,10 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     found: str = ""
     transcript: str = ""
 
+    def refused(self, error: RkeyError) -> Line:
+        """The same decision, refused after all: a line before it may have said that it was accepted."""
+        return msgspec.structs.replace(self, verdict="refused", reason=reason_of(error), found=error.message)
+
 
 @dataclass
 class _Waiting:
@@ -99,13 +111,12 @@ class Audit:
         """Open or create the file, to append only."""
         try:
             fd = os.open(path, _FLAGS, 0o600)
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            try:
+                check_is_one(fd, path)
+            except (Misuse, OSError):
                 os.close(fd)
-                raise Misuse(f"The audit file {path} is no regular file: nothing would be kept of what is decided.")
-            if os.pread(fd, 1, 0) not in (b"", b"{", b"\n"):
-                os.close(fd)
-                raise Misuse(f"{path} is no audit file: it begins with something else than a line of one.")
-            _sync_folder(path.parent)
+                raise
+            files.sync_folder(path.parent)
         except OSError as error:
             raise Unavailable(
                 f"The audit file {path} cannot be opened: {error.strerror}.",
@@ -195,6 +206,20 @@ def _settle(batch: list[_Waiting], refusal: Unavailable | None) -> None:
             entry.done.set_exception(refusal)
 
 
+def check_is_one(fd: int, path: Path) -> None:
+    """Whether what is open as `fd`, and named `path`, is an audit file or may become one.
+
+    Raises: Misuse, OSError.
+    """
+    advice = "Name another with --audit."
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise Misuse(
+            f"The audit file {path} is no regular file: nothing would be kept of what is decided.", advice=advice
+        )
+    if os.pread(fd, 1, 0) not in (b"", b"{", b"\n"):
+        raise Misuse(f"{path} is no audit file: it begins with something else than a line of one.", advice=advice)
+
+
 def had_a_keyring(path: Path) -> str:
     """The last line of the audit file `path` by which the instance that wrote it held a keyring; empty for none.
 
@@ -206,14 +231,6 @@ def had_a_keyring(path: Path) -> str:
             if _HELD.match(line):
                 found = line
     return found.decode("ascii", "replace").strip()
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _ends_in_mid_line(fd: int) -> bool:

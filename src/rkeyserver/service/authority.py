@@ -11,8 +11,6 @@ import hashlib
 import logging
 from dataclasses import dataclass, field
 
-import msgspec
-
 from rkeyserver.appraisal.change import (
     PolicyChange,
     appended,
@@ -27,8 +25,8 @@ from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import set_aside_name
-from rkeyserver.service.audit import Line
-from rkeyserver.service.instance import Instance, Role, check_recoverable, reason_of
+from rkeyserver.service.audit import Line, reason_of
+from rkeyserver.service.instance import Instance, Role, check_recoverable
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +88,7 @@ class Authority:
         except Rejected as error:
             # Once: whoever got hold of the document could else fill the disk by sending it again and again.
             if (signed := hashlib.sha256(change.signed_bytes()).digest()) not in self._on_record:
-                await instance.audit.write(_not_done(line, error))
+                await instance.audit.write(line.refused(error))
                 self._on_record.add(signed)
             raise
         narrowed = narrows(before, after)
@@ -145,7 +143,7 @@ class Authority:
             self._store(keyring, new)
         except RkeyError as error:
             # A second line: the first says that it may be, this one that it was not.
-            await instance.audit.write(_not_done(line, error))
+            await instance.audit.write(line.refused(error))
             raise
         instance.hold(new)
 
@@ -157,7 +155,3 @@ class Authority:
         if stored is None:
             raise Unavailable("The record here is gone; nothing is changed until it is back.")
         instance.store_keyring(new, set_aside_name(stored))
-
-
-def _not_done(line: Line, error: RkeyError) -> Line:
-    return msgspec.structs.replace(line, verdict="refused", reason=reason_of(error), found=error.message)

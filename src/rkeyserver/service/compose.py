@@ -14,11 +14,11 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rkeyserver.address import Address
-from rkeyserver.appraisal.change import Held
 from rkeyserver.appraisal.policy import Policy
+from rkeyserver.appraisal.succession import Held
 from rkeyserver.attestation.evidence import Attester
 from rkeyserver.clock import Clock
 from rkeyserver.config import Config
@@ -35,14 +35,19 @@ from rkeyserver.service.audit import Audit
 from rkeyserver.service.given import Given
 from rkeyserver.service.held import HeldCollateral
 from rkeyserver.service.instance import Instance, Role, no_collateral
+from rkeyserver.service.join import Joiner, start_standby
 from rkeyserver.service.owner import owner_socket
 from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.refresh import Refresher
 from rkeyserver.service.serve import Afterwards, open_sockets, serve
 from rkeyserver.service.sharing import ProcessSharing
-from rkeyserver.service.start import Joiner, start_primary, start_standby
+from rkeyserver.service.start import start_primary
+from rkeyserver.service.surroundings import HOW_TO_HIDE
 from rkeyserver.service.verification import VerifierPool
 from rkeyserver.service.vouching import AttesterWithHeld, VerifierWithHeld
+
+if TYPE_CHECKING:
+    from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 
 MAX_WORKERS: Final = 4
 log = logging.getLogger(__name__)
@@ -53,13 +58,9 @@ def open_platform(config: Config, clock: Clock) -> Platform:
 
     Raises: Misuse if there is none, or if it is not built; Corrupt, Unavailable if it cannot be opened.
     """
-    name = config.platform or registry.detect()
-    registry.check_built(name)
-    # Late, so that no other platform's code is even loaded.
-    from rkeyserver.platforms.simulated.platform import SimulatedPlatform  # noqa: PLC0415
-
+    simulated = _simulated(config)
     log.warning("Platform simulated: nothing here is protected. It is for trying out and for tests.")
-    return SimulatedPlatform.open(config.machine, clock)
+    return simulated.open(config.machine, clock)
 
 
 def look_at_platform(config: Config, clock: Clock) -> Platform:
@@ -67,11 +68,14 @@ def look_at_platform(config: Config, clock: Clock) -> Platform:
 
     Raises: as open_platform().
     """
-    name = config.platform or registry.detect()
-    registry.check_built(name)
-    from rkeyserver.platforms.simulated.platform import SimulatedPlatform  # noqa: PLC0415 - as in open_platform()
+    return _simulated(config).look(config.machine, clock)
 
-    return SimulatedPlatform.look(config.machine, clock)
+
+def _simulated(config: Config) -> type[SimulatedPlatform]:
+    registry.check_built(config.platform or registry.detect())
+    from rkeyserver.platforms.simulated.platform import SimulatedPlatform  # noqa: PLC0415 - no other platform is loaded
+
+    return SimulatedPlatform
 
 
 def warn_of_memory() -> None:
@@ -83,7 +87,8 @@ def warn_of_memory() -> None:
         if probe.kind is MemoryKind.LOCKED:
             log.warning(
                 "No memfd_secret(2) here: keys lie in locked memory, out of swap and dumps, where root can read them. "
-                "Linux 6.5 or later has it on; before that, boot with secretmem.enable=1."
+                "%s",
+                HOW_TO_HIDE,
             )
 
 

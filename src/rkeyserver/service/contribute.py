@@ -11,7 +11,8 @@ import msgspec
 from rkeyserver.address import Address
 from rkeyserver.errors import Reason, Rejected, Unavailable
 from rkeyserver.exchange.messages import MAX_MESSAGE, RecoveryRequest
-from rkeyserver.service.fetch import CONNECT_SECONDS, EXCHANGE_SECONDS
+from rkeyserver.service.fetch import EXCHANGE_SECONDS
+from rkeyserver.service.http_client import body_of, client
 from rkeyserver.service.routes import CONTENT_TYPE, RECOVERY_PATH
 from rkeyserver.service.why import why
 
@@ -53,36 +54,28 @@ def parse_progress(answer: bytes, host: Address) -> Progress:
 
 
 async def _ask(host: Address, method: str, body: bytes, most: int) -> bytes:
-    answer = bytearray()
     try:
         async with (
             asyncio.timeout(EXCHANGE_SECONDS),
-            httpx.AsyncClient(
-                timeout=httpx.Timeout(EXCHANGE_SECONDS, connect=CONNECT_SECONDS),
-                trust_env=False,
-                follow_redirects=False,
-                verify=False,  # noqa: S501 - no TLS here: what is sent is sealed to what was verified
-            ) as client,
-            client.stream(
+            client(EXCHANGE_SECONDS) as asked,
+            asked.stream(
                 method, f"http://{host}{RECOVERY_PATH}", content=body, headers={"content-type": CONTENT_TYPE}
             ) as response,
         ):
-            async for part in response.aiter_raw():
-                answer += part
-                if len(answer) > most:
-                    raise Rejected(Reason.TOO_LARGE, f"{host} answers with more than {most} bytes.")
-            status = response.status_code
+            answer = await body_of(response, most)
     except (httpx.TransportError, TimeoutError) as error:
         raise Unavailable(f"No answer from {host}: {why(error)}.") from error
-    if status == httpx.codes.OK:
-        return bytes(answer)
-    if status == httpx.codes.FORBIDDEN:
+    if answer is None:
+        raise Rejected(Reason.TOO_LARGE, f"{host} answers with more than {most} bytes.")
+    if response.status_code == httpx.codes.OK:
+        return answer
+    if response.status_code == httpx.codes.FORBIDDEN:
         raise Rejected(
             Reason.REFUSED_BY_PEER,
             f"{host} cannot use what was contributed.",
             advice="Its log says why: a share that it has already, or one for another request.",
         )
     raise Unavailable(
-        f"{host} asks for no recovery ({status}).",
+        f"{host} asks for no recovery ({response.status_code}).",
         advice="Is it running with --recover? It stops asking as soon as it has shares enough.",
     )

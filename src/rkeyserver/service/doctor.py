@@ -17,7 +17,7 @@ from typing import Any, Final
 from rkeyserver.address import Address
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.attestation.evidence import Identity
-from rkeyserver.clock import Clock, utc
+from rkeyserver.clock import DAY, Clock, utc
 from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, exit_status
 from rkeyserver.exchange.attested import appraise_self
@@ -30,11 +30,11 @@ from rkeyserver.service import surroundings
 from rkeyserver.service.adopt import with_ways_out
 from rkeyserver.service.audit import had_a_keyring
 from rkeyserver.service.finding import Finding, State, Topic
+from rkeyserver.service.held import WARN_DAYS
 from rkeyserver.service.routes import Hint
 from rkeyserver.service.verification import InlineVerifier
 
 NO_WAY_BACK: Final = 4  # the exit status of "not now": do not update now
-SOON: Final = 7 * 86400  # seconds before its end in which collateral should have been fetched anew
 
 
 @dataclass(frozen=True)
@@ -364,8 +364,8 @@ class _Look:
 
 def _collateral(expires: int, now: int) -> Finding:
     """How long the collateral that goes along with this machine's evidence is good. What is held goes here too."""
-    days = (expires - now) // 86400
-    soon = expires - now < SOON
+    days = (expires - now) // DAY
+    soon = expires - now < WARN_DAYS * DAY
     return Finding(
         Topic.COLLATERAL,
         State.WARNING if soon else State.GOOD,

@@ -28,11 +28,11 @@ from rkeyserver.exchange.messages import (
     identity_of,
 )
 from rkeyserver.exchange.standby import Asking, Greeting, Received
+from rkeyserver.service.http_client import CONNECT_SECONDS, body_of, client
 from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH, Hint, parse_hint
 from rkeyserver.service.why import why
 
 EXCHANGE_SECONDS: Final = 20.0
-CONNECT_SECONDS: Final = 3.0
 MAX_ADDRESSES: Final = 8
 MAX_HINT: Final = 1024
 
@@ -81,17 +81,10 @@ async def fetch_keyring(host: Address, asking: Asking) -> Received:
 
 async def _exchange(address: Address, asking: Asking) -> Received:
     greeting = Greeting.begin(asking)
-    async with httpx.AsyncClient(
-        base_url=f"http://{address}",
-        timeout=httpx.Timeout(EXCHANGE_SECONDS, connect=CONNECT_SECONDS),
-        limits=httpx.Limits(max_connections=1),
-        trust_env=False,  # no proxy of the environment comes between
-        follow_redirects=False,
-        verify=False,  # noqa: S501 - no TLS here: the exchange proves and encrypts by itself
-    ) as client:
-        challenge = await _post(client, HELLO_PATH, greeting.message, MAX_MESSAGE[Challenge])
+    async with client(EXCHANGE_SECONDS, base_url=f"http://{address}") as asked:
+        challenge = await _post(asked, HELLO_PATH, greeting.message, MAX_MESSAGE[Challenge])
         requesting = greeting.challenged(challenge)
-        grant = await _post(client, HAND_OVER_PATH, requesting.message, MAX_MESSAGE[Grant])
+        grant = await _post(asked, HAND_OVER_PATH, requesting.message, MAX_MESSAGE[Grant])
     # Outside, so that nothing is waited for once the keyring is open: it would be lost to a deadline.
     return await requesting.granted(grant)
 
@@ -102,15 +95,11 @@ async def fetch_hint(host: Address) -> Hint | None:
     try:
         async with (
             asyncio.timeout(CONNECT_SECONDS),
-            httpx.AsyncClient(trust_env=False, verify=False) as client,  # noqa: S501 - no TLS here, and nothing is proved
-            client.stream("GET", url, headers={"accept-encoding": "identity"}) as response,
+            client(CONNECT_SECONDS) as asked,
+            asked.stream("GET", url) as response,
         ):
-            answer = bytearray()
-            async for part in response.aiter_raw():
-                answer += part
-                if len(answer) > MAX_HINT:
-                    return None
-        return parse_hint(bytes(answer)) if response.status_code == httpx.codes.OK else None
+            answer = await body_of(response, MAX_HINT)
+        return parse_hint(answer or b"") if response.status_code == httpx.codes.OK else None
     except (httpx.TransportError, httpx.InvalidURL, TimeoutError, UnicodeError):
         return None
 
@@ -130,25 +119,23 @@ async def fetch_claimed(host: Address, own: Identity) -> Identity | None:
     try:
         async with (
             asyncio.timeout(CONNECT_SECONDS),
-            httpx.AsyncClient(base_url=f"http://{host}", trust_env=False, verify=False) as client,  # noqa: S501 - as above
+            client(CONNECT_SECONDS, base_url=f"http://{host}") as asked,
         ):
-            answer = await _post(client, HELLO_PATH, encode(hello), MAX_MESSAGE[Challenge])
+            answer = await _post(asked, HELLO_PATH, encode(hello), MAX_MESSAGE[Challenge])
         return identity_of(decode(decode(answer, Challenge).body, ChallengeBody))
     except (httpx.TransportError, httpx.InvalidURL, TimeoutError, UnicodeError, _NoAnswer, Rejected):
         return None
 
 
-async def _post(client: httpx.AsyncClient, path: str, body: bytes, most: int) -> bytes:
-    async with client.stream("POST", path, content=body, headers={"content-type": CONTENT_TYPE}) as response:
-        answer = bytearray()
-        async for part in response.aiter_raw():
-            answer += part
-            if len(answer) > most:
-                raise Rejected(Reason.TOO_LARGE, f"{client.base_url} answers with more than {most} bytes.")
+async def _post(asked: httpx.AsyncClient, path: str, body: bytes, most: int) -> bytes:
+    async with asked.stream("POST", path, content=body, headers={"content-type": CONTENT_TYPE}) as response:
+        answer = await body_of(response, most)
+        if answer is None:
+            raise Rejected(Reason.TOO_LARGE, f"{asked.base_url} answers with more than {most} bytes.")
         if response.status_code == httpx.codes.OK:
-            return bytes(answer)
+            return answer
         if response.status_code == httpx.codes.FORBIDDEN:
-            raise Rejected(Reason.REFUSED_BY_PEER, f"{client.base_url} refused this machine.")
+            raise Rejected(Reason.REFUSED_BY_PEER, f"{asked.base_url} refused this machine.")
         why_not = (
             " (it has no keyring yet, or too much to do)"
             if response.status_code == httpx.codes.SERVICE_UNAVAILABLE

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from rkeyserver.appraisal.change import MAX_CHANGE, PolicyChange, parse_change
-from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_admins, parse_policy, with_admins
+from rkeyserver import files
+from rkeyserver.appraisal.change import PolicyChange, parse_change
+from rkeyserver.appraisal.policy import MAX_POLICY_FILE, AdminsTable, Policy, parse_admins, parse_policy, with_admins
 from rkeyserver.config import Config
 from rkeyserver.errors import Misuse
 
@@ -47,13 +48,8 @@ class Given:
 def _read(what: str, path: Path | None, parse: Callable[[str], T]) -> T | None:
     if path is None:
         return None
+    text = files.read_text(path, MAX_POLICY_FILE, f"{what} file")
     try:
-        with path.open(encoding="utf-8", newline="") as file:  # to the byte: its digest names it
-            text = file.read(MAX_CHANGE + 1)
         return parse(text)
-    except OSError as error:
-        raise Misuse(f"The {what} file {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise Misuse(f"The {what} file {path} is no text in UTF-8.") from error
     except Misuse as error:
         raise Misuse(f"{path}: {error.message}", advice=error.advice) from error

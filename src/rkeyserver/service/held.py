@@ -22,10 +22,10 @@ from rkeyserver.attestation.sgx.bundle import MAX_BUNDLE, MAX_ENTRIES, Entry, ne
 from rkeyserver.attestation.sgx.collateral import decode, fmspc
 from rkeyserver.attestation.sgx.model import Model, model_of
 from rkeyserver.attestation.sgx.parts import Described, check_signed, describe, in_force
-from rkeyserver.clock import Clock, utc
+from rkeyserver.clock import DAY, Clock, utc
 from rkeyserver.errors import Reason, Rejected, Unavailable
 
-DAY: Final = 86_400
+WARN_DAYS: Final = 7  # before collateral expires: by then it should have been fetched anew
 LEARN_SECONDS: Final = 60  # between two looks at what peers send of one model
 FROM_PEER: Final = "a peer"
 log = logging.getLogger(__name__)

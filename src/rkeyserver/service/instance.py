@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from rkeyserver import __version__
+from rkeyserver.appraisal.ed25519_keys import bare
 from rkeyserver.appraisal.policy import Policy, RecoveryTable, parse_policy
 from rkeyserver.clock import Clock, utc
-from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
+from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.standby import Received
 from rkeyserver.keyring.keyring import Keyring
@@ -24,7 +25,7 @@ from rkeyserver.platforms.interface import Platform
 from rkeyserver.sealing.record import Header, PlatformSlot, parse
 from rkeyserver.sealing.recovery import Recovery, Sharing, fingerprint
 from rkeyserver.secret import MemoryKind, SecretBytes
-from rkeyserver.service.audit import Audit, Line, Peer
+from rkeyserver.service.audit import Audit, Line, Peer, reason_of
 
 MAX_PEERS_SHOWN: Final = 1024
 TOLD: Final = frozenset(
@@ -43,13 +44,6 @@ class Role(enum.StrEnum):
 
     PRIMARY = "primary"
     STANDBY = "standby"
-
-
-def reason_of(error: RkeyError) -> str:
-    """The code of a refusal, in audit lines, counters and logs."""
-    if isinstance(error, Rejected | Unavailable) and error.reason is not None:
-        return str(error.reason)
-    return error.code
 
 
 def no_collateral() -> dict[str, Any]:
@@ -260,7 +254,7 @@ class Instance:
 
 def recipients_of(table: RecoveryTable) -> tuple[str, ...]:
     """The public keys of a policy's recovery recipients; the name that may stand behind an SSH key is no part of it."""
-    return tuple(" ".join(one.split()[:2]) for one in table.recipients)
+    return tuple(bare(one) for one in table.recipients)
 
 
 def check_recoverable(policy: Policy) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+
+from rkeyserver.secret import harden_process
 
 
 def start(code: str, fd: int) -> subprocess.Popen[bytes]:
@@ -19,3 +22,11 @@ def start(code: str, fd: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - this interpreter, arguments of our own
         command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[fd]
     )
+
+
+def begin() -> None:
+    """What such a process does first."""
+    # A terminal's Ctrl-C, and its end, go to the whole group: when to end is the server's to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    harden_process()

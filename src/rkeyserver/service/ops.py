@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rkeyserver.address import parse_address
 from rkeyserver.errors import HTTP_STATUS, Misuse, RkeyError, Unavailable
 from rkeyserver.service.authority import Authority
-from rkeyserver.service.policy_app import policy_routes
+from rkeyserver.service.policy_app import policy_routes, told
 
 HTTP_MISDIRECTED: Final = 421  # RFC 9110 section 15.5.20
 
@@ -71,12 +71,15 @@ def make_ops_app(authority: Authority, name: str) -> ASGIApp:
         try:
             return JSONResponse(instance.status())
         except RkeyError as error:
-            return JSONResponse({"error": error.code, "found": str(error)}, status_code=HTTP_STATUS[type(error)])
+            return told(error)
 
     async def metrics(_request: Request) -> Response:
         from rkeyserver.service.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415 - not before it is asked for
 
-        return Response(exposition(instance.status()), headers={"content-type": CONTENT_TYPE})
+        try:
+            return Response(exposition(instance.status()), headers={"content-type": CONTENT_TYPE})
+        except RkeyError as error:
+            return told(error)
 
     async def healthz(_request: Request) -> Response:
         serving = instance.keyring is not None

@@ -66,15 +66,23 @@ def owner_socket(path: Path) -> Iterator[socket.socket]:
                     path.unlink()
 
 
+def check_is_socket(found: os.stat_result, path: Path) -> None:
+    """Whether what is there at `path` is a socket, which may be replaced if nobody listens.
+
+    Raises: Misuse.
+    """
+    if not stat.S_ISSOCK(found.st_mode):
+        raise Misuse(
+            f"The owner's socket cannot be {path}: there is something else.", advice="Name another with --socket."
+        )
+
+
 def _clear(path: Path, name: str) -> None:
     try:
         found = path.lstat()
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(found.st_mode):
-        raise Misuse(
-            f"The owner's socket cannot be {path}: there is something else.", advice="Name another with --socket."
-        )
+    check_is_socket(found, path)
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)) as probe:
         try:
             probe.connect(name)

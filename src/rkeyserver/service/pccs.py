@@ -18,10 +18,10 @@ from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.attestation.sgx.model import Model
 from rkeyserver.attestation.sgx.pcs import MAX_BODY, Answer, Document, collateral_of, path
 from rkeyserver.errors import Misuse, Unavailable
+from rkeyserver.service.http_client import body_of, tls_client
 from rkeyserver.service.why import why
 
 FETCH_SECONDS: Final = 20.0  # for all four answers, however slowly they come
-CONNECT_SECONDS: Final = 5.0
 MAX_RETRY_AFTER: Final = 3600
 _REDIRECTS: Final = range(300, 400)
 _ADVICE: Final = {
@@ -71,15 +71,9 @@ class Pccs:
         try:
             async with (
                 asyncio.timeout(self.seconds),
-                httpx.AsyncClient(
-                    timeout=httpx.Timeout(self.seconds, connect=CONNECT_SECONDS),
-                    limits=httpx.Limits(max_connections=1),
-                    trust_env=False,  # no proxy of the environment comes between
-                    follow_redirects=False,
-                    verify=tls,
-                ) as client,
+                tls_client(self.seconds, tls) as asked,
             ):
-                answers = {document: await self._get(client, document, model) for document in Document}
+                answers = {document: await self._get(asked, document, model) for document in Document}
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
             # Only while it connects: a deadline that interrupts TLS later is no failure of TLS.
             reason = _tls_reason(error) if isinstance(error, httpx.ConnectError) else ""
@@ -89,9 +83,9 @@ class Pccs:
             ) from error
         return collateral_of(answers, model, now)
 
-    async def _get(self, client: httpx.AsyncClient, document: Document, model: Model) -> Answer:
+    async def _get(self, asked: httpx.AsyncClient, document: Document, model: Model) -> Answer:
         url = self.url + path(document, model)
-        async with client.stream("GET", url, headers={"accept-encoding": "identity"}) as response:
+        async with asked.stream("GET", url) as response:
             if response.status_code in _REDIRECTS:
                 raise Unavailable(
                     f"The PCCS answers the request for the {document} with a redirect ({response.status_code}).",
@@ -103,12 +97,10 @@ class Pccs:
                     advice=_ADVICE.get(response.status_code, ""),
                     retry_after=_retry_after(response.headers.get("retry-after", "")),
                 )
-            body = bytearray()
-            async for part in response.aiter_raw():
-                body += part
-                if len(body) > MAX_BODY:
-                    raise Unavailable(f"The PCCS {self.url} answers with over {MAX_BODY} bytes of {document}.")
-            return Answer(bytes(body), {name.lower(): value for name, value in response.headers.items()})
+            body = await body_of(response, MAX_BODY)
+            if body is None:
+                raise Unavailable(f"The PCCS {self.url} answers with over {MAX_BODY} bytes of {document}.")
+            return Answer(body, {name.lower(): value for name, value in response.headers.items()})
 
 
 def _retry_after(text: str) -> float:

@@ -14,17 +14,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rkeyserver.appraisal.change import (
-    PolicyChange,
-    appended,
-    check_authority,
-    check_next,
-    check_succession,
-    last_sequence,
-    propose,
-)
+from rkeyserver.appraisal.change import PolicyChange, appended, check_authority, check_next, last_sequence, propose
 from rkeyserver.appraisal.narrowing import narrows
 from rkeyserver.appraisal.policy import AdminsTable, parse_policy
+from rkeyserver.appraisal.succession import check_succession
 from rkeyserver.attestation.evidence import Attester
 from rkeyserver.config import Config
 from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable
@@ -36,7 +29,7 @@ from rkeyserver.keyring.sealed import open_recovered, set_aside_name
 from rkeyserver.sealing.record import Record, parse
 from rkeyserver.sealing.recovery import fingerprint, share_set_of
 from rkeyserver.secret import SecretBytes
-from rkeyserver.service.adopt import Nothing, Opened, Own, look
+from rkeyserver.service.adopt import Nothing, Opened, Own, Unopenable, look
 from rkeyserver.service.audit import Line, Peer
 from rkeyserver.service.instance import Instance, check_recoverable
 from rkeyserver.service.start import open_own
@@ -150,13 +143,12 @@ class Recoverer:
             instance.recovering = None
             collected.close()
 
-    def _to_recover(self, own: Own) -> tuple[bytes, Record]:
+    def _to_recover(self, own: Nothing | Unopenable) -> tuple[bytes, Record]:
         if isinstance(own, Nothing):
             raise Misuse(
                 "The keystore is empty: recovery opens a record that some machine of the domain sealed.",
                 advice="Copy the newest record that is left of any machine to --keystore, and start again.",
             )
-        assert not isinstance(own, Opened)  # noqa: S101 - run() has dealt with it
         if own.header is None:
             raise own.error
         if own.header.domain != self.config.domain:

@@ -14,10 +14,10 @@ from rkeyserver.attestation.evidence import REPORT_DATA_SIZE
 from rkeyserver.attestation.sgx.bundle import MAX_SOURCE, Entry
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.attestation.sgx.model import Model
-from rkeyserver.clock import utc
+from rkeyserver.clock import DAY, utc
 from rkeyserver.errors import RkeyError, Unavailable
 from rkeyserver.exchange.attested import Verifier
-from rkeyserver.service.held import DAY, HeldCollateral
+from rkeyserver.service.held import WARN_DAYS, HeldCollateral
 
 FIRST_SECONDS: Final = 10.0  # how long a start waits for the first answer, where nothing is held
 CHECK_SECONDS: Final = 3600.0  # the longest pause: clocks are set, machines sleep
@@ -25,7 +25,6 @@ LEAST_AGE: Final = 3600
 MOST_AGE: Final = DAY
 FIRST_DELAY: Final = 5.0
 MOST_DELAY: Final = 3600.0
-WARN_DAYS: Final = 7
 log = logging.getLogger(__name__)
 
 

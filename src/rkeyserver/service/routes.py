@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from rkeyserver.hex_types import Hex16
 from rkeyserver.keyring.keyring import KeyringHeader
 from rkeyserver.sealing.record import Header
 
@@ -22,7 +23,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 class Hint(msgspec.Struct, frozen=True):
     """What an instance says of its state to anyone. Nothing proves it."""
 
-    domain: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    domain: Hex16
     epoch: _Count
     sequence: _Count
 

@@ -19,7 +19,8 @@ from rkeyserver.errors import Unavailable
 from rkeyserver.sealing.recovery import RECOVERY_SECRET_SIZE, RecoveryShare, ShareSet
 from rkeyserver.secret import SecretBytes
 from rkeyserver.service import interpreter
-from rkeyserver.service.sharing_messages import ANSWERS, LENGTH_SIZE, MAX_ANSWER, Combine, Failed, Split, Task, frame
+from rkeyserver.service.frames import LENGTH_SIZE, Failure, frame
+from rkeyserver.service.sharing_messages import ANSWERS, MAX_ANSWER, Combine, Split, Task
 
 SHARING_SECONDS: Final = 20.0
 _BOOT: Final = "import sys; sys.path[:] = {!r}; from rkeyserver.service.sharing_worker import main; main({})"
@@ -94,7 +95,7 @@ class _Process:
         data = bytearray(size)
         self.receive_into(memoryview(data))
         answer = ANSWERS.decode(data)
-        if isinstance(answer, Failed):
+        if isinstance(answer, Failure):
             raise answer.error()
         return answer.shares
 

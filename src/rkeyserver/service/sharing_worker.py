@@ -6,14 +6,14 @@ The libraries that it works with leave copies of what they work on wherever they
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
 from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.sealing.shares import combine_shares, split_secret
-from rkeyserver.secret import harden_process
-from rkeyserver.service.sharing_messages import LENGTH_SIZE, TASKS, Answer, Done, Failed, Split, Task, frame
+from rkeyserver.service import interpreter
+from rkeyserver.service.frames import LENGTH_SIZE, Failure, frame
+from rkeyserver.service.sharing_messages import TASKS, Answer, Done, Split, Task
 
 if TYPE_CHECKING:
     from io import BufferedRWPair
@@ -30,7 +30,7 @@ def answer(task: Task, secret: bytes) -> tuple[Answer, bytes]:
             secret = secret[size:]
         return Done([]), combine_shares(shares, task.share_set)
     except (Misuse, Corrupt) as error:
-        return Failed(error.message, error.advice, isinstance(error, Misuse)), b""
+        return Failure.of(error), b""
 
 
 def work(channel: BufferedRWPair[Any, Any]) -> None:
@@ -43,7 +43,6 @@ def work(channel: BufferedRWPair[Any, Any]) -> None:
 
 def main(fd: int) -> None:
     """The whole life of the process; `fd` is its end of the socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    harden_process()
+    interpreter.begin()
     with socket.socket(fileno=fd) as channel, channel.makefile("rwb") as stream, contextlib.suppress(ConnectionError):
         work(stream)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import Final
 
 from rkeyserver.clock import utc
-from rkeyserver.errors import Misuse, Unavailable
+from rkeyserver.errors import Unavailable
 from rkeyserver.secret import MemoryKind, SecretBytes
+from rkeyserver.service.audit import check_is_one
 from rkeyserver.service.finding import Finding, State, Topic
-from rkeyserver.service.owner import reachable
+from rkeyserver.service.owner import check_is_socket, reachable
 
+HOW_TO_HIDE: Final = "Linux 6.5 or later has memfd_secret(2) on; before that, boot with secretmem.enable=1."
 AHEAD: Final = 300  # seconds by which another machine's clock may differ without a word
 _AUDIT_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _AS_THE_SERVICE: Final = "Make it writable for the service's user, or name another with {}. Run this as that user."
@@ -30,7 +31,7 @@ def memory() -> Finding:
         Topic.KEY_MEMORY,
         State.WARNING,
         "locked only: root can read it",
-        "Linux 6.5 or later has memfd_secret on; before that, boot with secretmem.enable=1.",
+        HOW_TO_HIDE,
     )
 
 
@@ -59,13 +60,7 @@ def check_audit(path: Path) -> str:
     except OSError as error:
         raise _unusable("The audit file", path, error.strerror, "--audit") from error
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise Misuse(f"The audit file {path} is no regular file.", advice="Name another with --audit.")
-        if os.pread(fd, 1, 0) not in (b"", b"{", b"\n"):
-            raise Misuse(
-                f"{path} is no audit file: it begins with something else than a line of one.",
-                advice="Name another with --audit.",
-            )
+        check_is_one(fd, path)
     finally:
         os.close(fd)
     _require_writable(path, "The audit file", "--audit")
@@ -85,10 +80,7 @@ def check_socket(path: Path) -> str:
         return f"{path} is not there; a start makes it"
     except OSError as error:
         raise _unusable("The owner's socket", path, error.strerror, "--socket") from error
-    if not stat.S_ISSOCK(found.st_mode):
-        raise Misuse(
-            f"The owner's socket cannot be {path}: there is something else.", advice="Name another with --socket."
-        )
+    check_is_socket(found, path)
     return f"{path} is there"
 
 

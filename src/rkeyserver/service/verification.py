@@ -22,7 +22,8 @@ from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.errors import Unavailable
 from rkeyserver.platforms.interface import VerifyFunction
 from rkeyserver.service import interpreter
-from rkeyserver.service.worker import LENGTH_SIZE, MAX_ANSWER, Answer, Task, frame
+from rkeyserver.service.frames import LENGTH_SIZE, frame
+from rkeyserver.service.worker import MAX_ANSWER, Answer, Task
 
 MAX_WAITING: Final = 256
 VERIFY_SECONDS: Final = 10.0

@@ -2,14 +2,11 @@
 
 What goes either way is data of the types below and is parsed as such. A process that hostile evidence has taken over
 reads no key; but it can lie about any evidence that it is asked about from then on.
-
-    frame = length, 4 bytes big-endian ‖ msgpack
 """
 
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 from collections.abc import Sequence
 from typing import Final
@@ -20,13 +17,13 @@ from rkeyserver.attestation.evidence import MAX_ENDORSEMENTS, MAX_EVIDENCE
 from rkeyserver.attestation.sgx.bundle import MAX_ENTRIES
 from rkeyserver.attestation.sgx.choose import choose
 from rkeyserver.attestation.sgx.claims import SgxClaims
-from rkeyserver.errors import Corrupt, Reason, Rejected, RkeyError
+from rkeyserver.errors import Corrupt, Rejected
 from rkeyserver.platforms.interface import VerifyFunction
 from rkeyserver.platforms.registry import load_verifier
-from rkeyserver.secret import harden_process
+from rkeyserver.service import interpreter
 from rkeyserver.service.background import in_background
+from rkeyserver.service.frames import LENGTH_SIZE, Failure, frame
 
-LENGTH_SIZE: Final = 4
 MAX_ANSWER: Final = 64 * 1024
 MAX_TASK: Final = MAX_EVIDENCE + (1 + MAX_ENTRIES) * MAX_ENDORSEMENTS + 1024
 
@@ -44,36 +41,11 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     held: tuple[bytes, ...] | None = None
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """A Rejected, or with no reason a Corrupt, on its way."""
-
-    message: str
-    advice: str
-    reason: Reason | None
-
-    @classmethod
-    def of(cls, error: RkeyError) -> Refusal:
-        """What is left of an error between processes."""
-        return cls(error.message, error.advice, error.reason if isinstance(error, Rejected) else None)
-
-    def error(self) -> RkeyError:
-        """The error again."""
-        if self.reason is None:
-            return Corrupt(self.message, advice=self.advice)
-        return Rejected(self.reason, self.message, advice=self.advice)
-
-
 class Answer(msgspec.Struct, frozen=True):
     """One of the two."""
 
     claims: SgxClaims | None = None
-    refusal: Refusal | None = None
-
-
-def frame(message: msgspec.Struct) -> bytes:
-    """A message as it goes over the socket."""
-    data = msgspec.msgpack.encode(message)
-    return len(data).to_bytes(LENGTH_SIZE, "big") + data
+    refusal: Failure | None = None
 
 
 def answer(verify: VerifyFunction, task: Task, held: Sequence[bytes] = ()) -> Answer:
@@ -82,7 +54,7 @@ def answer(verify: VerifyFunction, task: Task, held: Sequence[bytes] = ()) -> An
         endorsements = choose(task.evidence, task.endorsements, held, task.now)
         return Answer(claims=verify(task.evidence, endorsements, task.expected_report_data, task.now))
     except (Rejected, Corrupt) as error:
-        return Answer(refusal=Refusal.of(error))
+        return Answer(refusal=Failure.of(error))
 
 
 def work(channel: socket.socket, verify: VerifyFunction) -> None:
@@ -110,10 +82,7 @@ def work(channel: socket.socket, verify: VerifyFunction) -> None:
 
 def main(platform: str, fd: int) -> None:
     """The whole life of the process; `fd` is its end of the socket."""
-    # A terminal's Ctrl-C, and its end, go to the whole group: when to end is the server's to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    harden_process()
+    interpreter.begin()
     in_background()
     with socket.socket(fileno=fd) as channel, contextlib.suppress(ConnectionError):
         work(channel, load_verifier(platform))

@@ -10,9 +10,10 @@ from tests.fakes.claims import CLAIMS, NOW, claims_with, document, policy_with, 
 
 from rkeyserver.appraisal.appraise import Verdict, appraise, check_identity, explain
 from rkeyserver.appraisal.policy import TcbStatus, parse_policy
-from rkeyserver.appraisal.rules import DAY, MACHINE, PLATFORM, RULES
+from rkeyserver.appraisal.rules import MACHINE, PLATFORM, RULES
 from rkeyserver.attestation.evidence import Identity
 from rkeyserver.attestation.sgx.claims import SgxClaims
+from rkeyserver.clock import DAY
 from rkeyserver.errors import Reason, Rejected
 
 OTHER_HEX16 = "d4" * 16

@@ -14,14 +14,11 @@ from tests.fakes.admins import DOMAIN, OTHER_DOMAIN, admins, bare_line, change, 
 from rkeyserver.appraisal.change import (
     MAX_CHANGE,
     MAX_SIGNATURES,
-    Held,
     PolicyChange,
     Signature,
     appended,
-    believe,
     check_authority,
     check_next,
-    check_succession,
     digest,
     last_sequence,
     parse_change,
@@ -31,6 +28,7 @@ from rkeyserver.appraisal.change import (
     signers,
 )
 from rkeyserver.appraisal.policy import MAX_POLICY, AdminsTable, parse_policy
+from rkeyserver.appraisal.succession import Held, believe, check_succession
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.framing import framed
 

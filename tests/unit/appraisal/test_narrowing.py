@@ -9,8 +9,8 @@ from tests.fakes.claims import CLAIMS, NOW, TABLE, claims_with, document, policy
 from rkeyserver.appraisal.appraise import appraise
 from rkeyserver.appraisal.narrowing import narrows
 from rkeyserver.appraisal.policy import Policy, SgxPolicy, parse_policy
-from rkeyserver.appraisal.rules import DAY
 from rkeyserver.attestation.sgx.claims import SgxClaims
+from rkeyserver.clock import DAY
 from rkeyserver.errors import Misuse, Rejected
 
 A, B = "aa" * 16, "bb" * 16

@@ -1,16 +1,12 @@
 from __future__ import annotations
 
 import base64
-import io
-import os
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rkeyserver.cli.appraise_input import MAX_FILE, decoded, hex64, moment, read_input
+from rkeyserver.cli.appraise_input import decoded, hex64, moment
 from rkeyserver.errors import Misuse
 
 QUOTE = b"\x03\0\x02\0" + bytes(range(256))
@@ -86,23 +82,3 @@ def test_report_data() -> None:
 def test_no_report_data(text: str) -> None:
     with pytest.raises(Misuse, match="64 bytes as 128 hex digits"):
         hex64(text)
-
-
-def test_a_file_and_stdin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "quote").write_bytes(QUOTE)
-    assert read_input(str(tmp_path / "quote")) == QUOTE
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(QUOTE)))
-    assert read_input("-") == QUOTE
-
-
-def test_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="cannot be read: No such file"):
-        read_input(str(tmp_path / "missing"))
-    with pytest.raises(Misuse, match="cannot be read: Is a directory"):
-        read_input(str(tmp_path))
-    (tmp_path / "large").touch()
-    os.truncate(tmp_path / "large", MAX_FILE)
-    assert len(read_input(str(tmp_path / "large"))) == MAX_FILE
-    os.truncate(tmp_path / "large", MAX_FILE + 1)
-    with pytest.raises(Misuse, match=f"more than {MAX_FILE} bytes"):
-        read_input(str(tmp_path / "large"))

@@ -12,8 +12,8 @@ import pyrage  # type: ignore[import-untyped]
 import pytest
 from tests.fakes.recipients import Recipient, age, ssh_ed25519, ssh_rsa, with_passphrase
 
-from rkeyserver.cli import identity_file
-from rkeyserver.cli.identity_file import MAX_FILE, ask_on_terminal, read_identities
+from rkeyserver.cli.identity_file import read_identities
+from rkeyserver.cli.passphrase import MAX_KEY_FILE, ask_on_terminal
 from rkeyserver.errors import Misuse
 from rkeyserver.sealing.shares import open_share, recipient_of
 
@@ -89,7 +89,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "an OpenSSH key that is cut": (ssh_ed25519().file[:100] + b"\n-----END OPENSSH PRIVATE KEY-----\n", "no identity"),
     "a certificate": (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "no identity"),
     "an age file for somebody": (pyrage.encrypt(b"x", [recipient_of(age().public)]), "does not open"),
-    "too much": (b"#" * (MAX_FILE + 1), "that is no key"),
+    "too much": (b"#" * (MAX_KEY_FILE + 1), "at most"),
 }
 
 
@@ -116,4 +116,4 @@ def test_where_there_is_no_terminal_nothing_is_asked(monkeypatch: pytest.MonkeyP
     with pytest.raises(Misuse, match="no terminal to ask for it"):
         ask_on_terminal("Passphrase: ")
     monkeypatch.setattr(getpass, "getpass", lambda prompt: f"typed at {prompt}")
-    assert identity_file.ask_on_terminal("x") == "typed at x"
+    assert ask_on_terminal("x") == "typed at x"

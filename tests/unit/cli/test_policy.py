@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -338,7 +339,7 @@ def test_what_cannot_be_written_leaves_what_was_there(
     def full(*_args: object, **_said: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Unavailable, match=r"change\.json cannot be written: No space left on device"):
         run("sign", str(out), "--key", keys("alice"), "-o", str(out))
     assert out.read_bytes() == before

@@ -21,7 +21,7 @@ from tests.fakes.sharing import InlineSharing
 from rkeyserver.address import Address
 from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.attestation.evidence import Identity
-from rkeyserver.clock import Clock
+from rkeyserver.clock import DAY, Clock
 from rkeyserver.config import Config
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Rejected, RkeyError, Unavailable
 from rkeyserver.keyring.sealed import seal_keyring
@@ -31,7 +31,7 @@ from rkeyserver.platforms.simulated.tcb import VALID_FOR
 from rkeyserver.sealing.recovery import Recovery
 from rkeyserver.secret import MemoryKind, SecretBytes
 from rkeyserver.service import surroundings
-from rkeyserver.service.doctor import NO_WAY_BACK, SOON, Examined, Heard, examine
+from rkeyserver.service.doctor import NO_WAY_BACK, Examined, Heard, examine
 from rkeyserver.service.finding import Finding, State, Topic
 from rkeyserver.service.routes import Hint
 
@@ -342,7 +342,7 @@ def test_key_memory(place: Place, monkeypatch: pytest.MonkeyPatch, kind: MemoryK
     assert of(place.examine(), Topic.KEY_MEMORY).state is state
 
 
-@pytest.mark.parametrize(("before", "state"), [(SOON, GOOD), (SOON - 1, WARNING), (3600, WARNING)])
+@pytest.mark.parametrize(("before", "state"), [(7 * DAY, GOOD), (7 * DAY - 1, WARNING), (3600, WARNING)])
 def test_collateral_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, state: State) -> None:
     host = HostTime()
     own = machine(tmp_path / "machine", Clock(host))

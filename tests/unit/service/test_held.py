@@ -23,14 +23,14 @@ from rkeyserver.attestation.sgx.choose import choose
 from rkeyserver.attestation.sgx.collateral import Collateral, decode
 from rkeyserver.attestation.sgx.model import Model
 from rkeyserver.attestation.sgx.parts import describe
-from rkeyserver.clock import Clock
+from rkeyserver.clock import DAY, Clock
 from rkeyserver.errors import Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.platforms.registry import load_verifier
 from rkeyserver.platforms.simulated import tcb
 from rkeyserver.platforms.simulated.anchor import SIMULATED_ROOT
 from rkeyserver.platforms.simulated.pki import development_authority
-from rkeyserver.service.held import DAY, FROM_PEER, LEARN_SECONDS, HeldCollateral
-from rkeyserver.service.instance import reason_of
+from rkeyserver.service.audit import reason_of
+from rkeyserver.service.held import FROM_PEER, LEARN_SECONDS, HeldCollateral
 from rkeyserver.service.refresh import CHECK_SECONDS, FIRST_DELAY, MOST_DELAY, Refresher
 from rkeyserver.service.verification import InlineVerifier
 from rkeyserver.service.vouching import AttesterWithHeld, VerifierWithHeld

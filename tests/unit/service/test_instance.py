@@ -12,14 +12,13 @@ from tests.fakes.scene import DEFAULT, PEER, Scene, is_closed
 from tests.unit.service.conftest import MakeScene
 
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
-from rkeyserver.service.audit import Peer
+from rkeyserver.service.audit import Peer, reason_of
 from rkeyserver.service.instance import (
     MAX_PEERS_SHOWN,
     RECEIVED,
     REPLACED,
     TOLD,
     TOLD_SECONDS,
-    reason_of,
 )
 
 FROM = Peer.of(PEER, "host:8888")

@@ -14,6 +14,7 @@ from tests.fakes.scene import Scene
 from tests.fakes.signing import HERE, NEW, change_of, policy_text
 
 from rkeyserver.appraisal.change import MAX_CHANGE, PolicyChange, digest
+from rkeyserver.errors import Unavailable
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Role
 from rkeyserver.service.ops import make_ops_app, make_owner_app
@@ -32,11 +33,11 @@ def app_of(scene: Scene, policy: str = SIGNED, *, owner: bool = False) -> Any:
     return make_owner_app(authority) if owner else make_ops_app(authority, "127.0.0.1")
 
 
-def asked(app: Any, method: str, body: bytes = b"", **headers: str) -> httpx.Response:
+def asked(app: Any, method: str, body: bytes = b"", *, path: str = POLICY_PATH, **headers: str) -> httpx.Response:
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            return await client.request(method, POLICY_PATH, content=body or None, headers=headers)
+            return await client.request(method, path, content=body or None, headers=headers)
 
     return asyncio.run(ask())
 
@@ -139,3 +140,17 @@ def test_the_owner_s_socket_has_the_policy_and_nothing_else(scene: Scene) -> Non
     app = app_of(scene, owner=True)
     assert isinstance(app, Router)
     assert {route.path for route in app.routes} == {POLICY_PATH}  # type: ignore[attr-defined]  # they are Routes
+
+
+@pytest.mark.parametrize("path", ["/status", "/metrics"])
+def test_what_cannot_be_told_now_says_why(scene: Scene, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    app = app_of(scene)
+
+    def fail() -> None:
+        raise Unavailable("There is no key memory.", advice="Raise RLIMIT_MEMLOCK.")
+
+    monkeypatch.setattr(scene.instance, "status", fail)
+    answer = asked(app, "GET", path=path)
+    assert answer.status_code == 503
+    said = {"error": "unavailable", "message": "There is no key memory.", "advice": "Raise RLIMIT_MEMLOCK."}
+    assert answer.json() == said

@@ -15,8 +15,9 @@ from rkeyserver.errors import Corrupt, Misuse, Unavailable
 from rkeyserver.sealing.recovery import RecoveryShare, ShareSet
 from rkeyserver.secret import SecretBytes
 from rkeyserver.service import sharing
+from rkeyserver.service.frames import Failure, frame
 from rkeyserver.service.sharing import ProcessSharing
-from rkeyserver.service.sharing_messages import MAX_ANSWER, Done, Failed, frame
+from rkeyserver.service.sharing_messages import MAX_ANSWER, Done
 
 RECIPIENTS = one_of_each()
 SHARE_SET = ShareSet("d0" * 16, "5e" * 16, 2, tuple(one.public for one in RECIPIENTS))
@@ -101,5 +102,5 @@ def test_half_a_secret_is_none(boot: Callable[[str], None], sent: bytes) -> None
 
 
 def test_its_errors_are_again_errors_of_their_kind() -> None:
-    assert isinstance(Failed("m", "a", misuse=True).error(), Misuse)
-    assert isinstance(Failed("m", "a", misuse=False).error(), Corrupt)
+    assert isinstance(Failure("m", "a", misuse=True).error(), Misuse)
+    assert isinstance(Failure("m", "a", misuse=False).error(), Corrupt)

@@ -10,7 +10,8 @@ import pytest
 from tests.fakes.recipients import age
 
 from rkeyserver.sealing.recovery import ShareSet
-from rkeyserver.service.sharing_messages import ANSWERS, LENGTH_SIZE, Combine, Done, Failed, Split, Task, frame
+from rkeyserver.service.frames import LENGTH_SIZE, Failure, frame
+from rkeyserver.service.sharing_messages import ANSWERS, Combine, Done, Split, Task
 from rkeyserver.service.sharing_worker import work
 
 RECIPIENTS = [age() for _ in range(3)]
@@ -18,7 +19,7 @@ SHARE_SET = ShareSet("d0" * 16, "5e" * 16, 2, tuple(one.public for one in RECIPI
 WAIT = 20.0
 
 
-def answered(sent: bytes) -> tuple[Done | Failed, bytes]:
+def answered(sent: bytes) -> tuple[Done | Failure, bytes]:
     """The answer, and what follows it."""
     here, there = socket.socketpair()
     here.settimeout(WAIT)
@@ -48,11 +49,11 @@ def test_a_secret_is_split_and_combined() -> None:
 
 def test_a_refusal_is_answered_without_a_secret() -> None:
     failed, after = answered(frame(Combine(SHARE_SET, [2])) + b"{}")
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, Failure)
     assert not failed.misuse
     assert after == b""
     failed, after = answered(frame(Split(ShareSet("d0" * 16, "5e" * 16, 1, ("age1q",)))) + bytes(32))
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, Failure)
     assert failed.misuse
     assert after == b""
 

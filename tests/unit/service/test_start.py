@@ -21,8 +21,8 @@ from tests.fakes.signing import admins_table, policy_text
 from tests.unit.service.conftest import MakeScene
 
 from rkeyserver.address import Address
-from rkeyserver.appraisal.change import Held
 from rkeyserver.appraisal.policy import Policy, parse_admins, parse_policy
+from rkeyserver.appraisal.succession import Held
 from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.standby import Asking, Received
@@ -32,18 +32,17 @@ from rkeyserver.service import fetch
 from rkeyserver.service.adopt import Nothing, Opened, Own, look
 from rkeyserver.service.given import Given
 from rkeyserver.service.instance import Instance
-from rkeyserver.service.routes import Hint
-from rkeyserver.service.start import (
+from rkeyserver.service.join import (
     BACKGROUND_DELAY,
     FIRST_DELAY,
     FIRST_SECONDS,
     HINT_SECONDS,
     WAITING_DELAY,
     Joiner,
-    open_own,
-    start_primary,
     start_standby,
 )
+from rkeyserver.service.routes import Hint
+from rkeyserver.service.start import open_own, start_primary
 
 NOTHING_GIVEN = Given(None, None)
 DOMAIN, OTHER_DOMAIN = id_of(SECRET), id_of(OTHER_SECRET)

@@ -29,8 +29,9 @@ from rkeyserver.errors import Corrupt, Reason, Rejected, Unavailable
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.platforms.registry import load_verifier
 from rkeyserver.service import verification
+from rkeyserver.service.frames import Failure, frame
 from rkeyserver.service.verification import MAX_WAITING, InlineVerifier, VerifierPool
-from rkeyserver.service.worker import MAX_ANSWER, Answer, Refusal, frame
+from rkeyserver.service.worker import MAX_ANSWER, Answer
 
 WAIT = 60.0
 
@@ -427,7 +428,7 @@ DISTURBED: dict[str, str] = {
     "no msgpack": answering(framed(b"\xc1")),
     "a list": answering(framed(msgspec.msgpack.encode([1, 2]))),
     "claims of another form": answering(framed(msgspec.msgpack.encode({"claims": {"platform": "simulated"}}))),
-    "text that is no UTF-8": answering(frame(Answer(refusal=Refusal("@@", "", None))).replace(b"@@", b"\xff\xff")),
+    "text that is no UTF-8": answering(frame(Answer(refusal=Failure("@@", ""))).replace(b"@@", b"\xff\xff")),
     "deep": answering(framed(b"\x81\xa1x" + b"\x91" * 5000)),
     "a byte too many": answering(GOOD + b"\0"),
     "two answers": answering(GOOD + GOOD),
@@ -542,8 +543,8 @@ def test_an_answer_may_come_in_pieces(boot: Callable[[str], None]) -> None:
 
 
 SAID: dict[str, tuple[Answer, type[Exception], str]] = {
-    "a refusal": (Answer(refusal=Refusal("no", "do", Reason.NOT_GENUINE)), Rejected, "^no do$"),
-    "corrupt": (Answer(refusal=Refusal("no", "do", None)), Corrupt, "^no do$"),
+    "a refusal": (Answer(refusal=Failure("no", "do", Reason.NOT_GENUINE)), Rejected, "^no do$"),
+    "corrupt": (Answer(refusal=Failure("no", "do")), Corrupt, "^no do$"),
     "neither": (Answer(), Unavailable, "gave no answer"),
 }
 
@@ -564,13 +565,13 @@ def test_an_answer_without_claims_opens_nothing(
 
 
 TELL = """
-import rkeyserver.service.worker as worker
+from rkeyserver.service import frames, worker
 channel.recv(1 << 20)
 paths = ["/proc/self/fd/" + name for name in os.listdir("/proc/self/fd")]
 files = [os.readlink(path) for path in paths if os.path.exists(path)]
 maps = open("/proc/self/maps").read()
 told = [sys.flags.isolated, sys.flags.no_site, dict(os.environ), files, "secretmem" in maps, os.getppid()]
-channel.sendall(worker.frame(worker.Answer(refusal=worker.Refusal(repr(told), "", None))))
+channel.sendall(frames.frame(worker.Answer(refusal=frames.Failure(repr(told), ""))))
 channel.recv(1)
 """
 

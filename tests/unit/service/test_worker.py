@@ -19,7 +19,8 @@ from rkeyserver.attestation.sgx.bundle import MAX_ENTRIES
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.platforms.interface import VerifyFunction
-from rkeyserver.service.worker import LENGTH_SIZE, MAX_ANSWER, MAX_TASK, Answer, Refusal, Task, answer, frame, work
+from rkeyserver.service.frames import LENGTH_SIZE, Failure, frame
+from rkeyserver.service.worker import MAX_ANSWER, MAX_TASK, Answer, Task, answer, work
 
 WAIT = 20.0
 TASK = Task(b"evidence", b"endorsements", bytes(64), NOW)
@@ -101,7 +102,7 @@ def test_tasks_are_answered_one_after_the_other() -> None:
             found += worked.answers(1)
         first, second, third = found
     assert first.claims == CLAIMS
-    assert second.refusal == Refusal("no", "try", Reason.NOT_GENUINE)
+    assert second.refusal == Failure("no", "try", Reason.NOT_GENUINE)
     assert third.claims is not None
     assert third.claims.isv_svn == 9
 

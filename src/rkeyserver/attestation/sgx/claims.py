@@ -9,12 +9,11 @@ from typing import Annotated, Any
 import msgspec
 
 from rkeyserver.attestation.evidence import Identity
+from rkeyserver.hex_types import Hex16, Hex32
 
 _Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _Bytes6 = Annotated[list[_Byte], msgspec.Meta(min_length=6, max_length=6)]
 _Bytes16 = Annotated[list[_Byte], msgspec.Meta(min_length=16, max_length=16)]
-_Hex16 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
-_Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _Hex64 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
 
 
@@ -100,9 +99,9 @@ class _Qe(msgspec.Struct, frozen=True):
 
 
 class _Enclave(msgspec.Struct, frozen=True):
-    attributes: _Hex16
-    mr_enclave: _Hex32
-    mr_signer: _Hex32
+    attributes: Hex16
+    mr_enclave: Hex32
+    mr_signer: Hex32
     isv_prod_id: int
     isv_svn: int
     report_data: _Hex64

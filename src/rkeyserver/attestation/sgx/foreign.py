@@ -22,7 +22,6 @@ SNP_REPORT_SIZE: Final = 1184
 _SNP_VERSIONS: Final = range(1, 16)
 _SNP_ECDSA_P384: Final = 1
 _SGX_REPORT_SIZE: Final = 432
-_EPID: Final = (0, 1)
 _TPM_MAGIC: Final = b"\xffTCG"
 
 

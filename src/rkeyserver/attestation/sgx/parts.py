@@ -134,8 +134,15 @@ def read_crl(what: str, der: bytes) -> x509.CertificateRevocationList:
     with reading(what):
         found = x509.load_der_x509_crl(der)
         _ = common_name(found.issuer), found.last_update_utc, len(found)
-        if found.next_update_utc is None:
-            raise malformed(what, "it does not say when the next one comes")
+    _next_update(what, found)
+    return found
+
+
+def _next_update(what: str, crl: x509.CertificateRevocationList) -> datetime:
+    with reading(what):
+        found = crl.next_update_utc
+    if found is None:
+        raise malformed(what, "it does not say when the next one comes")
     return found
 
 
@@ -215,12 +222,11 @@ def _document(what: str, kind: str, text: str, chain: list[x509.Certificate]) ->
 
 def _crl(what: str, text: str) -> Part:
     found = read_crl(what, bytes.fromhex(text))
-    assert found.next_update_utc is not None  # noqa: S101 - read_crl() has looked
     return Part(
         name=what,
         issuer=common_name(found.issuer),
         issued=int(found.last_update_utc.timestamp()),
-        expires=int(found.next_update_utc.timestamp()),
+        expires=int(_next_update(what, found).timestamp()),
         number=None,
         entries=len(found),
     )

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from rkeyserver import files
 from rkeyserver.errors import Corrupt, Misuse, Unavailable
 from rkeyserver.framing import framed
+from rkeyserver.hex_types import Hex16, Hex32
 from rkeyserver.platforms.simulated.image import EnclaveIdentity
 from rkeyserver.platforms.simulated.keys import ec_key_of
 from rkeyserver.platforms.simulated.tcb import CURRENT_CPU_SVN, CURRENT_PCE_SVN
@@ -44,9 +45,9 @@ class KeyPolicy(StrEnum):
 
 class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["rkeyserver-simulated-processor/v1"]
-    fuses: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    ppid: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
-    cpu_svn: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    fuses: Hex32
+    ppid: Hex16
+    cpu_svn: Hex16
     pce_svn: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 
 

@@ -1,0 +1,36 @@
+"""What a primary with nobody to ask loads until it serves: a library costs start time, and is in its process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.fakes.processes import DEADLINE, environment
+
+LATE = ("dcap_qvl", "httpx", "httpcore", "prometheus_client", "pyrage", "shamir_mnemonic", "tomlkit")
+
+# As `rkeyserver` runs it, up to where it would wait for connections.
+STARTED = """
+import sys
+from rkeyserver.cli.main import main
+from rkeyserver.service import compose
+
+async def serve(instance, peers, ops, owner, begin, *, ops_name):
+    await begin()
+    print(*sys.modules)
+
+compose.serve = serve
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_primary_loads_no_library_that_it_does_not_need(tmp_path: Path) -> None:
+    options = ["--platform", "simulated", "--keystore", f"{tmp_path}/rkey.bin", "--machine", f"{tmp_path}/machine"]
+    listeners = ["--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0"]
+    command = [sys.executable, "-c", STARTED, *options, *listeners]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=DEADLINE, check=False)
+    assert ended.returncode == 0, ended.stderr
+    loaded = {name.partition(".")[0] for name in ended.stdout.split()}
+    assert {"msgspec", "uvicorn"} <= loaded
+    assert sorted(loaded & set(LATE)) == []
