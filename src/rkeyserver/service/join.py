@@ -112,7 +112,8 @@ class Joiner:
         if not isinstance(error, Rejected) or error.reason is not Reason.REFUSED_BY_PEER:
             return ""
         own = self.instance.platform.attester_identity()
-        return f' This machine is: {own.platform} {own.machine} (to admit it: rkeyserver policy admit "LINE").'
+        line = f"{own.platform} {own.machine}"
+        return f' This machine is: {line} (to admit it, at the primary: rkeyserver policy admit "{line}").'
 
     async def _adopt(self, received: Received, own: Own, host: Address, *, hinted: bool) -> None:
         if isinstance(own, Opened) and own.keyring.same_as(received.keyring):
