@@ -8,6 +8,7 @@ their own: what exchange.json, hpke.json and recovery.json have recorded of them
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 from typing import Any, Final
 
@@ -110,6 +111,8 @@ def policy_schema() -> str:
         if "anyOf" in node and {"type": "null"} in node["anyOf"]:  # TOML has no null: what is not there is not there
             return plain(node["anyOf"][0])
         told = {key: plain(value) for key, value in node.items()}
+        if isinstance(told.get("description"), str):  # Python 3.13 takes the indentation of docstrings out by itself
+            told["description"] = inspect.cleandoc(told["description"])
         if isinstance(told.get("pattern"), str):
             told["pattern"] = told["pattern"].replace("\\Z", "$")  # Python's end of the text, and everybody else's
         return told
