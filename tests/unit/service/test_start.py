@@ -391,7 +391,8 @@ def test_where_no_host_gives_one_the_last_error_is_told_and_each_is_logged(
     with pytest.raises(Unavailable, match="c is off"):
         asyncio.run(hosts.joiner().try_hosts(Nothing()))
     line = f"simulated {scene.platform.sealer.machine}"
-    admit = f'it refused look there This machine is: {line} (to admit it, at the primary: rkeyserver policy admit "{line}").'
+    command = f'rkeyserver policy admit "{line}"'
+    admit = f"it refused look there This machine is: {line} (to admit it, at the primary: {command})."
     assert warnings(caplog) == ["a is off", admit, "c is off"]
     assert (scene.store.record, scene.instance.keyring) == (None, None)
 
