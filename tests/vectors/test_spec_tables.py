@@ -336,12 +336,14 @@ def test_errors_have_words_for_every_key() -> None:
     assert policy_errors.WANTED["tcb_statuses"] == f"a list of {', '.join(get_args(policy.TcbStatus))}"
 
 
-def test_the_default_policy_is_the_files() -> None:
-    (shown,) = re.findall(r"```toml\n(.*?)```", (SPEC / "policy.md").read_text("utf-8"), re.DOTALL)
-    lines = (Path(defaults.__file__).with_name("default_simulated.toml")).read_text("utf-8").splitlines(keepends=True)
-    assert [line[:1] for line in lines[:2]] == ["#", "#"]
-    assert "".join(lines[2:]) == shown
-    assert policy.parse_policy(shown.replace("@MRSIGNER@", "00" * 32).replace("@ISV_PROD_ID@", "1")).tables
+def test_the_default_policies_are_the_files() -> None:
+    shown = re.findall(r"```toml\n(.*?)```", (SPEC / "policy.md").read_text("utf-8"), re.DOTALL)
+    files = [Path(defaults.__file__).with_name(f"default_{name}.toml") for name in ("simulated", "sgx")]
+    assert sorted(files) == sorted(Path(defaults.__file__).parent.glob("default_*.toml"))
+    for file, text in zip(files, shown, strict=True):
+        lines = file.read_text("utf-8").splitlines(keepends=True)
+        assert [line[:1] for line in lines[:2]] == ["#", "#"]
+        assert "".join(lines[2:]) == text
 
 
 # --- simulated.md

@@ -27,7 +27,12 @@ log = logging.getLogger(__name__)
 def domain_default(instance: Instance) -> Policy:
     """The policy of a domain that this instance would make without being given one."""
     platform = instance.platform
-    return default_policy(platform.name, mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id)
+    return default_policy(
+        platform.name,
+        mrsigner=platform.mrsigner,
+        isv_prod_id=platform.isv_prod_id,
+        machine=platform.attester_identity().machine,
+    )
 
 
 async def start_primary(config: Config, instance: Instance, own: Own, given: Given) -> None:

@@ -43,7 +43,41 @@ def test_the_default_of_simulated_is_strict_in_all_else(found: dict[str, object]
     assert raised.value.reason is reason
 
 
-@pytest.mark.parametrize("platform", ["sgx", "tpm", "", "SIMULATED", "simulated/../default_simulated"])
+MACHINE = "a1" * 16
+ON_SGX = claims_with(
+    ppid=MACHINE, mrsigner=SIGNER, isv_prod_id=PRODUCT, isv_svn=1, tcb_eval_data_number=17, smt_enabled="True"
+)
+
+
+def test_the_default_of_sgx_accepts_the_machine_that_made_the_domain_and_no_other() -> None:
+    policy = default_policy("sgx", mrsigner=SIGNER, isv_prod_id=PRODUCT, machine=MACHINE)
+    assert list(policy.tables) == ["sgx"]
+    assert appraise(ON_SGX, policy, now=NOW).claims == ON_SGX
+
+
+CLOSED: dict[str, tuple[dict[str, object], Reason]] = {
+    "another machine": ({"ppid": "b2" * 16}, Reason.MACHINE_NOT_NAMED),
+    "a simulated one": ({"platform": "simulated"}, Reason.PLATFORM_NOT_NAMED),
+    "another signer": ({"mrsigner": "00" * 32}, Reason.WRONG_SIGNER),
+    "collateral of an old evaluation": ({"tcb_eval_data_number": 16}, Reason.TCB_TOO_OLD),
+}
+
+
+@pytest.mark.parametrize(("found", "reason"), CLOSED.values(), ids=CLOSED)
+def test_the_default_of_sgx_is_closed(found: dict[str, object], reason: Reason) -> None:
+    claims = SgxClaims(**{name: getattr(ON_SGX, name) for name in SgxClaims.__dataclass_fields__} | found)
+    with pytest.raises(Rejected) as raised:
+        appraise(claims, default_policy("sgx", mrsigner=SIGNER, isv_prod_id=PRODUCT, machine=MACHINE), now=NOW)
+    assert raised.value.reason is reason
+
+
+@pytest.mark.parametrize("machine", ["", "any", "A1" * 16, 'a", "b'])
+def test_a_closed_default_names_a_machine(machine: str) -> None:
+    with pytest.raises(Misuse, match="machines"):
+        default_policy("sgx", mrsigner=SIGNER, isv_prod_id=PRODUCT, machine=machine)
+
+
+@pytest.mark.parametrize("platform", ["tpm", "", "SIMULATED", "simulated/../default_simulated"])
 def test_no_other_platform_has_a_default(platform: str) -> None:
     with pytest.raises(Misuse, match="no default policy"):
         default_policy(platform, mrsigner=SIGNER, isv_prod_id=PRODUCT)
