@@ -69,10 +69,14 @@ def test_another_user_cannot_connect(tmp_path: Path, path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
         if not folder.stat().st_mode & 0o001:
             folder.chmod(folder.stat().st_mode | 0o011)
-    script = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    # It becomes somebody else when it runs already: where the interpreter lies, others may have no way to.
+    script = (
+        "import os, socket, sys; os.setgroups([]); user = int(sys.argv[2]); os.setresuid(user, user, user); "
+        "socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    )
     with owner_socket(path):
         done = subprocess.run(
-            ["setpriv", f"--reuid={NOBODY}", "--clear-groups", sys.executable, "-S", "-c", script, str(path)],
+            [sys.executable, "-S", "-c", script, str(path), str(NOBODY)],
             capture_output=True,
             text=True,
             check=False,
@@ -80,7 +84,7 @@ def test_another_user_cannot_connect(tmp_path: Path, path: Path) -> None:
             cwd="/",
         )
     assert done.returncode != 0
-    assert "PermissionError" in done.stderr or "Permission denied" in done.stderr
+    assert "PermissionError" in done.stderr
 
 
 def test_what_a_killed_instance_left_is_replaced(path: Path) -> None:
