@@ -169,7 +169,7 @@ def _parse(data: bytes, kind: type[Document]) -> Document:
 
 def public_line(key: Ed25519PrivateKey) -> str:
     """The OpenSSH public key of a private one, without a name."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415 - late: what a start does not need
 
     return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyrage  # type: ignore[import-untyped]
+import pyrage  # type: ignore[import-untyped]  # it ships no types
 
 from rkeyserver import files
 from rkeyserver.cli.passphrase import MAX_KEY_FILE, Ask, ask_on_terminal
@@ -53,7 +53,7 @@ def _ssh(path: Path, data: bytes, ask: Ask) -> Identity:
     except pyrage.IdentityError as error:
         if "decrypted" not in str(error):
             raise Misuse(f"The key file {path} is no identity that is known here: {error}.") from error
-    from cryptography.hazmat.primitives import serialization as form  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization as form  # noqa: PLC0415 - late: what a start does not need
 
     try:
         key = form.load_ssh_private_key(data, ask(f"Passphrase of {path}: ").encode())

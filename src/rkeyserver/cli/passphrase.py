@@ -17,8 +17,8 @@ def ask_on_terminal(prompt: str) -> str:
 
     Raises: Misuse where there is none.
     """
-    import getpass  # noqa: PLC0415
-    import warnings  # noqa: PLC0415
+    import getpass  # noqa: PLC0415 - late: what a start does not need
+    import warnings  # noqa: PLC0415 - late: what a start does not need
 
     try:
         with warnings.catch_warnings():

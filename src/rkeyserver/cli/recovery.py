@@ -198,7 +198,7 @@ def amended(file: Path, admit: str | None, policy: Path | None, keys: list[Path]
     changes anything.
     """
     from rkeyserver.cli.admin_key import load_admin_key  # noqa: PLC0415 - of this command alone
-    from rkeyserver.cli.policy_edit import admitted, parse_line, signing  # noqa: PLC0415
+    from rkeyserver.cli.policy_edit import admitted, parse_line, signing  # noqa: PLC0415 - late: what a start does not need
 
     if (admit is None) == (policy is None):
         raise Misuse("Nothing says what to change, or two things do.", advice="Give one of --admit and --policy.")
@@ -229,7 +229,7 @@ def _request(asked: RecoveryContribute) -> bytes:
     if asked.request is None:
         if asked.host is None:
             raise Misuse("Nothing says which request to answer.", advice="Give its file, - for stdin, or -i HOST.")
-        from rkeyserver.service.contribute import fetch_request  # noqa: PLC0415
+        from rkeyserver.service.contribute import fetch_request  # noqa: PLC0415 - late: what a start does not need
 
         return asyncio.run(fetch_request(asked.host))
     data = files.read(Path(asked.request), MAX_REQUEST, "request", stdin=True)

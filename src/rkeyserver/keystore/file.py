@@ -89,7 +89,7 @@ class FileKeystore:
                 store = cls(record, lock, folder_fd, linked=path.is_symlink())
                 store._remove_stale()
             warn_if_exposed(record)
-        except BaseException:
+        except BaseException:  # whatever it is, nothing half done stays
             if folder_fd >= 0:
                 os.close(folder_fd)
             lock.release()
@@ -171,7 +171,7 @@ class FileKeystore:
                     os.fsync(self._folder_fd)
             with step(f"rename the new record to {self._record}", now, self._folder):
                 self._rename(new)
-        except BaseException:
+        except BaseException:  # whatever it is, nothing half done stays
             _discard(new)
             raise
         now = "The new record is in place, whole, but a power failure now might bring back the one before."
@@ -240,7 +240,7 @@ class FileKeystore:
         try:
             _write(new, _chunks(self._record))
             new.rename(kept)
-        except BaseException:
+        except BaseException:  # whatever it is, nothing half done stays
             _discard(new)
             raise
 

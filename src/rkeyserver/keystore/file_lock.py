@@ -65,7 +65,7 @@ class FileLock:
                         _write_note(fd, path, now)
                         _held.add(key)
                         return cls(path, fd, key)
-                except BaseException:
+                except BaseException:  # whatever it is, nothing half done stays
                     os.close(fd)
                     raise
                 os.close(fd)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-import pyrage  # type: ignore[import-untyped]
+import pyrage  # type: ignore[import-untyped]  # it ships no types
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from shamir_mnemonic import (  # type: ignore[import-untyped]
+from shamir_mnemonic import (  # type: ignore[import-untyped]  # it ships no types
     MnemonicError,
     Share,
     combine_mnemonics,

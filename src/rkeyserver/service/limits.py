@@ -142,7 +142,7 @@ class GuardedProtocol(HttpToolsProtocol):
             if cycle is not None:
                 cycle.body.clear()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
         """Count it, and set its deadline."""
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")

@@ -65,7 +65,7 @@ class Collected:
         recipient = fingerprint(slot.shares[index].recipient)
         try:
             self._record(index, recipient)
-        except BaseException:
+        except BaseException:  # whatever it is, the secret does not stay
             share.close()
             raise
         self.shares[index] = share
@@ -182,7 +182,7 @@ class Recoverer:
                     keyring = changed(before, self.change, owner=owner, now=now)
             check_succession(held_of(keyring), held=None, root=self.admins)
             return keyring, await self._judged(keyring, collected)
-        except BaseException:
+        except BaseException:  # whatever it is, the secret does not stay
             keyring.close()
             raise
 
@@ -227,7 +227,7 @@ class Recoverer:
             self._check_unchanged(data)
             instance.audit.write_now(line)
             instance.store_keyring(keyring, set_aside_name(data))
-        except BaseException:
+        except BaseException:  # whatever it is, the secret does not stay
             keyring.close()
             raise
         instance.hold(keyring)

@@ -50,7 +50,7 @@ def open_sockets(address: Address, option: str = "--listen") -> list[socket.sock
 
     Raises: Unavailable if it is taken or not of this machine.
     """
-    families = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")] if not address.host else []  # noqa: S104
+    families = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")] if not address.host else []  # noqa: S104 - asked for
     if not families:
         try:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -148,7 +148,7 @@ async def serve(
     tasks = [loop.create_task(server.serve(sockets)) for server, sockets in servers]
 
     async def live() -> None:
-        while not all(  # noqa: ASYNC110
+        while not all(  # noqa: ASYNC110 - as below
             server.started for server, _ in servers
         ):
             await asyncio.sleep(0.001)  # uvicorn has a flag for it and no event

@@ -49,7 +49,7 @@ class ProcessSharing:
             secret = SecretBytes(RECOVERY_SECRET_SIZE)
             try:
                 process.receive_into(secret.view)
-            except BaseException:
+            except BaseException:  # whatever it is, the secret does not stay
                 secret.close()
                 raise
         return secret

@@ -68,7 +68,7 @@ class SgxClaims:
 
 class _Level(msgspec.Struct, frozen=True):
     tcbDate: Annotated[datetime, msgspec.Meta(tz=True)]  # noqa: N815 - Intel's name
-    tcbStatus: str  # noqa: N815
+    tcbStatus: str  # noqa: N815 - Intel's name
 
 
 class _Tcb(msgspec.Struct, frozen=True):

@@ -39,7 +39,7 @@ class _Issued(msgspec.Struct, frozen=True):
     """The readable part of TCB info and QE identity that the choice goes by; only verification proves it."""
 
     issueDate: Annotated[datetime, msgspec.Meta(tz=True)]  # noqa: N815 - Intel's name
-    tcbEvaluationDataNumber: int  # noqa: N815
+    tcbEvaluationDataNumber: int  # noqa: N815 - Intel's name
     fmspc: str = ""
 
 

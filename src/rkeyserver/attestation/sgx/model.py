@@ -48,7 +48,7 @@ def model_of(evidence: bytes) -> Model:
     Raises: Rejected (TOO_LARGE, MALFORMED).
     """
     from cryptography import x509  # noqa: PLC0415 - 25 ms that a start without collateral does not need
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - late: what a start does not need
 
     quote.view(evidence)
     (authentication,) = struct.unpack_from("<H", evidence, quote.AUTHENTICATION)

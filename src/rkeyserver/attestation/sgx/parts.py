@@ -63,10 +63,10 @@ class _Level(msgspec.Struct, frozen=True):
 
 class _Document(msgspec.Struct, frozen=True):
     id: str
-    issueDate: _DateTime  # noqa: N815
-    nextUpdate: _DateTime  # noqa: N815
-    tcbEvaluationDataNumber: _Number  # noqa: N815
-    tcbLevels: list[_Level]  # noqa: N815
+    issueDate: _DateTime  # noqa: N815 - Intel's name
+    nextUpdate: _DateTime  # noqa: N815 - Intel's name
+    tcbEvaluationDataNumber: _Number  # noqa: N815 - Intel's name
+    tcbLevels: list[_Level]  # noqa: N815 - Intel's name
     fmspc: str = ""
 
 
@@ -85,7 +85,7 @@ def reading(what: str) -> Iterator[None]:
     Raises: Rejected (MALFORMED).
     """
     from cryptography import x509  # noqa: PLC0415 - 25 ms that a start without collateral does not need
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - late: what a start does not need
 
     try:
         yield
@@ -107,7 +107,7 @@ def read_chain(what: str, pem: str) -> list[x509.Certificate]:
 
     Raises: Rejected (MALFORMED, NOT_GENUINE).
     """
-    from cryptography import x509  # noqa: PLC0415
+    from cryptography import x509  # noqa: PLC0415 - late: what a start does not need
 
     with reading(what):
         found = x509.load_pem_x509_certificates(pem.encode())
@@ -129,7 +129,7 @@ def read_crl(what: str, der: bytes) -> x509.CertificateRevocationList:
 
     Raises: Rejected (MALFORMED).
     """
-    from cryptography import x509  # noqa: PLC0415
+    from cryptography import x509  # noqa: PLC0415 - late: what a start does not need
 
     with reading(what):
         found = x509.load_der_x509_crl(der)
@@ -148,7 +148,7 @@ def _next_update(what: str, crl: x509.CertificateRevocationList) -> datetime:
 
 def common_name(name: x509.Name) -> str:
     """What people call an issuer or subject."""
-    from cryptography.x509.oid import NameOID  # noqa: PLC0415
+    from cryptography.x509.oid import NameOID  # noqa: PLC0415 - late: what a start does not need
 
     found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found[0].value) if found else name.rfc4514_string()
@@ -240,10 +240,10 @@ def check_signed(collateral: Collateral, anchor: TrustAnchor) -> None:
 
     Raises: Rejected (NOT_GENUINE, MALFORMED); Corrupt if `anchor` is damaged.
     """
-    from cryptography import x509  # noqa: PLC0415
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec, utils  # noqa: PLC0415
-    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
+    from cryptography import x509  # noqa: PLC0415 - late: what a start does not need
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm  # noqa: PLC0415 - late: what a start does not need
+    from cryptography.hazmat.primitives.asymmetric import ec, utils  # noqa: PLC0415 - late: what a start does not need
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 - late: what a start does not need
 
     root = x509.load_der_x509_certificate(anchor.checked())
     root_crl = read_crl("root CA CRL", bytes.fromhex(collateral.root_ca_crl))

@@ -54,7 +54,7 @@ def read_extension(certificate: Certificate) -> PckFields:
     def octets(key: bytes) -> str:
         value = values[key]
         if not isinstance(value, bytes):
-            raise ValueError("the SGX extension has a number where bytes belong")  # noqa: TRY004
+            raise ValueError("the SGX extension has a number where bytes belong")  # noqa: TRY004 - as what the parser raises
         return value.hex()
 
     return PckFields(

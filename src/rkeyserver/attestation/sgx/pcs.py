@@ -71,7 +71,7 @@ class _TcbInfo(msgspec.Struct, frozen=True):
 
 
 class _QeIdentity(msgspec.Struct, frozen=True):
-    enclaveIdentity: msgspec.Raw  # noqa: N815
+    enclaveIdentity: msgspec.Raw  # noqa: N815 - Intel's name
     signature: _Signature
 
 

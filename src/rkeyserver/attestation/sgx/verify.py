@@ -94,7 +94,7 @@ def _reason(text: str, *, debug: bool) -> Reason:
 @lru_cache(maxsize=16)  # machines of one model send the same; what is cached was read, not believed
 def _read(endorsements: bytes) -> tuple[Collateral, object]:
     # 50 ms that a start without verification does not need. The package ships its stubs without a py.typed marker.
-    import dcap_qvl  # type: ignore[import-untyped]  # noqa: PLC0415
+    import dcap_qvl  # type: ignore[import-untyped]  # noqa: PLC0415 - late: what a start does not need
 
     collateral = decode(endorsements)
     return collateral, dcap_qvl.QuoteCollateralV3(
@@ -111,7 +111,7 @@ def _read(endorsements: bytes) -> tuple[Collateral, object]:
 
 
 def _verified(evidence: bytes, collateral: object, root: bytes, now: int) -> str:
-    import dcap_qvl  # noqa: PLC0415
+    import dcap_qvl  # noqa: PLC0415 - late: what a start does not need
 
     accept_any_status = dcap_qvl.QuotePolicy.claims_only(now)
     claims = dcap_qvl.QuoteVerifier(root).verify_with_policy(evidence, collateral, now, accept_any_status)

@@ -74,7 +74,7 @@ def build_image(package_dir: Path, *, bytecode: bool) -> bytes:
     then depends on the Python version, and loads in any (another version compiles the source).
     """
     import io  # noqa: PLC0415 - 15 ms that a start from a signed image does not need
-    import zipfile  # noqa: PLC0415
+    import zipfile  # noqa: PLC0415 - late: what a start does not need
 
     entries: dict[str, bytes] = {}
     for path in package_dir.rglob("*"):
@@ -96,7 +96,7 @@ def build_image(package_dir: Path, *, bytecode: bool) -> bytes:
 
 def _compiled(source: bytes, name: str) -> bytes:
     import importlib.util  # noqa: PLC0415 - needed only where images are built
-    import marshal  # noqa: PLC0415
+    import marshal  # noqa: PLC0415 - late: what a start does not need
 
     code = compile(source, name, "exec", dont_inherit=True, optimize=0)
     # Later formats of marshal note which objects are shared, and that depends on what else the process holds.
