@@ -116,7 +116,7 @@ class Primary:
         """What service/app.py does with a request, less the audit file."""
         proved = await self.granter.prove(request, self.policy)
         accepted = self.granter.appraise(proved, self.policy)
-        return self.granter.grant(accepted, self.keyring)
+        return self.granter.grant(self.granter.seal(accepted, self.keyring))
 
     def answer(self, request: bytes) -> bytes:
         return asyncio.run(self.answered(request))

@@ -24,6 +24,9 @@ class FakePlatform:
     name = "simulated"
     simulated = True
     trusts_host = True
+    hides_memory = False
+    starts_processes = True
+    waits = False
     protects = "Nothing: it is a fake."
     mrsigner = MRSIGNER
     isv_prod_id = ISV_PROD_ID

@@ -52,7 +52,7 @@ def run() -> int:
     SimulatedPlatform.open = opened  # type: ignore[method-assign, assignment]
     Granter.accepts_self = pleased_with_itself  # type: ignore[method-assign, assignment]
     start.domain_default = honest
-    join.domain_default = honest  # type: ignore[attr-defined]  # it has its own name for it
+    join.joiner_default = honest  # type: ignore[attr-defined]  # it has its own name for it
     return main(words)
 
 

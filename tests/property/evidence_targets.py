@@ -18,8 +18,10 @@ from tests.vectors import intel
 from rkeyserver.attestation.sgx import choose
 from rkeyserver.attestation.sgx.bundle import Entry, merge, read_bundle, write_bundle
 from rkeyserver.attestation.sgx.collateral import Collateral, decode
+from rkeyserver.attestation.sgx.fields import parts
 from rkeyserver.attestation.sgx.model import Model, model_of
 from rkeyserver.attestation.sgx.parts import check_signed, describe
+from rkeyserver.attestation.sgx.pck import ppid_of
 from rkeyserver.attestation.sgx.pcs import Answer, Document, collateral_of
 from rkeyserver.cli import appraise_input, appraise_quote
 from rkeyserver.cli import collateral as cli_collateral
@@ -94,6 +96,7 @@ target(
     "time", lambda: [b"1780000000", b"2026-05-28T20:26:40Z"], lambda data: appraise_input.moment(text_of(data)), Misuse
 )
 target("quote's model", quotes, model_of, Rejected)
+target("quote's processor", lambda: [parts(one).certification for one in quotes()], ppid_of, Rejected)
 target("bundle", bundles, read_bundle, Rejected)
 target("bundles together", bundles, lambda data: merge([*read_bundle(data), *read_bundle(bundles()[0])]), Rejected)
 target(

@@ -183,7 +183,7 @@ def parties() -> tuple[Granter, Greeting, RecoveryAsking]:
 async def granted(granter: Granter, request: bytes) -> bytes:
     with contextlib.closing(keyring_of(KEYS, secret=SECRET, policy=policy().text)) as keyring:
         proved = await granter.prove(request, policy())
-        return granter.grant(granter.appraise(proved, policy()), keyring)
+        return granter.grant(granter.seal(granter.appraise(proved, policy()), keyring))
 
 
 async def check(request: bytes) -> Checked:

@@ -55,6 +55,7 @@ from tests.vectors import intel
 
 from rkeyserver.address import Address, parse_address
 from rkeyserver.appraisal.change import parse_change, public_line
+from rkeyserver.appraisal.measured import parse_measured
 from rkeyserver.appraisal.policy import AdminsTable, parse_admins, parse_policy
 from rkeyserver.appraisal.succession import believe
 from rkeyserver.appraisal.toml_lines import line_of
@@ -254,6 +255,12 @@ target(
     "admins",
     lambda: [policies()[2][policies()[2].index(b"[admins]") : policies()[2].index(b"[recovery]")]],
     lambda data: parse_admins(text_of(data)),
+    Misuse,
+)
+target(
+    "measured",
+    lambda: [b'seal_to = "mrsigner"\n' + policies()[2][policies()[2].index(b"[admins]") :]],
+    lambda data: parse_measured(text_of(data)),
     Misuse,
 )
 

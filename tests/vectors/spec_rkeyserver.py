@@ -143,6 +143,7 @@ class FixedAttester:
 
     platform: str
     machine: str
+    waits = False
 
     def attester_identity(self) -> Identity:
         return Identity(self.platform, self.machine)
@@ -464,7 +465,7 @@ def primary(case: Json) -> str:
     try:
         for _ in range(1 + case.get("sent_before", 0)):
             proved = asyncio.run(granter.prove(request, policy))
-        grant = messages.decode(granter.grant(granter.appraise(proved, policy), keyring), messages.Grant)
+        grant = messages.decode(granter.grant(granter.seal(granter.appraise(proved, policy), keyring)), messages.Grant)
     finally:
         granter.close()
         keyring.close()

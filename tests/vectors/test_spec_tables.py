@@ -18,6 +18,7 @@ from tests.vectors.spec_cases import FOLDER, SPEC
 from tests.vectors.test_spec_vectors import generator
 
 from rkeyserver.appraisal import change, defaults, ed25519_keys, policy, policy_errors, rules
+from rkeyserver.appraisal.measured import Measured
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.errors import EXIT_STATUS, HTTP_STATUS, Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange import messages
@@ -331,19 +332,20 @@ def test_appraisal_has_a_row_for_every_rule() -> None:
 
 
 def test_errors_have_words_for_every_key() -> None:
-    structs = (policy.PolicyDocument, policy.SgxPolicy, policy.AdminsTable, policy.RecoveryTable)
+    structs = (policy.PolicyDocument, policy.SgxPolicy, policy.AdminsTable, policy.RecoveryTable, Measured)
     assert set(policy_errors.WANTED) == {name for one in structs for name in one.__struct_fields__}
     assert policy_errors.WANTED["tcb_statuses"] == f"a list of {', '.join(get_args(policy.TcbStatus))}"
 
 
 def test_the_default_policies_are_the_files() -> None:
     shown = re.findall(r"```toml\n(.*?)```", (SPEC / "policy.md").read_text("utf-8"), re.DOTALL)
-    files = [Path(defaults.__file__).with_name(f"default_{name}.toml") for name in ("simulated", "sgx")]
-    assert sorted(files) == sorted(Path(defaults.__file__).parent.glob("default_*.toml"))
+    names = ("default_simulated", "default_sgx", "joining_sgx")
+    files = [Path(defaults.__file__).with_name(f"{name}.toml") for name in names]
+    assert sorted(files) == sorted(Path(defaults.__file__).parent.glob("*.toml"))
     for file, text in zip(files, shown, strict=True):
         lines = file.read_text("utf-8").splitlines(keepends=True)
         assert [line[:1] for line in lines[:2]] == ["#", "#"]
-        assert "".join(lines[2:]) == text
+        assert "".join(line for line in lines if line[:1] != "#") == text
 
 
 # --- simulated.md

@@ -1,8 +1,9 @@
-"""The policy of a domain that was created without one."""
+"""The policies that come with the program: of a domain created without one, and of a joiner that has none yet."""
 
 from __future__ import annotations
 
 import importlib.resources
+import json
 
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.errors import Misuse
@@ -14,10 +15,28 @@ def default_policy(platform: str, *, mrsigner: str, isv_prod_id: int, machine: s
     machine: the one that makes the domain, by its name on the platform; a closed default accepts it alone, and is an
     error without it. Raises: Misuse, also for a platform that has no default.
     """
+    found = _filled(f"default_{platform}.toml", mrsigner=mrsigner, isv_prod_id=isv_prod_id, machine=machine)
+    if found is None:
+        raise Misuse(f"There is no default policy for platform {platform}.")
+    return found
+
+
+def joining_policy(platform: str, *, mrsigner: str, isv_prod_id: int) -> Policy:
+    """What a joiner without a record goes by that was given no policy.
+
+    Where the default is closed, another that accepts the product on any machine: only for a joiner that has admins, for
+    whom they have signed which machines. Raises: Misuse for a platform that has neither.
+    """
+    found = _filled(f"joining_{platform}.toml", mrsigner=mrsigner, isv_prod_id=isv_prod_id, machine="")
+    return found or default_policy(platform, mrsigner=mrsigner, isv_prod_id=isv_prod_id)
+
+
+def _filled(name: str, *, mrsigner: str, isv_prod_id: int, machine: str) -> Policy | None:
     try:
-        template = importlib.resources.files(__package__).joinpath(f"default_{platform}.toml").read_text("utf-8")
-    except FileNotFoundError as error:
-        raise Misuse(f"There is no default policy for platform {platform}.") from error
-    for name, value in (("@MACHINE@", machine), ("@MRSIGNER@", mrsigner), ("@ISV_PROD_ID@", str(isv_prod_id))):
-        template = template.replace(name, value)
+        template = importlib.resources.files(__package__).joinpath(name).read_text("utf-8")
+    except FileNotFoundError:
+        return None
+    values = {"@MACHINES@": json.dumps([machine]), "@MRSIGNER@": mrsigner, "@ISV_PROD_ID@": str(isv_prod_id)}
+    for mark, value in values.items():
+        template = template.replace(mark, value)
     return parse_policy(template)

@@ -154,9 +154,9 @@ def parse_policy(text: str) -> Policy:
     for name, table in tables.items():
         _check_table(text, name, table)
     if document.admins is not None:
-        _check_quorum(text, "admins", "keys", document.admins.threshold, document.admins.keys)
+        check_quorum(text, "admins", "keys", document.admins.threshold, document.admins.keys)
     if document.recovery is not None:
-        _check_quorum(text, "recovery", "recipients", document.recovery.threshold, document.recovery.recipients)
+        check_quorum(text, "recovery", "recipients", document.recovery.threshold, document.recovery.recipients)
     return Policy(text=text, digest=digest, tables=tables, admins=document.admins, recovery=document.recovery)
 
 
@@ -174,7 +174,7 @@ def parse_admins(text: str) -> AdminsTable:
         admins = msgspec.convert(found, AdminsDocument).admins
     except msgspec.ValidationError as error:
         raise wrong_form(text, found, error, "admins") from error
-    _check_quorum(text, "admins", "keys", admins.threshold, admins.keys)
+    check_quorum(text, "admins", "keys", admins.threshold, admins.keys)
     return admins
 
 
@@ -216,7 +216,11 @@ def _check_once(text: str, path: tuple[str, str], named: str | list[str]) -> Non
     raise wrong(text, (*path, twice), f"it names {named[twice]} twice")
 
 
-def _check_quorum(text: str, name: str, key: str, threshold: int, keys: list[str]) -> None:
+def check_quorum(text: str, name: str, key: str, threshold: int, keys: list[str]) -> None:
+    """Whether so many of the keys of table `name` of `text` can ever come together.
+
+    Raises: Misuse with the line.
+    """
     if threshold > len(keys):
         raise wrong(text, (name, "threshold"), f"it wants {threshold} of {len(keys)} keys: that many there never are")
     # By the key alone: one person under two names would count twice.

@@ -21,6 +21,7 @@ WANTED: Final[dict[str, str]] = {
     "version": "1",
     "sgx": _PLATFORM,
     "simulated": _PLATFORM,
+    "seal_to": '"mrsigner" or "mrenclave"',
     "admins": "a table with threshold and keys",
     "recovery": "a table with threshold and recipients",
     "machines": '"any", or a list of PPIDs, each 32 lower-case hex digits',

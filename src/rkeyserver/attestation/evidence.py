@@ -24,6 +24,10 @@ class Identity:
 class Attester(Protocol):
     """Gives evidence about this machine and the code running in it."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether evidence() waits for another program, and so is to be asked for beside an event loop, not on it."""
+
     def attester_identity(self) -> Identity:
         """Who this attester will turn out to be."""
 

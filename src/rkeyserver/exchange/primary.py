@@ -3,9 +3,10 @@
     challenge()                     keeps nothing: the MAC brings hello and challenge back
     prove(request)     -> Proved    size, MAC, age, binding, claimed identity, signatures, first use
     appraise(Proved)   -> Accepted  the domain's policy
-    grant(Accepted)    -> bytes     only here is the keyring touched
+    seal(Accepted)     -> Sealed    only here is the keyring touched
+    grant(Sealed)      -> bytes     vouched for
 
-Each takes what the one before returned, so none can be skipped. Between appraise() and grant() the caller records.
+Each takes what the one before returned, so none can be skipped. Between appraise() and seal() the caller records.
 """
 
 from __future__ import annotations
@@ -59,11 +60,19 @@ class Proved:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A request that the policy accepts; the one thing that grant() takes."""
+    """A request that the policy accepts; the one thing that seal() takes."""
 
     verdict: Verdict
     request: RequestClaims
     transcript: bytes
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """The keyring, sealed to an accepted peer; nobody has vouched for it yet."""
+
+    accepted: Accepted
+    ciphertext: bytes
 
 
 class UsedChallenges:
@@ -181,12 +190,19 @@ class Granter:
         verdict = appraise(proved.claims, policy, now=proved.now)
         return Accepted(verdict=verdict, request=proved.request, transcript=proved.transcript)
 
-    def grant(self, accepted: Accepted, keyring: Keyring) -> bytes:
-        """Seal the keyring to the accepted peer, and vouch for it.
+    def seal(self, accepted: Accepted, keyring: Keyring) -> Sealed:
+        """Seal the keyring to the accepted peer.
 
-        Raises: Rejected(MALFORMED) if the peer's one-time key is none; Unavailable if the platform gives no evidence.
+        Raises: Rejected(MALFORMED) if the peer's one-time key is none.
         """
-        ciphertext = hpke.seal(keyring.view, accepted.request.kem_public_key, accepted.transcript)
+        return Sealed(accepted, hpke.seal(keyring.view, accepted.request.kem_public_key, accepted.transcript))
+
+    def grant(self, sealed: Sealed) -> bytes:
+        """Vouch for what was sealed. Waits where the attester does.
+
+        Raises: Unavailable if the platform gives no evidence.
+        """
+        accepted, ciphertext = sealed.accepted, sealed.ciphertext
         claims = GrantClaims(
             ciphertext_sha512=hashlib.sha512(ciphertext).digest(), nonce=accepted.request.nonce, credential_answer=b""
         )

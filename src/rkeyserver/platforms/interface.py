@@ -29,6 +29,14 @@ class Platform(Attester, PlatformSealer, Protocol):
         """Whether the host's owner is trusted anyway, so that what he says of the policy may count."""
 
     @property
+    def hides_memory(self) -> bool:
+        """Whether all of this process's memory is hidden from the host, key memory or not."""
+
+    @property
+    def starts_processes(self) -> bool:
+        """Whether this process can start others of the same program."""
+
+    @property
     def protects(self) -> str:
         """One sentence for people: what it protects against, and what not."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Final
@@ -11,19 +12,23 @@ from rkeyserver.attestation.sgx.anchors import TrustAnchor
 from rkeyserver.errors import Misuse
 from rkeyserver.platforms.interface import VerifyFunction
 
+SGX: Final = "sgx"
 SIMULATED: Final = "simulated"
-PLATFORMS: Final = ("sgx", "tpm", SIMULATED)
+PLATFORMS: Final = (SGX, "tpm", SIMULATED)
 
-_VERIFIERS: Final = {SIMULATED: "rkeyserver.platforms.simulated.anchor:verify"}
+_VERIFIERS: Final = {
+    SGX: "rkeyserver.attestation.sgx.verify:INTEL_SGX",
+    SIMULATED: "rkeyserver.platforms.simulated.anchor:verify",
+}
 
 # Whose evidence can be judged by people, whether or not the platform itself is built.
 ANCHORS: Final = {
-    "sgx": "rkeyserver.attestation.sgx.anchors:INTEL_SGX_ROOT",
+    SGX: "rkeyserver.attestation.sgx.anchors:INTEL_SGX_ROOT",
     SIMULATED: "rkeyserver.platforms.simulated.anchor:SIMULATED_ROOT",
 }
 
 _HARDWARE: Final = {
-    "sgx": ("/dev/attestation/attestation_type", "/dev/sgx_enclave", "/dev/sgx/enclave"),
+    SGX: ("/dev/attestation/attestation_type", "/dev/sgx_enclave", "/dev/sgx/enclave"),
     "tpm": ("/dev/tpmrm0",),
 }
 
@@ -45,14 +50,15 @@ def detect(exists: Callable[[Path], bool] = Path.exists) -> str:
 
 
 def check_built(name: str) -> None:
-    """Whether platform `name` is part of this version.
+    """Whether platform `name` is part of this program: there is one for each in an image that has it.
 
     Raises: Misuse.
     """
-    if name != SIMULATED:
+    if name not in _VERIFIERS or find_spec(f"rkeyserver.platforms.{name}") is None:
         raise Misuse(
-            f"Platform {name} is not built in this version.",
-            advice="Only `simulated` is, which protects nothing: --platform simulated.",
+            f"Platform {name} is not built into this program.",
+            advice="An enclave image has `sgx` alone, and there is no `tpm` yet. To try the server out without any "
+            "protection, build it with make and say --platform simulated.",
         )
 
 

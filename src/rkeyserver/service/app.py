@@ -23,6 +23,7 @@ from rkeyserver.service.instance import Instance, Recovering
 from rkeyserver.service.limits import Shares
 from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH, RECOVERY_PATH
 from rkeyserver.service.verification import MAX_WAITING
+from rkeyserver.service.vouching import in_its_time
 
 HTTP_TOO_LARGE: Final = 413
 _LONGEST_LENGTH: Final = 20  # digits; Python refuses to read endless ones
@@ -171,10 +172,17 @@ async def _decide(instance: Instance, keyring: Keyring, policy: Policy, proved: 
         raise
     await instance.audit.write(line)
     try:
-        if instance.keyring is not keyring:
-            raise Unavailable("The keyring was replaced while this hand-over was recorded.")
-        return instance.granter.grant(accepted, keyring)
+        _check_held(instance, keyring)
+        sealed = instance.granter.seal(accepted, keyring)
+        answer = await in_its_time(instance.platform, instance.granter.grant, sealed)
+        _check_held(instance, keyring)
     except RkeyError as error:
         # A second line: the first says that it may be given, this one that it was not.
         await instance.audit.write(line.refused(error))
         raise
+    return answer
+
+
+def _check_held(instance: Instance, keyring: Keyring) -> None:
+    if instance.keyring is not keyring:
+        raise Unavailable("The keyring was replaced while this hand-over was decided.")

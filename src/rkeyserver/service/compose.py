@@ -14,21 +14,23 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rkeyserver.address import Address
+from rkeyserver.appraisal.measured import Measured, parse_measured
 from rkeyserver.appraisal.policy import Policy
 from rkeyserver.appraisal.succession import Held
 from rkeyserver.attestation.evidence import Attester
 from rkeyserver.clock import Clock
 from rkeyserver.config import Config
-from rkeyserver.errors import Misuse
+from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.exchange.attested import Verifier
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.standby import Asking
 from rkeyserver.keystore.file import FileKeystore
 from rkeyserver.platforms import registry
 from rkeyserver.platforms.interface import Platform
+from rkeyserver.platforms.registry import SGX, SIMULATED
 from rkeyserver.secret import MemoryKind, SecretBytes, harden_process
 from rkeyserver.service.adopt import Nothing, look
 from rkeyserver.service.audit import Audit
@@ -43,11 +45,8 @@ from rkeyserver.service.serve import Afterwards, open_sockets, serve
 from rkeyserver.service.sharing import ProcessSharing
 from rkeyserver.service.start import start_primary
 from rkeyserver.service.surroundings import HOW_TO_HIDE
-from rkeyserver.service.verification import VerifierPool
+from rkeyserver.service.verification import InlineVerifier, VerifierPool
 from rkeyserver.service.vouching import AttesterWithHeld, VerifierWithHeld
-
-if TYPE_CHECKING:
-    from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 
 MAX_WORKERS: Final = 4
 log = logging.getLogger(__name__)
@@ -58,9 +57,9 @@ def open_platform(config: Config, clock: Clock) -> Platform:
 
     Raises: Misuse if there is none, or if it is not built; Corrupt, Unavailable if it cannot be opened.
     """
-    simulated = _simulated(config)
-    log.warning("Platform simulated: nothing here is protected. It is for trying out and for tests.")
-    return simulated.open(config.machine, clock)
+    if _name(config) == SIMULATED:
+        log.warning("Platform simulated: nothing here is protected. It is for trying out and for tests.")
+    return _platform(config, clock, looking=False)
 
 
 def look_at_platform(config: Config, clock: Clock) -> Platform:
@@ -68,23 +67,54 @@ def look_at_platform(config: Config, clock: Clock) -> Platform:
 
     Raises: as open_platform().
     """
-    return _simulated(config).look(config.machine, clock)
+    return _platform(config, clock, looking=True)
 
 
-def _simulated(config: Config) -> type[SimulatedPlatform]:
-    registry.check_built(config.platform or registry.detect())
+def _platform(config: Config, clock: Clock, *, looking: bool) -> Platform:
+    name = _name(config)
+    registry.check_built(name)
+    if name == SGX:
+        from rkeyserver.platforms.sgx import device  # noqa: PLC0415 - no other platform is loaded
+        from rkeyserver.platforms.sgx.platform import KeyPolicy, SgxPlatform  # noqa: PLC0415 - as above
+
+        return SgxPlatform.open(device.Device(device.DEVICE), KeyPolicy(_measured().seal_to))
     from rkeyserver.platforms.simulated.platform import SimulatedPlatform  # noqa: PLC0415 - no other platform is loaded
 
-    return SimulatedPlatform
+    return SimulatedPlatform.look(config.machine, clock) if looking else SimulatedPlatform.open(config.machine, clock)
 
 
-def warn_of_memory() -> None:
-    """Say so where the kernel does not hide key memory.
+def _name(config: Config) -> str:
+    return config.platform or registry.detect()
 
-    Raises: Unavailable if it gives none at all.
+
+def _measured() -> Measured:
+    """What is measured into the image that runs.
+
+    Raises: Misuse outside of an enclave; Corrupt.
+    """
+    from rkeyserver.platforms.sgx import device, measured  # noqa: PLC0415 - no other platform is loaded
+
+    device.Device(device.DEVICE).check()
+    try:
+        return parse_measured(measured.read_measured(measured.MEASURED))
+    except Misuse as error:
+        raise Corrupt(error.message, advice="Build the image again with `make enclave`.") from error
+
+
+def _verifier(platform: Platform) -> VerifierPool | InlineVerifier:
+    """What verifies: in processes of its own, or here where there can be none."""
+    if platform.starts_processes:
+        return VerifierPool(platform.name, min(MAX_WORKERS, os.cpu_count() or 1))
+    return InlineVerifier(registry.load_verifier(platform.name))
+
+
+def warn_of_memory(platform: Platform) -> None:
+    """Say so where neither the kernel nor the platform hides key memory.
+
+    Raises: Unavailable if the system gives none at all.
     """
     with SecretBytes(1) as probe:
-        if probe.kind is MemoryKind.LOCKED:
+        if probe.kind is MemoryKind.LOCKED and not platform.hides_memory:
             log.warning(
                 "No memfd_secret(2) here: keys lie in locked memory, out of swap and dumps, where root can read them. "
                 "%s",
@@ -138,13 +168,12 @@ class Parts:
 def assemble(config: Config) -> Iterator[Parts]:
     """Open platform, keystore and audit file, and put an instance together that has no keyring yet."""
     harden_process()
-    given = Given.read(config)
     clock = Clock()
     with contextlib.ExitStack() as stack:
+        given = Given.read(config, _measured() if _name(config) == SGX else None)
         platform = open_platform(config, clock)
-        warn_of_memory()
-        workers = min(MAX_WORKERS, os.cpu_count() or 1)
-        pool = VerifierPool(platform.name, workers)
+        warn_of_memory(platform)
+        pool = _verifier(platform)
         stack.callback(pool.close)
         pool.start()
         store = FileKeystore.open(config.keystore)
@@ -181,11 +210,6 @@ def assemble(config: Config) -> Iterator[Parts]:
             collateral=no_collateral if refresher is None else refresher.status,
         )
         stack.callback(instance.close)
-        if not platform.trusts_host and (given.policy is not None or given.admins is not None):
-            raise Misuse(
-                f"--policy and --admins say what to accept; platform {platform.name} does not take that from its host.",
-                advice="Leave them out; what its admins have signed is applied with `rkeyserver policy apply`.",
-            )
 
         def asking(policy: Policy, held: Held | None) -> Asking:
             return Asking(
@@ -209,7 +233,7 @@ def assemble(config: Config) -> Iterator[Parts]:
 
 
 def _collateral(
-    config: Config, platform: Platform, store: FileKeystore, pool: VerifierPool, clock: Clock
+    config: Config, platform: Platform, store: FileKeystore, pool: VerifierPool | InlineVerifier, clock: Clock
 ) -> Refresher | None:
     """What holds collateral and keeps it fresh; None where the platform has its own and nobody named another source.
 
@@ -235,7 +259,7 @@ def _collateral(
 
 
 def _with_collateral(
-    platform: Platform, pool: VerifierPool, refresher: Refresher | None
+    platform: Platform, pool: VerifierPool | InlineVerifier, refresher: Refresher | None
 ) -> tuple[dict[str, Verifier], Attester, Attester]:
     """Verifiers, and the attesters that grant and that ask."""
     if refresher is None:

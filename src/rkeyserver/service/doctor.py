@@ -71,9 +71,9 @@ def examine(config: Config, clock: Clock, open_platform: Open, ask: Ask, status:
     """
     looked = _Look(config, clock)
     steps: tuple[Callable[[], Iterator[Finding]], ...] = (
-        looked.memory,
         looked.record,
         lambda: looked.machine(open_platform),
+        looked.memory,
         looked.opens,
         looked.accepted,
         looked.around,
@@ -114,7 +114,7 @@ class _Look:
         return Finding(topic, State.BAD, error.message, error.advice)
 
     def memory(self) -> Iterator[Finding]:
-        yield surroundings.memory()
+        yield surroundings.memory(hidden=self._platform is not None and self._platform.hides_memory)
 
     def record(self) -> Iterator[Finding]:
         try:

@@ -30,6 +30,7 @@ from rkeyserver.exchange.messages import (
 from rkeyserver.exchange.standby import Asking, Greeting, Received
 from rkeyserver.service.http_client import CONNECT_SECONDS, body_of, client
 from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH, Hint, parse_hint
+from rkeyserver.service.vouching import in_its_time
 from rkeyserver.service.why import why
 
 EXCHANGE_SECONDS: Final = 20.0
@@ -83,7 +84,7 @@ async def _exchange(address: Address, asking: Asking) -> Received:
     greeting = Greeting.begin(asking)
     async with client(EXCHANGE_SECONDS, base_url=f"http://{address}") as asked:
         challenge = await _post(asked, HELLO_PATH, greeting.message, MAX_MESSAGE[Challenge])
-        requesting = greeting.challenged(challenge)
+        requesting = await in_its_time(asking.attester, greeting.challenged, challenge)
         grant = await _post(asked, HAND_OVER_PATH, requesting.message, MAX_MESSAGE[Grant])
     # Outside, so that nothing is waited for once the keyring is open: it would be lost to a deadline.
     return await requesting.granted(grant)

@@ -222,7 +222,7 @@ class Instance:
             "simulated": self.platform.simulated,
             "protects": self.platform.protects,
             "key_memory": str(memory),
-            "key_memory_hidden": memory is MemoryKind.MEMFD_SECRET,
+            "key_memory_hidden": self.platform.hides_memory or memory is MemoryKind.MEMFD_SECRET,
             "started": utc(self.started),
             "hand_overs": self.granted,
             "refused": dict(self.refused),

@@ -29,7 +29,7 @@ from rkeyserver.service.audit import Peer
 from rkeyserver.service.given import Given
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.routes import Hint
-from rkeyserver.service.start import domain_default, open_own
+from rkeyserver.service.start import joiner_default, open_own
 
 FIRST_SECONDS: Final = 6.0  # for all hosts together, where an own record could be served meanwhile
 FIRST_DELAY: Final = 0.25
@@ -73,7 +73,7 @@ class Joiner:
     def _asking(self, own: Own) -> Asking:
         if isinstance(own, Opened):
             return self.asking(parse_policy(own.keyring.header.policy), held_of(own.keyring))
-        return self.asking(self.given.policy or domain_default(self.instance), None)
+        return self.asking(self.given.policy or joiner_default(self.instance), None)
 
     async def try_hosts(self, own: Own, first: Address | None = None) -> None:
         """Ask each host in order, `first` before the others; store and hold the first keyring that may be adopted.

@@ -23,7 +23,9 @@ class _Status:
         yield _gauge("serving", "Whether a keyring is held.", found["domain"] is not None)
         yield _gauge("peers", "Machines that hold the keyring, as far as this instance knows.", len(found["peers"]))
         yield _gauge("ways_back", "What could give the key back. At one, act.", found["ways_back_total"])
-        yield _gauge("key_memory_hidden", "Whether the kernel hides the key from root.", found["key_memory_hidden"])
+        yield _gauge(
+            "key_memory_hidden", "Whether kernel or processor hide the key from root.", found["key_memory_hidden"]
+        )
         yield _gauge("record_readable", "Whether the record can be read.", not found["record_problem"])
         handed = CounterMetricFamily("rkeyserver_hand_overs", "Keyrings handed over since the start.")
         handed.add_metric([], found["hand_overs"])

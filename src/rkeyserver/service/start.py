@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from rkeyserver.appraisal.defaults import default_policy
+from rkeyserver.appraisal.defaults import default_policy, joining_policy
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Rejected
@@ -33,6 +33,12 @@ def domain_default(instance: Instance) -> Policy:
         isv_prod_id=platform.isv_prod_id,
         machine=platform.attester_identity().machine,
     )
+
+
+def joiner_default(instance: Instance) -> Policy:
+    """What this instance goes by to join a domain without being given a policy."""
+    platform = instance.platform
+    return joining_policy(platform.name, mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id)
 
 
 async def start_primary(config: Config, instance: Instance, own: Own, given: Given) -> None:

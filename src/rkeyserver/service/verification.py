@@ -38,6 +38,12 @@ class InlineVerifier:
         self._function = function
         self._held: tuple[bytes, ...] = ()
 
+    def start(self) -> None:
+        """As VerifierPool.start(): there is nothing to start."""
+
+    def close(self) -> None:
+        """As VerifierPool.close()."""
+
     def hold(self, held: tuple[bytes, ...]) -> None:
         """As VerifierPool.hold()."""
         self._held = held

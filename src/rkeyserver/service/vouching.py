@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
 
 from rkeyserver.attestation.evidence import Attester, Identity
 from rkeyserver.attestation.sgx.claims import SgxClaims
@@ -11,7 +16,22 @@ from rkeyserver.errors import Unavailable
 from rkeyserver.exchange.attested import Verifier
 from rkeyserver.service.held import HeldCollateral
 
+A = TypeVar("A")
+T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+async def in_its_time(attester: Attester, vouches: Callable[[A], T], argument: A) -> T:
+    """vouches(argument), which has `attester` give evidence: beside the event loop where that one waits for it."""
+    if attester.waits:
+        return await asyncio.get_running_loop().run_in_executor(_beside(), vouches, argument)
+    return vouches(argument)
+
+
+@cache
+def _beside() -> ThreadPoolExecutor:
+    """One thread, for there is one quoting enclave, and an enclave has not many threads."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="evidence")
 
 
 @dataclass(frozen=True)
@@ -24,6 +44,11 @@ class AttesterWithHeld:
     attester: Attester
     held: HeldCollateral
     asks: bool
+
+    @property
+    def waits(self) -> bool:
+        """As evidence.Attester."""
+        return self.attester.waits
 
     def attester_identity(self) -> Identity:
         """As evidence.Attester."""

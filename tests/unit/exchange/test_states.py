@@ -41,7 +41,9 @@ def test_both_know_afterwards_whom_they_dealt_with_and_by_which_policy(pair: Pai
     accepted = pair.primary.granter.appraise(proved, pair.primary.policy)
     assert (accepted.verdict.claims, accepted.verdict.policy) == (proved.claims, pair.primary.policy.digest)
     assert accepted.verdict.at == NOW
-    received = granted(requesting, pair.primary.granter.grant(accepted, pair.primary.keyring))
+    received = granted(
+        requesting, pair.primary.granter.grant(pair.primary.granter.seal(accepted, pair.primary.keyring))
+    )
     assert received.verdict.claims.identity == pair.primary.platform.attester_identity()
     assert received.verdict.policy == pair.standby.policy.digest
     assert received.keyring.same_as(pair.primary.keyring)
@@ -53,7 +55,7 @@ def test_the_keyring_is_not_touched_before_the_verdict(pair: Pair) -> None:
     proved = asyncio.run(pair.primary.granter.prove(requesting.message, pair.primary.policy))
     accepted = pair.primary.granter.appraise(proved, pair.primary.policy)
     assert pair.primary.keyring.released == 0
-    pair.primary.granter.grant(accepted, pair.primary.keyring)
+    pair.primary.granter.grant(pair.primary.granter.seal(accepted, pair.primary.keyring))
     assert pair.primary.keyring.released == 1
 
 
@@ -145,6 +147,8 @@ def test_no_state_shows_a_key(pair: Pair) -> None:
 
 class NoEvidence:
     """A platform that gives no evidence now."""
+
+    waits = False
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity

@@ -21,7 +21,7 @@ from rkeyserver.appraisal.appraise import Verdict
 from rkeyserver.appraisal.change import Signature, digest, parse_change
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.messages import RequestClaims
-from rkeyserver.exchange.primary import Accepted, Proved
+from rkeyserver.exchange.primary import Accepted, Proved, Sealed
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.app import grant
 from rkeyserver.service.audit import Audit, Line
@@ -467,11 +467,14 @@ def granting(domain: Domain, monkeypatch: pytest.MonkeyPatch, given: list[str]) 
     def appraise(*_args: object) -> Accepted:
         return Accepted(Verdict(claims=PEER_CLAIMS, policy="", at=NOW), request, bytes(64))
 
-    def handed(_accepted: Accepted, keyring: Keyring) -> bytes:
+    def sealed(accepted: Accepted, keyring: Keyring) -> Sealed:
         given.append(keyring.header.policy)
-        return bytes(keyring.view[:4])
+        return Sealed(accepted, bytes(keyring.view[:4]))
 
-    for name, fake in (("prove", prove), ("appraise", appraise), ("grant", handed)):
+    def handed(made: Sealed) -> bytes:
+        return made.ciphertext
+
+    for name, fake in (("prove", prove), ("appraise", appraise), ("seal", sealed), ("grant", handed)):
         monkeypatch.setattr(domain.scene.granter, name, fake)
 
     async def hand_over() -> bytes:

@@ -8,6 +8,7 @@ import pytest
 from tests.fakes.scene import DEFAULT
 from tests.fakes.signing import HERE, admins_table, policy_text
 
+from rkeyserver.appraisal.measured import parse_measured
 from rkeyserver.appraisal.policy import MAX_POLICY, parse_policy
 from rkeyserver.config import Config
 from rkeyserver.errors import Misuse
@@ -23,7 +24,7 @@ def given(tmp_path: Path, policy: bytes | str | None = None, admins: bytes | str
         paths[name] = None if data is None else tmp_path / f"{name}.toml"
         if data is not None:
             (tmp_path / f"{name}.toml").write_bytes(data.encode() if isinstance(data, str) else data)
-    return Given.read(Config(**paths))  # type: ignore[arg-type]  # a test says it
+    return Given.read(Config(**paths), None)  # type: ignore[arg-type]  # a test says it
 
 
 def test_nothing_given(tmp_path: Path) -> None:
@@ -75,9 +76,26 @@ def test_what_is_wrong_is_named_with_its_file(tmp_path: Path, which: str, data: 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match=r"The policy file .*none cannot be read: No such file"):
-        Given.read(Config(policy=tmp_path / "none"))
+        Given.read(Config(policy=tmp_path / "none"), None)
 
 
 def test_a_folder(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match=r"The admins file .* cannot be read: Is a directory"):
-        Given.read(Config(admins=tmp_path))
+        Given.read(Config(admins=tmp_path), None)
+
+
+MEASURED = parse_measured('seal_to = "mrsigner"\n' + OF_ALICE)
+
+
+@pytest.mark.parametrize("option", ["policy", "admins", "socket"])
+def test_where_an_image_says_it_the_host_does_not(tmp_path: Path, option: str) -> None:
+    with pytest.raises(Misuse, match=f"--{option} is a host's word on what to accept"):
+        Given.read(Config(**{option: tmp_path / "any"}), MEASURED)  # type: ignore[arg-type]  # a test says it
+
+
+def test_what_is_measured_is_in_a_new_domain_s_policy_and_is_what_a_joiner_goes_by() -> None:
+    found = Given.read(Config(), MEASURED)
+    made = found.for_a_new_domain(DEFAULT)
+    assert found.admins == made.admins == MEASURED.admins
+    assert made.text.startswith(DEFAULT.text.rstrip())
+    assert made.recovery is None

@@ -132,7 +132,7 @@ class Recorder:
         policy = parse_policy(self.shared["policy"])
         keyring = Keyring.parse(key_memory(self.hex("keyring")))
         accepted = granter.appraise(asyncio.run(granter.prove(request, policy)), policy)
-        found = granter.grant(accepted, keyring)
+        found = granter.grant(granter.seal(accepted, keyring))
         keyring.close()
         granter.close()
         return found

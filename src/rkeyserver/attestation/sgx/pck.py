@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from rkeyserver.attestation.sgx.model import SGX_EXTENSION
+from rkeyserver.errors import Reason, Rejected
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
+PPID_SIZE: Final = 16
 _ARCS: Final = bytes.fromhex("2a864886f84d010d01")  # the contents of that OID's encoding; what follows is one byte each
 _SEQUENCE: Final = 0x30
 _BOOLEAN: Final = 0x01
@@ -70,6 +72,31 @@ def read_extension(certificate: Certificate) -> PckFields:
         cached_keys=str(values.get(b"\7\2", "Undefined")),
         smt=str(values.get(b"\7\3", "Undefined")),
     )
+
+
+def ppid_of(chain: bytes) -> str:
+    """The PPID (hex) that the first certificate of a PEM chain names, as a quote carries it.
+
+    Raises: Rejected(MALFORMED).
+    """
+    from cryptography import x509  # noqa: PLC0415 - as all of X.509
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - late: what a start does not need
+
+    try:
+        found = read_extension(x509.load_pem_x509_certificates(chain)[0]).ppid
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+    ) as error:
+        raise Rejected(Reason.MALFORMED, f"The quote's PCK certificate cannot be read: {error}.") from error
+    if len(found) != 2 * PPID_SIZE or not int(found, 16):
+        raise Rejected(Reason.MALFORMED, f"The quote's PCK certificate names no processor: its PPID is {found!r}.")
+    return found
 
 
 def _values(der: bytes) -> Iterator[tuple[bytes, bytes | int]]:

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from rkeyserver.attestation.sgx import quote
-from rkeyserver.attestation.sgx.anchors import TrustAnchor
+from rkeyserver.attestation.sgx.anchors import INTEL_SGX_ROOT, TrustAnchor
 from rkeyserver.attestation.sgx.claims import SgxClaims, from_library
 from rkeyserver.attestation.sgx.collateral import Collateral, crl_issued, decode
 from rkeyserver.clock import utc
@@ -47,6 +47,9 @@ class SgxVerifier:
             expected_report_data=expected_report_data,
             now=now,
         )
+
+
+INTEL_SGX: Final = SgxVerifier(platform="sgx", anchor=INTEL_SGX_ROOT)
 
 
 def verify(

@@ -66,6 +66,9 @@ class SimulatedPlatform:
     name = "simulated"
     simulated = True
     trusts_host = True
+    hides_memory = False
+    starts_processes = True
+    waits = False
     protects = PROTECTS
     verify = anchor.verify
 
