@@ -31,6 +31,7 @@ from rkeyserver.clock import Clock
 from rkeyserver.keyring.derivation import derive_into
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import open_keyring
+from rkeyserver.platforms.interface import Platform
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.sealing.record import parse
 from rkeyserver.secret import SecretBytes
@@ -197,7 +198,10 @@ def wait_for_end_of(pid: int) -> None:
 
 @dataclass
 class Machine:
-    """A simulated machine: the folder of its processor, its keystore, and its two addresses."""
+    """A simulated machine: the folder of its processor, its keystore, and its two addresses.
+
+    A machine of another platform differs in program(), platform_words() and platform() (tests/sgx/machines.py).
+    """
 
     name: str
     folder: Path
@@ -250,17 +254,33 @@ class Machine:
         """The kept copies, by name."""
         return sorted(self.folder.glob("rkey.bin.kept.*"))
 
+    def program(self) -> list[str]:
+        """What is started."""
+        return list(PROGRAM)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """What it is started with."""
+        return environment(**more)
+
+    def platform_words(self) -> list[str]:
+        """The options that say which machine this is."""
+        return ["--platform", "simulated", "--machine", str(self.processor)]
+
+    def platform(self) -> Platform:
+        """The same machine, in this process."""
+        return SimulatedPlatform.open(self.processor, Clock())
+
     def words(self) -> list[str]:
         """The options that make a process this machine's."""
         return [
-            *("--platform", "simulated", "--machine", str(self.processor), "--keystore", str(self.keystore)),
+            *(*self.platform_words(), "--keystore", str(self.keystore)),
             *("--listen", self.address, "--ops", self.ops),
         ]
 
     def begin(self, *words: str, under: Sequence[str] = (), **env: str) -> Running:
         """Start a process with more options; do not wait for it. Of an option said twice the last counts."""
-        command = [*under, *PROGRAM, *self.words(), *words]
-        running = Running(command, cwd=self.folder, env=environment(**env))
+        command = [*under, *self.program(), *self.words(), *words]
+        running = Running(command, cwd=self.folder, env=self.environment(**env))
         self.started.append(running)
         return running
 
@@ -327,7 +347,7 @@ def rkeyserver(*words: str, cwd: Path, **env: str) -> Ended:
 
 def opened(machine: Machine) -> Keyring:
     """The keyring in a machine's record, opened here as the machine itself opens it; the caller closes it."""
-    return open_keyring(parse(machine.record), SimulatedPlatform.open(machine.processor, Clock()))
+    return open_keyring(parse(machine.record), machine.platform())
 
 
 def key_proof(machine: Machine) -> str:
