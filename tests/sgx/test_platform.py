@@ -20,7 +20,7 @@ from rkeyserver.attestation.sgx.bundle import read_bundle
 from rkeyserver.attestation.sgx.verify import SgxVerifier
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.platforms import registry
-from rkeyserver.platforms.interface import Platform
+from rkeyserver.platforms.interface import Platform, VerifyFunction
 from rkeyserver.platforms.sgx.device import MAX_QUOTE, Device
 from rkeyserver.platforms.sgx.platform import KeyPolicy, SgxPlatform
 from rkeyserver.platforms.simulated.processor import open_processor
@@ -100,7 +100,11 @@ def test_evidence_is_genuine_under_its_root_and_under_no_other(device: Device) -
     now = entry.fetched
     claims = SgxVerifier("sgx", anchor_of(private_authority()))(evidence, entry.encoded, DATA, now)
     assert (claims.platform, claims.mrenclave, claims.report_data) == ("sgx", IMAGE.mrenclave, DATA)
-    others = [SgxVerifier("sgx", INTEL_SGX_ROOT), registry.load_verifier("sgx"), registry.load_verifier("simulated")]
+    others: list[VerifyFunction] = [
+        SgxVerifier("sgx", INTEL_SGX_ROOT),
+        registry.load_verifier("sgx"),
+        registry.load_verifier("simulated"),
+    ]
     for verify in others:
         with pytest.raises(Rejected) as raised:
             verify(evidence, entry.encoded, DATA, now)
