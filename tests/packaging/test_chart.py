@@ -1,0 +1,396 @@
+"""The Helm chart: rendered by Helm's engine, valid Kubernetes objects, confined, and never two instances that mint."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
+import pytest
+import yaml
+from tests.fakes.processes import Machines
+from tests.packaging.said import PACKAGING, PROGRAM, STATE, check_paths, configured
+
+import rkeyserver
+from rkeyserver.config import Config
+
+CHART = PACKAGING / "helm" / "rkeyserver"
+EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
+OLDEST, NEWEST = "1.29", kubernetes_validate.latest_version()
+Values = dict[str, Any]
+Thing = dict[str, Any]
+
+
+def example(name: str) -> Values:
+    found: Values = yaml.safe_load((CHART / "examples" / f"{name}.yaml").read_text())
+    return found
+
+
+# What an operator could get wrong, and the words that tell him. Each starts from a file that is right.
+def _no_domain(values: Values) -> None:
+    del values["domain"]
+
+
+def _another_domain(values: Values) -> None:
+    values["domain"] = "00112233-4455-6677-8899-aabbccddeeff"
+
+
+def _first_with_domain(values: Values) -> None:
+    values["firstStart"] = True
+
+
+def _first_of_two(values: Values) -> None:
+    values["machines"].append({"name": "two", "node": "worker-2", "folder": "/var/lib/rkeyserver"})
+
+
+def _first_that_asks(values: Values) -> None:
+    values["hosts"] = ["198.51.100.7"]
+
+
+def _first_that_is_none(values: Values) -> None:
+    values["primary"] = ""
+
+
+def _no_machine(values: Values) -> None:
+    values["machines"] = []
+
+
+def _two_of_a_name(values: Values) -> None:
+    values["machines"][1]["name"] = "one"
+
+
+def _two_on_a_node(values: Values) -> None:
+    values["machines"][1]["node"] = "worker-1"
+
+
+def _no_state(values: Values) -> None:
+    del values["machines"][0]["folder"]
+
+
+def _two_states(values: Values) -> None:
+    values["machines"][0]["claim"] = "one"
+
+
+def _two_primaries(values: Values) -> None:
+    values["primary"] = ["one", "two"]
+
+
+def _primary_elsewhere(values: Values) -> None:
+    values["primary"] = "four"
+
+
+def _nobody_to_ask(values: Values) -> None:
+    values["machines"] = values["machines"][:1]
+    values["primary"] = ""
+
+
+def _latest(values: Values) -> None:
+    values["image"] = {"repository": "registry.example/rkeyserver", "tag": "latest"}
+
+
+def _not_pinned(values: Values) -> None:
+    values["image"] = {"repository": "registry.example/rkeyserver"}
+
+
+def _plain_pccs(values: Values) -> None:
+    values["pccs"]["url"] = "http://pccs.example:8081/sgx/certification/v4"
+
+
+def _pccs_ca_elsewhere(values: Values) -> None:
+    values["pccs"]["ca"] = "../pccs-ca.pem"
+
+
+def _no_pccs_for_aesmd(values: Values) -> None:
+    values["pccs"] = {}
+
+
+def _unknown(values: Values) -> None:
+    values["replicas"] = 2
+
+
+def _words_for_the_shell(values: Values) -> None:
+    values["hosts"] = ["198.51.100.7 --domain"]
+
+
+def _no_aesmd_image(values: Values) -> None:
+    del values["aesmd"]["image"]
+
+
+def _a_number_of_bytes(values: Values) -> None:
+    values["epc"] = "a lot"
+
+
+WRONG: dict[str, tuple[str, Callable[[Values], None], str]] = {
+    "no domain": ("primary-and-backups", _no_domain, "/domain"),
+    "a domain that is none": ("primary-and-backups", _another_domain, "/domain"),
+    "a first start of a domain that is there": ("primary-and-backups", _first_with_domain, "/domain"),
+    "a first start of two": ("first", _first_of_two, "/machines"),
+    "a first start that asks": ("first", _first_that_asks, "/hosts"),
+    "a first start that is no primary": ("first", _first_that_is_none, "/primary"),
+    "no machine": ("primary-and-backups", _no_machine, "/machines"),
+    "two of a name": ("primary-and-backups", _two_of_a_name, "two are named one"),
+    "two on a machine": ("primary-and-backups", _two_on_a_node, "two are on the node worker-1"),
+    "no state": ("primary-and-backups", _no_state, "/machines/0"),
+    "two states": ("primary-and-backups", _two_states, "/machines/0"),
+    "two primaries": ("primary-and-backups", _two_primaries, "/primary"),
+    "a primary that is no machine": ("primary-and-backups", _primary_elsewhere, "four is none of machines"),
+    "nobody to ask": ("primary-and-backups", _nobody_to_ask, "nobody to ask"),
+    "the latest image": ("primary-and-backups", _latest, "/image"),
+    "an image that is not pinned": ("primary-and-backups", _not_pinned, "/image"),
+    "a PCCS without TLS": ("primary-and-backups", _plain_pccs, "/pccs/url"),
+    "a CA that the enclave cannot reach": ("primary-and-backups", _pccs_ca_elsewhere, "/pccs/ca"),
+    "no PCCS for aesmd": ("primary-and-backups", _no_pccs_for_aesmd, "a quote needs this machine's certificate"),
+    "a key that is none": ("primary-and-backups", _unknown, "additional properties 'replicas'"),
+    "two words in one": ("primary-and-backups", _words_for_the_shell, "/hosts/0"),
+    "no image of aesmd": ("primary-and-backups", _no_aesmd_image, "/aesmd/image"),
+    "a size that is none": ("primary-and-backups", _a_number_of_bytes, "/epc"),
+}
+
+
+def changed(name: str) -> Values:
+    start, change, _ = WRONG[name]
+    values = copy.deepcopy(example(start))
+    change(values)
+    return values
+
+
+@functools.cache
+def rendered() -> dict[str, Any]:
+    """All cases at once, by their names, and what lint found."""
+    named = {path.stem: {"values": example(path.stem), "upgrade": False} for path in EXAMPLES}
+    named |= {name: {"values": changed(name), "upgrade": False} for name in WRONG}
+    named["upgraded as first"] = {"values": example("first"), "upgrade": True}
+    named["as it is shipped"] = {"values": {}, "upgrade": False}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("render.py")],
+        input=json.dumps({"chart": str(CHART), "cases": list(named.values())}),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    found = json.loads(done.stdout)
+    return {"lint": found["lint"], **dict(zip(named, found["results"], strict=True))}
+
+
+def things(name: str) -> list[Thing]:
+    """The objects that are made of an example."""
+    texts: dict[str, str] = rendered()[name]["manifests"]
+    every = [yaml.safe_load_all(text) for path, text in texts.items() if path.endswith(".yaml")]
+    return [thing for documents in every for thing in documents if thing is not None]
+
+
+def of_kind(name: str, kind: str) -> list[Thing]:
+    return [thing for thing in things(name) if thing["kind"] == kind]
+
+
+def pods(name: str) -> dict[str, Thing]:
+    """Of each machine, what its pod is made of."""
+    sets = of_kind(name, "StatefulSet")
+    return {one["metadata"]["labels"]["rkeyserver/machine"]: one["spec"]["template"]["spec"] for one in sets}
+
+
+def containers(pod: Thing) -> Iterator[Thing]:
+    yield from pod.get("initContainers", [])
+    yield from pod["containers"]
+
+
+def configs(name: str) -> dict[str, Config]:
+    return {machine: configured(pod["containers"][0]["args"]) for machine, pod in pods(name).items()}
+
+
+each_example = pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
+
+
+def test_lint_finds_no_fault() -> None:
+    found = rendered()["lint"]
+    assert found["errors"] == []
+    assert [one["error"] for one in found["messages"]] == ["icon is recommended"]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_refused_in_words(name: str) -> None:
+    found = rendered()[name]
+    assert "manifests" not in found
+    assert WRONG[name][2] in found["error"]
+
+
+def test_no_upgrade_makes_a_key() -> None:
+    assert "firstStart is for the installation alone" in rendered()["upgraded as first"]["error"]
+
+
+def test_nothing_is_made_of_values_that_nobody_gave() -> None:
+    assert "/image/repository" in rendered()["as it is shipped"]["error"]
+
+
+@each_example
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_objects_are_valid(name: str, version: str) -> None:
+    for thing in things(name):
+        kubernetes_validate.validate(thing, version, strict=True)
+
+
+def test_an_object_that_is_not_valid_would_be_found() -> None:
+    (one,) = of_kind("first", "StatefulSet")
+    one["spec"]["template"]["spec"]["containers"][0]["securityContext"]["privilegd"] = False
+    with pytest.raises(kubernetes_validate.ValidationError, match="privilegd"):
+        kubernetes_validate.validate(one, NEWEST, strict=True)
+
+
+@each_example
+def test_nothing_else_is_made(name: str) -> None:
+    kinds = {"ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount", "StatefulSet"}
+    assert {thing["kind"] for thing in things(name)} <= kinds, "no ingress, no role, no secret"
+    (service,) = of_kind(name, "Service")
+    assert service["spec"]["clusterIP"] == "None"
+    assert [port["port"] for port in service["spec"]["ports"]] == [8888]
+
+
+@each_example
+def test_one_instance_for_each_machine(name: str) -> None:
+    asked = {one["name"]: one for one in example(name)["machines"]}
+    assert set(pods(name)) == set(asked)
+    for one in of_kind(name, "StatefulSet"):
+        assert one["spec"]["replicas"] == 1
+        assert one["spec"]["updateStrategy"] == {"type": "OnDelete"}
+        assert one["spec"]["selector"]["matchLabels"].items() <= one["spec"]["template"]["metadata"]["labels"].items()
+    for machine, pod in pods(name).items():
+        assert pod["nodeSelector"]["kubernetes.io/hostname"] == asked[machine]["node"]
+        (state,) = [one for one in pod["volumes"] if one["name"] == "state"]
+        if "folder" in asked[machine]:
+            assert state["hostPath"] == {"path": asked[machine]["folder"], "type": "Directory"}
+        else:
+            assert state["persistentVolumeClaim"] == {"claimName": asked[machine]["claim"]}
+
+
+@each_example
+def test_arguments_are_ones_that_the_program_takes(name: str) -> None:
+    values = example(name)
+    for config in configs(name).values():
+        check_paths(config)
+        assert config.keystore.parent == STATE
+        assert config.domain == values.get("domain")
+        assert config.pccs == values.get("pccs", {}).get("url")
+
+
+def test_only_the_first_start_can_make_a_key_and_there_is_one() -> None:
+    """Without a domain and without a host: that is what mints on an empty keystore."""
+    minting = {
+        (path.stem, machine)
+        for path in EXAMPLES
+        for machine, config in configs(path.stem).items()
+        if config.domain is None or not (config.hosts or config.domain)
+    }
+    assert minting == {("first", "one")}
+
+
+def test_one_primary_or_none() -> None:
+    primaries = {path.stem: [m for m, config in configs(path.stem).items() if not config.hosts] for path in EXAMPLES}
+    assert primaries == {"first": ["one"], "primary-and-backups": ["one"], "at-rest": []}
+
+
+def test_each_backup_asks_every_other_machine() -> None:
+    found = configs("primary-and-backups")
+    (service,) = of_kind("primary-and-backups", "Service")
+    domain = f"{service['metadata']['name']}.keys.svc.cluster.local"
+    names = {f"{one['metadata']['name']}-0.{domain}" for one in of_kind("primary-and-backups", "StatefulSet")}
+    assert {host.host for host in found["two"].hosts} == {name for name in names if "-two-" not in name}
+    assert {host.port for host in found["two"].hosts} == {8888}
+    assert {one["spec"]["serviceName"] for one in of_kind("primary-and-backups", "StatefulSet")} == {
+        service["metadata"]["name"]
+    }
+    assert [str(host) for host in configs("at-rest")["one"].hosts][1:] == ["198.51.100.7:8888", "[2001:db8::7]:8888"]
+
+
+@each_example
+def test_confined(name: str) -> None:
+    for pod in pods(name).values():
+        assert not {"hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"} & set(pod)
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for one in containers(pod):
+            context = one["securityContext"]
+            assert context["runAsUser"] == context["runAsGroup"] >= 10_000
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert "privileged" not in context
+            assert not {"env", "envFrom", "livenessProbe", "lifecycle"} & set(one)
+            assert re.search(r":[0-9][\w.-]*$|@sha256:[0-9a-f]{64}$", one["image"])
+            assert [port["containerPort"] for port in one.get("ports", [])] in ([], [8888])
+    (account,) = of_kind(name, "ServiceAccount")
+    assert account["automountServiceAccountToken"] is False
+
+
+@each_example
+def test_sgx_resources_by_the_names_of_the_device_plugin(name: str) -> None:
+    for pod in pods(name).values():
+        sgx = {
+            one["name"]: {key for key in one["resources"]["limits"] if key.startswith("sgx.intel.com/")}
+            for one in containers(pod)
+        }
+        enclave = {"sgx.intel.com/epc", "sgx.intel.com/enclave"}
+        assert sgx.pop("rkeyserver") == enclave, "quotes are aesmd's work"
+        assert all(one == enclave | {"sgx.intel.com/provision"} for one in sgx.values())
+
+
+@each_example
+def test_network(name: str) -> None:
+    (policy,) = of_kind(name, "NetworkPolicy")
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    (ingress,) = policy["spec"]["ingress"]
+    assert ingress["ports"] == [{"port": "peers", "protocol": "TCP"}]
+    blocks = [one["ipBlock"]["cidr"] for one in ingress["from"] if "ipBlock" in one]
+    assert blocks == example(name)["networkPolicy"].get("peers", [])
+    assert all(rule.get("to") for rule in policy["spec"]["egress"])
+
+
+@each_example
+def test_a_drained_node_takes_one_machine(name: str) -> None:
+    (budget,) = of_kind(name, "PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+
+
+def test_aesmd_asks_the_pccs_and_verifies_it() -> None:
+    (settings,) = of_kind("first", "ConfigMap")
+    asked = json.loads(settings["data"]["sgx_default_qcnl.conf"])
+    assert asked["use_secure_cert"] is True
+    assert asked["pccs_url"] == example("first")["pccs"]["url"] + "/"
+    assert of_kind("at-rest", "ConfigMap") == []
+    (socket,) = [one for one in pods("at-rest")["one"]["volumes"] if one["name"] == "aesmd"]
+    assert socket["hostPath"] == {"path": "/run/aesmd", "type": "Directory"}
+
+
+def test_version_is_the_programs() -> None:
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == rkeyserver.__version__
+
+
+def ready(ops: str, folder: Path) -> int:
+    """What the readiness probe says of an instance that listens elsewhere than in a container."""
+    (shell, option, line) = pods("first")["one"]["containers"][0]["readinessProbe"]["exec"]["command"]
+    program = folder / "program"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rkeyserver "$@" --ops {ops}\n')
+    program.chmod(0o755)
+    assert line.startswith(PROGRAM)
+    moved = [shell, option, line.replace(PROGRAM, str(program))]
+    env = {"PYTHONPATH": str(PACKAGING.parent / "src"), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(moved, env=env, capture_output=True, check=False, timeout=30).returncode
+
+
+def test_ready_with_a_keyring_and_not_before(machines: Machines, tmp_path: Path) -> None:
+    primary, backup = machines("primary"), machines("backup")
+    assert ready(primary.ops, tmp_path) != 0, "nothing answers"
+    running = backup.begin("-i", primary.address, "--wait", "600")
+    running.err.wait_for("Asking again")
+    assert ready(backup.ops, tmp_path) != 0, "it has no keyring yet"
+    primary.start()
+    running.ready()
+    assert ready(backup.ops, tmp_path) == 0
