@@ -1,7 +1,7 @@
 """Renders the chart as `helm template` does, by Helm's own engine; in a process of its own, for it brings Go's runtime.
 
-Reads from stdin, as JSON, the chart's folder and cases {values, upgrade}; writes for each {manifests} or {error}, and
-what `helm lint --strict` finds with the values of the first.
+Reads from stdin, as JSON, the chart's folder and cases {values, upgrade, name}; writes for each {manifests} or {error},
+and what `helm lint --strict` finds with the values of the first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
             upgrade = case["upgrade"]
             try:
                 manifests = chart.render(
-                    case["values"], name="prod", namespace="keys", is_install=not upgrade, is_upgrade=upgrade
+                    case["values"], name=case["name"], namespace="keys", is_install=not upgrade, is_upgrade=upgrade
                 )
                 results.append({"manifests": manifests})
             except helm.HelmError as error:

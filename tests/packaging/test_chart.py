@@ -161,13 +161,20 @@ def changed(name: str) -> Values:
     return values
 
 
+def case(values: Values, *, upgrade: bool = False, name: str = "prod") -> dict[str, object]:
+    return {"values": values, "upgrade": upgrade, "name": name}
+
+
 @functools.cache
 def rendered() -> dict[str, Any]:
     """All cases at once, by their names, and what lint found."""
-    named = {path.stem: {"values": example(path.stem), "upgrade": False} for path in EXAMPLES}
-    named |= {name: {"values": changed(name), "upgrade": False} for name in WRONG}
-    named["upgraded as first"] = {"values": example("first"), "upgrade": True}
-    named["as it is shipped"] = {"values": {}, "upgrade": False}
+    named = {path.stem: case(example(path.stem)) for path in EXAMPLES}
+    named |= {name: case(changed(name)) for name in WRONG}
+    named["upgraded as first"] = case(example("first"), upgrade=True)
+    named["as it is shipped"] = case({})
+    long = example("first") | {"primary": "m" * 24}
+    long["machines"][0]["name"] = "m" * 24
+    named["of long names"] = case(long, name="r" * 53)
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("render.py")],
         input=json.dumps({"chart": str(CHART), "cases": list(named.values())}),
@@ -242,6 +249,14 @@ def test_an_object_that_is_not_valid_would_be_found() -> None:
     one["spec"]["template"]["spec"]["containers"][0]["securityContext"]["privilegd"] = False
     with pytest.raises(kubernetes_validate.ValidationError, match="privilegd"):
         kubernetes_validate.validate(one, NEWEST, strict=True)
+
+
+def test_no_name_is_too_long() -> None:
+    (one,) = of_kind("of long names", "StatefulSet")
+    name = one["metadata"]["name"]
+    assert name.endswith("-" + "m" * 24)
+    assert len(name) <= 52, "Kubernetes puts a hash behind it, into a label of 63 characters"
+    kubernetes_validate.validate(one, NEWEST, strict=True)
 
 
 @each_example

@@ -56,7 +56,9 @@ def check(text: str) -> None:
     found.to_spec()
 
 
-READY = {**example(commented=True), "RKEY_DOMAIN": DOMAIN, "RKEY_HOST": "rk1.example"}
+# What only the host knows, and what the first start says.
+OWN = {"SGX_GID": "106", "SGX_PRV_GID": "107"}
+READY = {**example(commented=True), **OWN, "RKEY_DOMAIN": DOMAIN, "RKEY_HOST": "rk1.example"}
 
 
 def service(name: str) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def service(name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("env", [example(), READY], ids=["as it is shipped", "with everything said"])
+@pytest.mark.parametrize("env", [{**example(), **OWN}, READY], ids=["before the first start", "with everything said"])
 def test_of_the_form_that_compose_takes(env: Mapping[str, str]) -> None:
     check(told(env))
 
@@ -99,6 +101,11 @@ def test_every_variable_is_in_the_example_and_the_other_way_round() -> None:
 def test_what_is_needed_is_asked_for(name: str) -> None:
     with pytest.raises(LookupError, match=r"this host|by tag or digest"):
         told({**READY, name: ""})
+
+
+def test_as_it_is_shipped_it_asks_for_the_groups_of_the_host() -> None:
+    with pytest.raises(LookupError, match="the group sgx on this host"):
+        told(example())
 
 
 @pytest.mark.parametrize("name", ["aesmd", "pccs", *SERVERS])

@@ -45,7 +45,7 @@ def test_files_that_are_named_are_there(page: str) -> None:
     named = set(re.findall(r"\bpackaging/[\w./-]*\w", text)) - {"packaging/docker/.env"}
     # `make enclave` and its page come with the enclave.
     missing = {name for name in named if not (PACKAGING.parent / name).exists()}
-    assert missing <= {"packaging/rkeyserver.manifest.template", "packaging/docker/Dockerfile.test"}
+    assert missing <= {"packaging/rkeyserver.manifest.template"}
 
 
 @pytest.mark.parametrize("path", [*(DOCS / "operations" / page for page in PAGES), DOCS / "adr" / "0024-deployment.md"])

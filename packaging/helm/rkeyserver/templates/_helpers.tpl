@@ -1,5 +1,6 @@
+{{/* With a machine's name, a StatefulSet's may have 52 characters. */}}
 {{- define "rkeyserver.name" -}}
-{{ printf "%s-rkeyserver" .Release.Name | trunc 30 | trimSuffix "-" }}
+{{ printf "%s-rkeyserver" .Release.Name | trunc 27 | trimSuffix "-" }}
 {{- end }}
 
 {{- define "rkeyserver.selector" -}}
