@@ -204,6 +204,9 @@ def test_stopped_as_the_program_stops() -> None:
 def test_aesmd_asks_the_pccs_and_verifies_it() -> None:
     asked = json.loads((FOLDER / "sgx_default_qcnl.conf").read_text())
     assert asked["use_secure_cert"] is True
+    assert asked["pck_cache_expire_hours"] >= 24 * 30, "a machine has to start while the PCCS is away"
+    kept = {one["target"]: one["source"] for one in service("aesmd")["volumes"]}
+    assert kept["/var/opt/aesmd"] == "quoting"
     port = service("pccs")["ports"][0].split(":")[0]
     assert asked["pccs_url"] == f"https://pccs:{port}/sgx/certification/v4/"
 
