@@ -165,6 +165,19 @@ def case(values: Values, *, upgrade: bool = False, name: str = "prod") -> dict[s
     return {"values": values, "upgrade": upgrade, "name": name}
 
 
+def render(cases: list[dict[str, object]]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("render.py")],
+        input=json.dumps({"chart": str(CHART), "cases": cases}),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 @functools.cache
 def rendered() -> dict[str, Any]:
     """All cases at once, by their names, and what lint found."""
@@ -175,15 +188,7 @@ def rendered() -> dict[str, Any]:
     long = example("first") | {"primary": "m" * 24}
     long["machines"][0]["name"] = "m" * 24
     named["of long names"] = case(long, name="r" * 53)
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("render.py")],
-        input=json.dumps({"chart": str(CHART), "cases": list(named.values())}),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    found = json.loads(done.stdout)
+    found = render(list(named.values()))
     return {"lint": found["lint"], **dict(zip(named, found["results"], strict=True))}
 
 
@@ -304,6 +309,37 @@ def test_only_the_first_start_can_make_a_key_and_there_is_one() -> None:
         if config.domain is None or not (config.hosts or config.domain)
     }
     assert minting == {("first", "one")}
+
+
+def test_whatever_is_said_no_two_can_mint_and_no_two_are_primary() -> None:
+    """Every combination of what decides it; those that are refused are as good."""
+    machines = [{"name": name, "node": f"node-{name}", "folder": "/srv"} for name in ("one", "two", "three")]
+    said = [
+        {"firstStart": first, "domain": domain, "machines": machines[:count], "primary": primary, "hosts": hosts}
+        for first in (True, False)
+        for domain in ("", "00112233445566778899aabbccddeeff", "00112233")
+        for count in range(4)
+        for primary in ("", "one", "two")
+        for hosts in ([], ["198.51.100.7"])
+    ]
+    cases = [case(example("first") | one, upgrade=upgrade) for one in said for upgrade in (False, True)]
+    accepted = 0
+    for asked, result in zip(cases, render(cases)["results"], strict=True):
+        if "manifests" not in result:
+            continue
+        accepted += 1
+        sets = yaml.safe_load_all(result["manifests"]["rkeyserver/templates/statefulset.yaml"])
+        found = [
+            configured(one["spec"]["template"]["spec"]["containers"][0]["args"]) for one in sets if one is not None
+        ]
+        values = asked["values"]
+        assert isinstance(values, dict)
+        minting = [config for config in found if config.domain is None]
+        assert len([config for config in found if not config.hosts]) <= 1
+        assert not minting or (values["firstStart"] and not asked["upgrade"] and len(found) == 1)
+    # The first start, and with a domain, in an installation and in an upgrade: one machine that is primary or has
+    # hosts, two or three with any primary of theirs or none.
+    assert accepted == 1 + 2 * (3 + 6 + 6)
 
 
 def test_one_primary_or_none() -> None:
