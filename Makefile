@@ -15,10 +15,15 @@ $(VENV)/.ready: requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	touch $@
 
-venv: $(VENV)/.ready
+# What only the tests of packaging/ are run with: a hundred megabytes, which `make` and `make demo` do without.
+$(VENV)/.packaging: requirements/packaging.lock $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/packaging.lock
+	touch $@
+
+venv: $(VENV)/.ready $(VENV)/.packaging
 
 # Made anew each time, in half a second (the libraries only when their lock has changed): no list of sources to forget one.
-out: venv
+out: $(VENV)/.ready
 	PYTHONPATH=src $(BIN)/python tools/build-out.py out
 
 # Needs no root, sends to loopback only, and leaves nothing but out/ and .venv/.
