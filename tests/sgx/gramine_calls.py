@@ -72,7 +72,7 @@ _FCNTL: Final = (
     *(fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_SETOWN),
 )
 
-_SYS_RSEQ: Final = 334
+SYS_RSEQ: Final = 334
 
 _ALLOWED: Final = Case(ALLOW)
 _NO_EFFECT: Final = Case(refuse(0))
@@ -111,4 +111,4 @@ _NARROWED: Final[dict[str, tuple[Case, ...]]] = {
 def answer_as_gramine() -> None:
     """For this process, from now on: there is no way back."""
     calls = {number: _NARROWED.get(name, (_ALLOWED,)) for name, number in NUMBERS.items()}
-    install(calls | {_SYS_RSEQ: (_ALLOWED,)}, _NO_SUCH_CALL.answer)
+    install(calls | {SYS_RSEQ: (_ALLOWED,)}, _NO_SUCH_CALL.answer)
