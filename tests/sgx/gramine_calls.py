@@ -1,9 +1,9 @@
 """The system calls as Gramine answers them, by a filter that a process puts on itself.
 
-Where the list is from: Gramine's table of system calls, libos/src/arch/x86_64/libos_table.c at d6ce159, the version that
-has flock(2). Each entry that has a function there is in _IMPLEMENTED, with its number from Linux's asm/unistd_64.h;
-everything else answers ENOSYS. Another version (0fdff36) has capget and capset and no flock, and there are sources of
-timerfd that this table does not name yet: these are left out, which is the stricter.
+Where the list is from: Gramine's table of system calls, libos/src/arch/x86_64/libos_table.c at d6ce159, which is a
+version that has flock(2). Each entry that has a function there is in _IMPLEMENTED, with its number from Linux's
+asm/unistd_64.h; everything else answers ENOSYS. Another version (0fdff36) has capget and capset and no flock, and there
+are sources of timerfd that this table does not name yet: these are left out, which is the stricter.
 
 What a call's arguments decide is from the functions themselves, libos/src/sys/libos_*.c of that repository:
 
