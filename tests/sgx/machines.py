@@ -170,8 +170,8 @@ class SgxMachine(Machine):
 
     @property
     def collateral(self) -> Path:
-        """The file that its instances hold collateral in."""
-        return self.stand.folder / "collateral.json"
+        """The file that its instances hold collateral in: where they look for it unasked."""
+        return self.folder / "rkey.bin.collateral.json"
 
     @property
     def processor(self) -> Path:
@@ -194,7 +194,7 @@ class SgxMachine(Machine):
 
     def platform_words(self) -> list[str]:
         """As Machine."""
-        return ["--platform", "sgx", "--collateral", str(self.collateral)]
+        return ["--platform", "sgx"]
 
     def platform(self) -> SgxPlatform:
         """As Machine."""
