@@ -27,6 +27,8 @@ from typing import IO, Any, Final, Self
 
 import httpx
 
+from rkeyserver.appraisal.defaults import default_policy
+from rkeyserver.appraisal.policy import Policy
 from rkeyserver.clock import Clock
 from rkeyserver.keyring.derivation import derive_into
 from rkeyserver.keyring.keyring import Keyring
@@ -200,7 +202,7 @@ def wait_for_end_of(pid: int) -> None:
 class Machine:
     """A simulated machine: the folder of its processor, its keystore, and its two addresses.
 
-    A machine of another platform differs in program(), platform_words() and platform() (tests/sgx/machines.py).
+    A machine of another platform has other ones of the methods from program() to new_policy() (tests/sgx/machines.py).
     """
 
     name: str
@@ -254,6 +256,10 @@ class Machine:
         """The kept copies, by name."""
         return sorted(self.folder.glob("rkey.bin.kept.*"))
 
+    @property
+    def platform_name(self) -> str:
+        return self.platform().name
+
     def program(self) -> list[str]:
         """What is started."""
         return list(PROGRAM)
@@ -269,6 +275,11 @@ class Machine:
     def platform(self) -> Platform:
         """The same machine, in this process."""
         return SimulatedPlatform.open(self.processor, Clock())
+
+    def new_policy(self) -> Policy:
+        """The policy of a domain that is made here without one."""
+        own = self.platform()
+        return default_policy(own.name, mrsigner=own.mrsigner, isv_prod_id=own.isv_prod_id)
 
     def words(self) -> list[str]:
         """The options that make a process this machine's."""
@@ -291,6 +302,10 @@ class Machine:
     def run(self, *words: str, under: Sequence[str] = (), **env: str) -> Ended:
         """Run a process that ends by itself."""
         return self.begin(*words, under=under, **env).wait()
+
+    def command(self, *words: str, **env: str) -> Ended:
+        """Run a command that serves nothing to its end, as on this machine; its words have to say which that is."""
+        return _command(self.program(), words, cwd=self.folder, env=self.environment(**env))
 
     def status(self) -> dict[str, Any]:
         """What the running instance says of itself."""
@@ -333,10 +348,14 @@ def machines_in(folder: Path) -> Iterator[Machines]:
 
 def rkeyserver(*words: str, cwd: Path, **env: str) -> Ended:
     """Run a command that serves nothing, like `inspect`, to its end."""
+    return _command(PROGRAM, words, cwd=cwd, env=environment(**env))
+
+
+def _command(program: Sequence[str], words: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Ended:
     done = subprocess.run(
-        [*PROGRAM, *words],
+        [*program, *words],
         cwd=cwd,
-        env=environment(**env),
+        env=env,
         capture_output=True,
         text=True,
         check=False,

@@ -19,10 +19,8 @@ from tests.fakes.processes import ROOT, Machine, Machines, key_proof, rkeyserver
 
 from rkeyserver.attestation.sgx.bundle import Entry, read_bundle, write_bundle
 from rkeyserver.attestation.sgx.collateral import Collateral
-from rkeyserver.clock import Clock
 from rkeyserver.errors import EXIT_STATUS, Rejected, Unavailable
 from rkeyserver.platforms.simulated import tcb
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 
 # What a process is started with where nobody issues it collateral.
 OFFLINE: dict[str, Any] = {
@@ -186,7 +184,7 @@ def test_a_standby_waits_for_the_first_answer(machines: Machines, service: PccsS
 
 def test_a_bundle_is_carried_to_a_machine_without_a_way_out(machines: Machines, service: PccsStandIn) -> None:
     host, backup, office = machines("host"), machines("backup"), machines("office")
-    (office.folder / "quote").write_bytes(SimulatedPlatform.open(host.processor, Clock()).evidence(bytes(64)))
+    (office.folder / "quote").write_bytes(host.platform().evidence(bytes(64)))
     fetched = rkeyserver(
         *("collateral", "fetch", *fetching(service), "--quote", "quote", "-o", "bundle.json"), cwd=office.folder
     )

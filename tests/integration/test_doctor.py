@@ -13,11 +13,9 @@ import pytest
 from tests.fakes.machines import set_microcode
 from tests.fakes.processes import Ended, Machine, Machines, key_proof, rkeyserver
 
-from rkeyserver.clock import Clock
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Rejected, Unavailable
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 
 CORRUPT, MISUSE, REJECTED, UNAVAILABLE = (EXIT_STATUS[kind] for kind in (Corrupt, Misuse, Rejected, Unavailable))
 UPDATED = bytes([8]).ljust(16, b"\0")
@@ -48,7 +46,7 @@ class Examined:
 
 def words(machine: Machine) -> list[str]:
     return [
-        *("--platform", "simulated", "--machine", str(machine.processor)),
+        *machine.platform_words(),
         *("--keystore", str(machine.keystore), "--ops", machine.ops),
     ]
 
@@ -56,7 +54,7 @@ def words(machine: Machine) -> list[str]:
 def run(machine: Machine, *more: str) -> Ended:
     """The doctor, which has to leave everything as it was."""
     before = files_of(machine.folder)
-    ended = rkeyserver("doctor", *words(machine), *more, cwd=machine.folder)
+    ended = machine.command("doctor", *words(machine), *more)
     assert files_of(machine.folder) == before
     return ended
 
@@ -229,16 +227,15 @@ def policy_of(machine: Machine, **changes: str) -> str:
 
 
 def identity_of(machine: Machine) -> str:
-    said = rkeyserver("identity", *words(machine)[:4], cwd=machine.folder).out
+    said = machine.command("identity", *machine.platform_words()).out
     return said.split()[1]
 
 
 def test_a_policy_that_does_not_accept_this_machine(pair: Pair) -> None:
     machine = pair.backup
     shown = policy_of(pair.host, mrsigner=json.dumps(["ab" * 32]))
-    platform = SimulatedPlatform.open(machine.processor, Clock())
     with contextlib.closing(Keyring.mint(now=int(time.time()), policy=shown)) as keyring:
-        machine.keystore.write_bytes(seal_keyring(keyring, platform, now=int(time.time())))
+        machine.keystore.write_bytes(seal_keyring(keyring, machine.platform(), now=int(time.time())))
     found = examine(machine)
     assert (found.status, found.of("opens")["state"]) == (UNAVAILABLE, "good")
     assert "MRSIGNER is" in found.of("accepted")["found"]
@@ -253,7 +250,10 @@ def test_a_machine_that_was_removed_is_told_that_the_domain_has_moved_on(machine
     host.start("--policy", str(policy))
     assert backup.run("-i", host.address, "--once").status == 0
     assert examine(backup, "-i", host.address).of("peer")["state"] == "good"
-    assert rkeyserver("policy", "remove", f"simulated {names[1]}", "--ops", host.ops, cwd=host.folder).status == 0
+    assert (
+        rkeyserver("policy", "remove", f"{host.platform_name} {names[1]}", "--ops", host.ops, cwd=host.folder).status
+        == 0
+    )
     assert backup.run("-i", host.address, "--once", "--wait", "0").status == REJECTED
     behind = examine(backup, "-i", host.address).of("peer")
     assert (behind["state"], behind["advice"][:43]) == ("warning", "It is at a later state than the record here")

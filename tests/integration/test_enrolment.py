@@ -44,7 +44,7 @@ def signer() -> EnclaveIdentity:
 
 def identity(machine: Machine) -> str:
     """The line by which a policy names a machine, as the machine prints it."""
-    ended = rkeyserver("identity", "--platform", "simulated", "--machine", str(machine.processor), cwd=machine.folder)
+    ended = machine.command("identity", *machine.platform_words())
     assert ended.status == 0, ended
     return ended.out.strip()
 

@@ -17,16 +17,14 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from tests.attacks.parties import changed, policy_of
+from tests.attacks.parties import changed
 from tests.fakes.keyrings import OTHER_SECRET, SECRET, id_of, keyring_of
 from tests.fakes.processes import DEADLINE, PROGRAM, Ended, Machine, Machines, environment, reserve, rkeyserver
 
 from rkeyserver.cli.talk import SECONDS
-from rkeyserver.clock import Clock
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Unavailable
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.keystore.file import FileKeystore
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.sealing import record
 
 UNAVAILABLE, CORRUPT, MISUSE = (EXIT_STATUS[kind] for kind in (Unavailable, Corrupt, Misuse))
@@ -35,9 +33,8 @@ HERE, THERE = id_of(SECRET), id_of(OTHER_SECRET)
 
 def sealed(machine: Machine, secret: bytes = SECRET, **said: Any) -> bytes:
     """A record of that machine, with a keyring of a domain that has this secret; said: of the keyring's header."""
-    platform = SimulatedPlatform.open(machine.processor, Clock())
-    with contextlib.closing(keyring_of(secret=secret, **{"policy": policy_of(platform).text} | said)) as keyring:
-        return seal_keyring(keyring, platform, now=1)
+    with contextlib.closing(keyring_of(secret=secret, **{"policy": machine.new_policy().text} | said)) as keyring:
+        return seal_keyring(keyring, machine.platform(), now=1)
 
 
 def put(machine: Machine, data: bytes) -> bytes:
@@ -296,8 +293,7 @@ LAXER: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize(("state", "reason"), LAXER.values(), ids=LAXER)
 def test_another_policy_is_not_adopted(machines: Machines, state: dict[str, Any], reason: str) -> None:
     host, backup = machines("host"), machines("backup")
-    platform = SimulatedPlatform.open(host.processor, Clock())
-    policy = policy_of(platform)
+    policy = host.new_policy()
     laxer = changed(policy, min_isv_svn=0, tcb_statuses=["UpToDate", "SWHardeningNeeded", "ConfigurationNeeded"])
     put(host, sealed(host, policy=laxer.text, **state))
     put(backup, sealed(backup, policy=policy.text))

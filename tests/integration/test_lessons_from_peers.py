@@ -309,9 +309,9 @@ def test_nothing_is_taken_from_a_stranger(machines: Machines, name: str, reason:
 
 def test_a_refused_join_prints_the_line_that_would_enrol_it(machines: Machines) -> None:
     host, backup = machines("host"), machines("backup")
-    platform = SimulatedPlatform.open(host.processor, Clock())
+    platform = host.platform()
     own = platform.attester_identity().machine
-    policy = default_policy("simulated", mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id).text
+    policy = host.new_policy().text
     with contextlib.closing(
         Keyring.mint(now=1, policy=policy.replace('machines = "any"', f'machines = ["{own}"]'))
     ) as keyring:
@@ -321,10 +321,10 @@ def test_a_refused_join_prints_the_line_that_would_enrol_it(machines: Machines) 
     for _ in range(2):
         ended = backup.run("-i", host.address, "--once", "--wait", "0")
         assert (ended.status, backup.keystore.exists()) == (REFUSED, False)
-    machine = SimulatedPlatform.open(backup.processor, Clock()).attester_identity().machine
+    machine = backup.platform().attester_identity().machine
     said = running.err.text
     assert f"machine-not-named. Machine {machine} is not among the 1 that the policy names." in said
-    assert f"The line that would admit it: simulated {machine}" in said
+    assert f"The line that would admit it: {platform.name} {machine}" in said
     assert said.count("Refused") == 1, "it is only claimed, so that anyone could fill the log"
     assert host.status()["refused"] == {"machine-not-named": 2}
 

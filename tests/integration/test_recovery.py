@@ -28,11 +28,8 @@ from tests.fakes.recipients import Recipient, age, recovery_table, ssh_ed25519, 
 from tests.integration.test_no_key_in_output import READABLE, scan, under
 
 from rkeyserver.address import Address
-from rkeyserver.appraisal.defaults import default_policy
-from rkeyserver.clock import Clock
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Reason, Rejected, Unavailable
 from rkeyserver.exchange.armour import Kind, armour
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.sealing.record import parse
 from rkeyserver.sealing.recovery import RecoverySlot, share_set_of
 from rkeyserver.sealing.shares import combine_shares, read_share
@@ -76,8 +73,7 @@ def people(tmp_path: Path) -> People:
 
 def policy_of(machine: Machine) -> str:
     """The default."""
-    platform = SimulatedPlatform.open(machine.processor, Clock())
-    return default_policy("simulated", mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id).text
+    return machine.new_policy().text
 
 
 def slot_of(data: bytes) -> RecoverySlot:
@@ -179,7 +175,7 @@ def test_a_domain_comes_back_from_its_shares_and_a_record(machines: Machines, pe
 
 
 def only(machine: Machine) -> str:
-    own = SimulatedPlatform.open(machine.processor, Clock()).attester_identity().machine
+    own = machine.platform().attester_identity().machine
     return policy_of(machine).replace('machines = "any"', f'machines = ["{own}"]')
 
 
@@ -197,7 +193,7 @@ def test_a_machine_that_the_domain_did_not_know_is_admitted_first(machines: Mach
     lose(first)
     new.keystore.write_bytes(copy)
     running = recovering(new, domain)
-    line = f"simulated {new.status()['machine']}"
+    line = f"{new.platform_name} {new.status()['machine']}"
 
     stranger = people.contribute(0, people.file("old.toml", named), domain, "-i", new.address)
     assert stranger.status == REFUSED

@@ -19,13 +19,7 @@ from tests.fakes.machines import private_authority
 from tests.sgx.state import KEYS, QUOTE, USER_REPORT_DATA, State
 
 from rkeyserver.platforms.simulated.image import EnclaveIdentity
-from rkeyserver.platforms.simulated.processor import (
-    CONFIG_SVN,
-    SEAL_KEY_SIZE,
-    KeyPolicy,
-    Processor,
-    look_at_processor,
-)
+from rkeyserver.platforms.simulated.processor import CONFIG_SVN, SEAL_KEY_SIZE, KeyPolicy, Processor, open_processor
 from rkeyserver.platforms.simulated.quoting import QuotingEnclave, report_body
 
 REPORT_DATA_SIZE: Final = 64
@@ -91,7 +85,7 @@ class Quoting:
 
     def quote(self, state: State, report_data: bytes) -> bytes:
         """A quote; what a lying host has in it instead, state says."""
-        processor = look_at_processor(Path(state.quoted_on or state.processor))
+        processor = open_processor(Path(state.quoted_on or state.processor))
         if processor not in self._made:
             self._made[processor] = QuotingEnclave(processor, private_authority().pck_chain(processor))
         data = report_data if state.quoted_data is None else bytes.fromhex(state.quoted_data)
@@ -109,7 +103,7 @@ def contents(name: str, state: State, buffers: Buffers, quoting: Quoting) -> byt
     enclave = state.enclave.identity
     if name == "my_target_info":
         return target_info(enclave)
-    processor = look_at_processor(Path(state.processor))
+    processor = open_processor(Path(state.processor))
     if name in KEYS:
         return seal_key(processor, enclave, KEYS[name])
     return report(processor, enclave, buffers.read(USER_REPORT_DATA), buffers.read("target_info"))

@@ -1,9 +1,9 @@
 """The system calls as Gramine answers them, by a filter that a process puts on itself.
 
-Where the list is from: Gramine's table of system calls, libos/src/arch/x86_64/libos_table.c, of the version that has
-flock(2) in it. Each entry that has a function there is in _IMPLEMENTED, with its number from Linux's asm/unistd_64.h;
-everything else answers ENOSYS. Three versions of the table were read. They differ in capget, capset and, later,
-timerfd: those are left out, which is the stricter.
+Where the list is from: Gramine's table of system calls, libos/src/arch/x86_64/libos_table.c at d6ce159, which is a
+version that has flock(2). Each entry that has a function there is in _IMPLEMENTED, with its number from Linux's
+asm/unistd_64.h; everything else answers ENOSYS. Another version (0fdff36) has capget and capset and no flock, and there
+are sources of timerfd that this table does not name yet: these are left out, which is the stricter.
 
 What a call's arguments decide is from the functions themselves, libos/src/sys/libos_*.c of that repository:
 
@@ -72,7 +72,7 @@ _FCNTL: Final = (
     *(fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_SETOWN),
 )
 
-_SYS_RSEQ: Final = 334
+SYS_RSEQ: Final = 334
 
 _ALLOWED: Final = Case(ALLOW)
 _NO_EFFECT: Final = Case(refuse(0))
@@ -111,4 +111,4 @@ _NARROWED: Final[dict[str, tuple[Case, ...]]] = {
 def answer_as_gramine() -> None:
     """For this process, from now on: there is no way back."""
     calls = {number: _NARROWED.get(name, (_ALLOWED,)) for name, number in NUMBERS.items()}
-    install(calls | {_SYS_RSEQ: (_ALLOWED,)}, _NO_SUCH_CALL.answer)
+    install(calls | {SYS_RSEQ: (_ALLOWED,)}, _NO_SUCH_CALL.answer)

@@ -32,10 +32,11 @@ from tests.fakes.machines import anchor_of, private_authority, set_microcode
 from tests.fakes.pccs import SIMULATED
 from tests.fakes.processes import DEADLINE, ROOT, Machine, Machines, environment
 from tests.sgx.device import MOUNTED
-from tests.sgx.program import Composition
+from tests.sgx.program import Composition, open_to_any
 from tests.sgx.state import Enclave, Fault, State, read_state
 
-from rkeyserver.appraisal.policy import AdminsTable
+from rkeyserver.appraisal.defaults import default_policy
+from rkeyserver.appraisal.policy import AdminsTable, Policy
 from rkeyserver.attestation.sgx.bundle import Entry, write_bundle
 from rkeyserver.platforms.sgx.device import Device
 from rkeyserver.platforms.sgx.platform import KeyPolicy, SgxPlatform
@@ -147,7 +148,6 @@ class SgxMachine(Machine):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        open_processor(self.processor)
         # Beside the machine's folder and not in it: what is in there never is the same twice.
         aside = self.folder.with_name(f"{self.folder.name}.sgx")
         self.stand = Stand(aside, State(processor=str(self.processor), enclave=self.image))
@@ -170,8 +170,8 @@ class SgxMachine(Machine):
 
     @property
     def collateral(self) -> Path:
-        """The file that its instances hold collateral in."""
-        return self.stand.folder / "collateral.json"
+        """The file that its instances hold collateral in: where they look for it unasked."""
+        return self.folder / "rkey.bin.collateral.json"
 
     @property
     def processor(self) -> Path:
@@ -194,11 +194,17 @@ class SgxMachine(Machine):
 
     def platform_words(self) -> list[str]:
         """As Machine."""
-        return ["--platform", "sgx", "--collateral", str(self.collateral)]
+        return ["--platform", "sgx"]
 
     def platform(self) -> SgxPlatform:
         """As Machine."""
         return SgxPlatform.open(HereDevice(self.stand.ready()), KeyPolicy(self.seal_to))
+
+    def new_policy(self) -> Policy:
+        """As Machine: on `simulated` any machine is accepted, and here where it is judged as there."""
+        own = self.platform()
+        new = open_to_any(default_policy) if self.judged_as_simulated else default_policy
+        return new(own.name, mrsigner=own.mrsigner, isv_prod_id=own.isv_prod_id, machine=own.machine)
 
     def load(self, **differences: Any) -> None:
         """Load another image in the place of this one; `differences` as Enclave has them.

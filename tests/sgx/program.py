@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -31,6 +32,7 @@ from rkeyserver.platforms import registry
 from rkeyserver.platforms.sgx import device, measured
 
 _HERE: Final = "tests.sgx.program"
+_SOME: Final = "00" * 16  # stands for a machine where it is then left out
 
 
 class Composition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,14 +63,16 @@ def compose(given: Composition) -> None:
     registry.ANCHORS[registry.SGX] = f"{_HERE}.root:anchor"
     registry._VERIFIERS[registry.SGX] = f"{_HERE}.root:verify"
     if given.judged_as_simulated:
-        defaults.default_policy = _open_to_any(defaults.default_policy)
+        defaults.default_policy = defaults.joining_policy = open_to_any(defaults.default_policy)
         _trust_the_host()
 
 
-def _open_to_any(closed: Any) -> Any:
-    def default_policy(platform: str, *, machine: str = "", **of_the_product: Any) -> Policy:
-        text = closed(platform, machine=machine, **of_the_product).text
-        only = f'machines = ["{machine}"]'
+def open_to_any(closed: Callable[..., Policy]) -> Callable[..., Policy]:
+    """A default policy like `closed`, but for any machine."""
+
+    def default_policy(platform: str, *, machine: str = "", **of_the_product: Any) -> Policy:  # noqa: ARG001 - any
+        text = closed(platform, machine=_SOME, **of_the_product).text
+        only = f'machines = ["{_SOME}"]'
         assert text.count(only) == 1, text
         return parse_policy(text.replace(only, 'machines = "any"'))
 
@@ -87,12 +91,13 @@ def tell_the_test() -> None:
     path = os.environ.pop("NOTIFY_SOCKET", None)
     if path is None:
         return
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    channel.connect(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.connect(path)
+        fd = channel.detach()  # open to the end
     from rkeyserver.service import notify  # noqa: PLC0415 - only what serves has it
 
     def tell(state: str) -> None:
-        channel.send(state.encode())
+        os.write(fd, state.encode())
 
     notify.notify = tell
 
