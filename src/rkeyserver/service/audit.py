@@ -25,6 +25,7 @@ from rkeyserver.service.background import in_background
 # O_DSYNC: a write returns when it is on disk.
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DSYNC
 _HELD: Final = re.compile(rb'\{"at":"[^"]*","event":"(?:mint|open|join|hand-over|recover)","verdict":"accepted"')
+_NOT_MINTED: Final = re.compile(rb'\{"at":"[^"]*","event":"mint","verdict":"refused","domain":"([0-9a-f]{32})"')
 
 
 def reason_of(error: RkeyError) -> str:
@@ -230,6 +231,8 @@ def had_a_keyring(path: Path) -> str:
         for line in file:
             if _HELD.match(line):
                 found = line
+            elif (undone := _NOT_MINTED.match(line)) and b'"event":"mint"' in found and undone[1] in found:
+                found = b""  # it could not be stored, so it was never held
     return found.decode("ascii", "replace").strip()
 
 

@@ -7,7 +7,7 @@ import logging
 from rkeyserver.appraisal.defaults import default_policy, joining_policy
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.config import Config
-from rkeyserver.errors import Corrupt, Rejected
+from rkeyserver.errors import Corrupt, Rejected, RkeyError
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.adopt import (
     Nothing,
@@ -74,11 +74,16 @@ async def start_primary(config: Config, instance: Instance, own: Own, given: Giv
                 check_recoverable(policy)
                 await _check_self(instance, policy)
             keyring = Keyring.mint(now=instance.clock.now(), policy=policy.text)
-            instance.audit.write_now(
-                Line(event="mint", verdict="accepted", domain=keyring.domain, sequence=keyring.header.sequence)
-            )
-            instance.store_keyring(keyring, None)
-            instance.hold(keyring)
+            line = Line(event="mint", verdict="accepted", domain=keyring.domain, sequence=keyring.header.sequence)
+            with instance.erasing(keyring):
+                instance.audit.write_now(line)
+                try:
+                    instance.store_keyring(keyring, None)
+                except RkeyError as error:
+                    # A second line: the first says that it may be made, this one that it was not.
+                    instance.audit.write_now(line.refused(error))
+                    raise
+                instance.hold(keyring)
             log.info("Made the root key of a new domain, %s, and sealed it to this machine.", keyring.domain)
 
 

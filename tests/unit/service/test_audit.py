@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -185,6 +186,36 @@ UNHELD: dict[str, Line] = {
 def test_what_was_refused_is_no_keyring(audit: Audit, line: Line) -> None:
     audit.write_now(line)
     assert audit.had_a_keyring() == ""
+
+
+MINTED = Line(event="mint", verdict="accepted", domain="d1" * 16, sequence=1)
+NOT_STORED = Unavailable("The disk is full.")
+
+
+def test_a_mint_that_could_not_be_stored_was_none(audit: Audit) -> None:
+    audit.write_now(MINTED)
+    audit.write_now(MINTED.refused(NOT_STORED))
+    assert audit.had_a_keyring() == ""
+
+
+STILL_HELD: dict[str, tuple[Line, Line]] = {
+    "another domain's": (MINTED, msgspec.structs.replace(MINTED, domain="d2" * 16).refused(NOT_STORED)),
+    "a join that could not be stored": (
+        msgspec.structs.replace(MINTED, event="join"),
+        msgspec.structs.replace(MINTED, event="join").refused(NOT_STORED),
+    ),
+    "a mint after a hand-over": (
+        msgspec.structs.replace(MINTED, event="hand-over"),
+        MINTED.refused(NOT_STORED),
+    ),
+}
+
+
+@pytest.mark.parametrize(("held", "refused"), STILL_HELD.values(), ids=STILL_HELD)
+def test_no_other_refusal_undoes_it(audit: Audit, held: Line, refused: Line) -> None:
+    audit.write_now(held)
+    audit.write_now(refused)
+    assert json.loads(audit.had_a_keyring())["event"] == held.event
 
 
 def test_a_torn_line_is_no_obstacle_to_what_it_knows(path: Path) -> None:

@@ -171,6 +171,18 @@ def test_every_root_key_is_another(make_scene: MakeScene) -> None:
     assert len(domains) == 3
 
 
+def test_one_that_cannot_be_sealed_is_none_and_the_next_start_makes_another(scene: Scene) -> None:
+    scene.instance.platform = FakePlatform(fails=Unavailable("The processor gives no key now."))
+    with pytest.raises(Unavailable, match="gives no key now"):
+        primary(Config(), scene.instance, Nothing())
+    assert (scene.store.record, scene.instance.keyring) == (None, None)
+    assert scene.decisions() == [("mint", "accepted"), ("mint", "refused")]
+    scene.instance.platform = scene.platform
+    primary(Config(), scene.instance, Nothing())
+    assert scene.instance.keyring is not None
+    assert scene.lines()[0]["domain"] == scene.lines()[1]["domain"] != scene.instance.keyring.domain
+
+
 def test_no_root_key_is_made_where_the_audit_file_knows_of_one(scene: Scene) -> None:
     primary(Config(), scene.instance, Nothing())
     scene.store.record = None
