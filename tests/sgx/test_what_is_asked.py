@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from tests.fakes.processes import DEADLINE, Ended, Running
+from tests.fakes.processes import DEADLINE, ROOT, Ended, Running
 from tests.sgx.gramine_calls import NUMBERS
 from tests.sgx.machines import SgxMachine, sgx_machines_in
 
@@ -124,6 +124,13 @@ def test_the_table_is_of_what_gramine_has() -> None:
     for name, table in ASKED.items():
         assert name in {"refused", "refused_words"} or table["source"].strip(), name
     assert set(ASKED["refused_words"]) <= set.union(*WORDS.values())
+
+
+def test_nothing_is_judged_by_a_monotonic_clock() -> None:
+    """Inside Gramine it is the host's clock, and goes back when that does."""
+    sources = list((ROOT / "src").rglob("*.py"))
+    assert len(sources) > 100
+    assert [str(path) for path in sources if re.search(r"monotonic|perf_counter|CLOCK_", path.read_text())] == []
 
 
 NEW = {
