@@ -39,7 +39,7 @@ def _filled(name: str, *, mrsigner: str, isv_prod_id: int, machine: str) -> Poli
         data = None
     if data is None:
         return None
-    template = data.decode()
+    template = str(data, "utf-8")
     values = {"@MACHINES@": json.dumps([machine]), "@MRSIGNER@": mrsigner, "@ISV_PROD_ID@": str(isv_prod_id)}
     for mark, value in values.items():
         template = template.replace(mark, value)
