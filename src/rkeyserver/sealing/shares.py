@@ -134,7 +134,10 @@ def read_share(data: bytes) -> ShareDocument:
         document = msgspec.json.decode(data, type=ShareDocument)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Corrupt("This is no share: it does not decode.") from None  # it may quote what it found
-    if msgspec.json.encode(document) != data:
+    encoded = msgspec.json.encode(document)
+    canonical = encoded == data
+    erase(encoded)
+    if not canonical:
         raise Corrupt("This is no share: it is not in its canonical form.")
     _mnemonic(document)
     return document
