@@ -15,12 +15,16 @@ from typing import Any, Final
 
 import pytest
 from tests.fakes.processes import DEADLINE, ROOT, Ended, Running
+from tests.fakes.recipients import one_of_each, recovery_table
 from tests.sgx.gramine_calls import NUMBERS
 from tests.sgx.machines import SgxMachine, sgx_machines_in
+
+from rkeyserver.sealing.record import parse
 
 ASKED: Final[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("asked.toml").read_text())
 REFUSED: Final = ASKED["refused"]
 WORDS: Final[dict[str, set[str]]] = {name: set(table["words"]) for name, table in ASKED.items() if "words" in table}
+RECIPIENTS: Final = one_of_each()
 PLAIN: Final = set(ASKED["plain"]["calls"])
 
 _CALL: Final = re.compile(r"\d+ +(?:<\.\.\. )?(?P<name>[a-z_0-9]+)(?:\(| resumed>)(?P<rest>.*)")
@@ -82,9 +86,12 @@ class Traced:
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What two machines ask for: a domain is made, handed over, opened again, looked at; and both stop."""
+    """What machines ask for: a domain is made, handed over, opened again, looked at; another has recovery; all stop."""
     traced = Traced(tmp_path_factory.mktemp("traces"))
     with sgx_machines_in(tmp_path_factory.mktemp("machines"), judged_as_simulated=True) as machines:
+        alone = machines("alone", judged_as_simulated=False, recovery=recovery_table(2, RECIPIENTS))
+        alone.start(under=traced.under()).stop()
+        assert slots(alone) == len(RECIPIENTS)
         host, backup = machines("host"), machines("backup")
         first = host.start(under=traced.under())
         second = backup.start("-i", host.address, under=traced.under())
@@ -96,6 +103,12 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> str:
         again.stop()
         assert "the record opens here now" in doctor(host, traced).out
     return traced.text()
+
+
+def slots(machine: SgxMachine) -> int:
+    """How many shares there are in a machine's record."""
+    recovery = parse(machine.record).header.recovery
+    return 0 if recovery is None else len(recovery.shares)
 
 
 def doctor(machine: SgxMachine, traced: Traced) -> Ended:
