@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,8 @@ class _Watched:
     """An interpreter that says what it imports, traced by strace(1), which stands beside it and not above it."""
 
     def __init__(self) -> None:
+        if shutil.which("strace") is None:
+            raise SystemExit("Install strace first (Debian: apt-get install strace): it counts what a start opens.")
         self._folder = tempfile.TemporaryDirectory(prefix="rkeyserver-bench-")
         self._trace = Path(self._folder.name) / "trace"
         self.imports = (Path(self._folder.name) / "imports").open("w+")
