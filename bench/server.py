@@ -9,10 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import httpx
 
@@ -65,15 +65,20 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(program: Path, folder: Path) -> Iterator[Server]:
-    """An instance of its own on a machine of its own; it is told to stop when the context ends."""
+def server(
+    program: Path, folder: Path, *, under: Sequence[str] = (), stderr: IO[str] | None = None
+) -> Iterator[Server]:
+    """An instance of its own on a machine of its own; it is told to stop when the context ends.
+
+    under: what the program is started by, if not by itself; it has to become the program's own process.
+    """
     port, ops = free_port(), free_port()
     arguments = [
         *("--platform", "simulated", "--machine", str(folder / "machine"), "--keystore", str(folder / "rkey.bin")),
         *("--listen", f"127.0.0.1:{port}", "--ops", f"127.0.0.1:{ops}", "--log-level", "error"),
     ]
     before = time.monotonic()
-    with subprocess.Popen([program, *arguments], stdout=sys.stderr) as process:
+    with subprocess.Popen([*under, program, *arguments], stdout=sys.stderr, stderr=stderr) as process:
         try:
             yield Server(process.pid, port, ops, _first_answer(process, ops) - before)
         finally:

@@ -63,7 +63,8 @@ def create(path: Path, data: bytes) -> bool:
 
     Raises: OSError.
     """
-    temporary = _written(path, data, 0o600)
+    temporary, fd = _written(path, data, 0o600)
+    os.close(fd)
     try:
         os.link(temporary, path)  # unlike rename, it never replaces what another process has just made
     except FileExistsError:
@@ -79,27 +80,32 @@ def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
 
     Raises: OSError.
     """
-    temporary = _written(path, data, mode)
+    temporary, fd = _written(path, data, mode)
     try:
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink()
-        raise
-    sync_folder(path.parent)
+        try:
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink()
+            raise
+        sync_folder(path.parent)
+        os.fsync(fd)  # with its new name: inside Gramine the folder's does nothing (keystore.file_steps.sync_name)
+    finally:
+        os.close(fd)
 
 
-def _written(path: Path, data: bytes, mode: int) -> Path:
+def _written(path: Path, data: bytes, mode: int) -> tuple[Path, int]:
+    """A new file beside `path`, on disk, and its descriptor; none is left where that fails."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        with os.fdopen(fd, "wb") as file:
+        with os.fdopen(fd, "wb", closefd=False) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        os.fsync(fd)
     except OSError:
+        os.close(fd)
         temporary.unlink()
         raise
-    return temporary
+    return temporary, fd
 
 
 def sync_folder(folder: Path) -> None:

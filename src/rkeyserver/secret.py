@@ -193,6 +193,8 @@ def copy_secret(source: memoryview, into: memoryview) -> None:
 
 def erase(buffer: bytes) -> None:
     """Overwrite a bytes object that a library returned and that holds a secret. Nobody else may hold it."""
+    if len(buffer) <= 1:
+        return  # the interpreter has each of these once, for everybody
     header = bytes.__basicsize__ - 1
     ctypes.memset(id(buffer) + header, 0, len(buffer))
 

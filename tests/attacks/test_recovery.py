@@ -15,7 +15,6 @@ from tests.attacks.parties import Machines, changed
 from tests.fakes.lost import VERIFIERS, Lost, Recovering, default_of
 from tests.fakes.machines import NOW, expired, loaded, machine, other_signer, private_authority, revoking_the_processor
 from tests.fakes.recipients import age
-from tests.fakes.sharing import InlineSharing
 
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.attestation.report_data import transcript_hash
@@ -33,6 +32,7 @@ from rkeyserver.exchange.recovery import Checked, check_request, contribute
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.sealing import record
 from rkeyserver.sealing.recovery import Recovery, encode_slot
+from rkeyserver.service.sharing_inline import InlineSharing
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.fakes.gramine_files import is_seen_so, see_files_as_gramine
 
 import rkeyserver.keystore
 from rkeyserver.errors import Misuse, RkeyError, Unavailable
@@ -41,8 +42,18 @@ def _file(folder: Path) -> Place:
 STORES: dict[type, Callable[[Path], Place]] = {FileKeystore: _file}
 
 
+@pytest.fixture(params=["Linux", "Gramine"])
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whose files these are."""
+    name: str = request.param
+    if name == "Gramine":
+        see_files_as_gramine(monkeypatch)
+    return name
+
+
 @pytest.fixture(params=STORES.values(), ids=[store.__name__ for store in STORES])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path, system: str) -> Place:
+    assert is_seen_so(tmp_path) == (system == "Gramine")
     made: Place = request.param(tmp_path)
     return made
 

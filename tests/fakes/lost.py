@@ -27,10 +27,10 @@ from rkeyserver.sealing.recovery import Recovery
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.instance import Instance, Role, recipients_of
 from rkeyserver.service.recover import Recoverer, look_for_recovery
+from rkeyserver.service.sharing_inline import InlineSharing
 from rkeyserver.service.verification import InlineVerifier
 from tests.fakes.machines import NOW, HostTime, machine
 from tests.fakes.recipients import Recipient, age, recovery_table
-from tests.fakes.sharing import InlineSharing
 from tests.fakes.store import MemoryKeystore
 
 MakePolicy = Callable[[Policy], Policy]

@@ -24,7 +24,7 @@ from tests.fakes.claims import NOW, claims_with
 from tests.fakes.keyrings import keyring_of
 from tests.fakes.machines import HostTime
 from tests.fakes.platform import ISV_PROD_ID, MRSIGNER, FakePlatform
-from tests.fakes.sharing import InlineSharing
+from tests.fakes.sharing import WatchedSharing
 from tests.fakes.store import MemoryKeystore
 
 DEFAULT = default_policy("simulated", mrsigner=MRSIGNER, isv_prod_id=ISV_PROD_ID)
@@ -55,7 +55,7 @@ class Scene:
     host: HostTime = field(default_factory=lambda: HostTime(NOW))
     platform: FakePlatform = field(default_factory=FakePlatform)
     store: MemoryKeystore = field(default_factory=MemoryKeystore)
-    sharing: InlineSharing = field(default_factory=InlineSharing)
+    sharing: WatchedSharing = field(default_factory=WatchedSharing)
     said: list[str] = field(default_factory=list)
     keyrings: list[Keyring] = field(default_factory=list)
 

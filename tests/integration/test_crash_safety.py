@@ -123,8 +123,10 @@ def test_durable_step_by_step(tmp_path: Path) -> None:
         done.find(r"fsync\(.*new~"),
         done.find(r"link(at)?\(.*kept\.of-old"),
         done.find(r"fsync\(\d+<[^>]*/store>"),
+        done.find(r"fsync\(.*kept\.of-old"),
         done.find(r"rename(at2?)?\(.*new~"),
         done.find(r"fsync\(\d+<[^>]*/store>", 2),
+        done.find(r"fsync\(.*rkey.bin>"),
         done.find(r'write\(1<.*"replace replaced'),
     ]
     places = [points.index(point) for point in order]
@@ -180,6 +182,9 @@ FAILURES = {
     "rename: EROFS": Failure(r"rename(at2?)?\(.*new~", "EROFS", UNAVAILABLE, "old", "writable"),
     "rename: EBUSY": Failure(r"rename(at2?)?\(.*new~", "EBUSY", MISUSE, "old", "Mount a folder instead"),
     "second fsync of the folder": Failure(r"fsync\(.*/store>", "EIO", UNAVAILABLE, "new", "power failure", nth=2),
+    # what has a new name, by that name
+    "fsync of the kept copy": Failure(r"fsync\(.*kept", "EIO", UNAVAILABLE, "old", "old record is in place"),
+    "fsync of the renamed record": Failure(r"fsync\(.*rkey.bin>", "EIO", UNAVAILABLE, "new", "power failure"),
     # not worth failing for
     "note in the lock": Failure(r"pwrite64\(.*lock", "ENOSPC", EXIT_OK, "new", "replace replaced"),
     "left-over cannot be removed": Failure(r"unlink(at)?\(.*new~", "EIO", EXIT_OK, "new", "replace replaced"),

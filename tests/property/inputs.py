@@ -20,7 +20,6 @@ from tests.fakes.claims import NOW, document, table
 from tests.fakes.keyrings import id_of, keyring_bytes, keyring_of
 from tests.fakes.machines import HostTime, machine
 from tests.fakes.platform import FakePlatform
-from tests.fakes.sharing import InlineSharing
 from tests.vectors import intel
 
 from rkeyserver.appraisal.change import parse_change, propose, public_line, sign, signers
@@ -37,6 +36,7 @@ from rkeyserver.platforms.registry import load_verifier
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.sealing import record, shares
 from rkeyserver.sealing.recovery import Recovery, ShareSet, encode_slot, parse_slot
+from rkeyserver.service.sharing_inline import InlineSharing
 from rkeyserver.service.verification import InlineVerifier
 
 

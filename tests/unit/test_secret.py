@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.key_scan import HIDDEN, KEY_MEMORY, mappings
 
 from rkeyserver.errors import Unavailable
-from rkeyserver.secret import MemoryKind, SecretBytes, copy_secret, erase, fill_random
+from rkeyserver.secret import MemoryKind, SecretBytes, copy_secret, erase, fill_random, take_bytes
 
 LEAKS: dict[str, Callable[[SecretBytes], object]] = {
     "bytes": bytes,
@@ -123,6 +123,15 @@ def test_no_memory_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"rkeyserver.secret.{name}", lambda _length: None)
     with pytest.raises(Unavailable, match=r"^No locked memory for a key: 32 bytes wanted, RLIMIT_MEMLOCK is -?\d+\."):
         SecretBytes(32)
+
+
+@pytest.mark.parametrize("shared", [b"", b"\x07"], ids=["no byte", "one byte"])
+def test_erase_leaves_what_the_interpreter_has_only_once(shared: bytes) -> None:
+    before = bytearray(shared)
+    erase(shared)
+    assert shared == before
+    take_bytes(shared).close()
+    assert shared == before
 
 
 def test_erase_overwrites_what_a_library_returned() -> None:

@@ -1,8 +1,8 @@
 """A keystore in one file, replaced as a whole.
 
 A write: new file beside the record, fsync; the old record kept by a hard link; fsync of the folder; rename over the
-record; fsync of the folder. Whoever is killed in between leaves the old record or the new one, whole, and at most one
-half-written file, which the next open() removes. Beside the record `rkey.bin` lie
+record; fsync of the folder, and of what has a new name in it. Whoever is killed in between leaves the old record or the
+new one, whole, and at most one half-written file, which the next open() removes. Beside the record `rkey.bin` lie
 
     rkey.bin.lock            held from open() to close()
     rkey.bin.kept.NAME       what was replaced; NAME is the caller's, with a number where it is taken
@@ -40,7 +40,7 @@ from rkeyserver.keystore.file_read import (
     resolve,
     warn_if_exposed,
 )
-from rkeyserver.keystore.file_steps import because, step
+from rkeyserver.keystore.file_steps import because, step, sync_name
 from rkeyserver.keystore.store import KEPT, MAX_RECORD
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class FileKeystore:
             if old and keep_as is not None:
                 with step("keep the old record beside the new one", now, self._folder):
                     kept = self._keep(keep_as)
-                    os.fsync(self._folder_fd)
+                    sync_name(self._folder_fd, kept)
             with step(f"rename the new record to {self._record}", now, self._folder):
                 self._rename(new)
         except BaseException:  # whatever it is, nothing half done stays
@@ -176,7 +176,7 @@ class FileKeystore:
             raise
         now = "The new record is in place, whole, but a power failure now might bring back the one before."
         with step("make the new record's name durable (fsync of the folder)", now, self._folder):
-            os.fsync(self._folder_fd)
+            sync_name(self._folder_fd, self._record)
         if kept:
             _log.info("Kept what was replaced as %s.", kept)
             self._prune(kept)

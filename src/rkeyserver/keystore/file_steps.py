@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -49,3 +50,18 @@ def step(doing: str, on_disk: str, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise Unavailable(f"Could not {doing}: {because(error)}. {on_disk}", advice=advice(error, folder)) from error
+
+
+def sync_name(folder_fd: int, path: Path) -> None:
+    """Have the name that a file was just given on disk; `folder_fd` is its folder's.
+
+    The folder's fsync(2) is what does it. Inside Gramine that one does nothing and answers 0, and the file's own, which
+    reaches the disk, has to: a journaling file system (ext4, XFS, Btrfs) writes the name that a file has with the file.
+    Raises: OSError.
+    """
+    os.fsync(folder_fd)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -77,9 +77,10 @@ class ShareSet:
 
 
 class Sharing(Protocol):
-    """Splits a recovery secret and puts it together again, where no copy of it stays behind.
+    """Splits a recovery secret and puts it together again, where nobody reads the copies of it that stay behind.
 
-    The libraries that do it copy what they work on: never in the process that serves.
+    The libraries that do it copy what they work on. So not in the process that serves, but where no other can be
+    started and all of its memory is hidden from the host.
     """
 
     def split(self, secret: memoryview, share_set: ShareSet) -> list[RecoveryShare]:

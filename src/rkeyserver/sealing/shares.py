@@ -1,7 +1,8 @@
 """Shares of a recovery secret: SLIP-39 mnemonics, each in a small document that is encrypted to one recipient (age).
 
-Whatever is done here leaves copies of shares and secret in ordinary memory. It belongs into a process that ends right
-after, or onto the machine of a recipient, who may see his own share. docs/spec/recovery.md gives the bytes.
+Whatever is done here leaves copies of shares and secret in ordinary memory: what can be overwritten is, and the rest
+(halves of the secret, words as text) is the libraries'. It belongs into a process that ends right after, into an
+enclave, or onto the machine of a recipient, who may see his own share. docs/spec/recovery.md gives the bytes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from shamir_mnemonic import (  # type: ignore[import-untyped]  # it ships no typ
 from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.hex_types import Hex16
 from rkeyserver.sealing.recovery import MAX_SHARE, MAX_SHARES, RecoveryShare, ShareSet
+from rkeyserver.secret import erase
 
 SHARE_FORMAT: Final = "rkeyserver-share/v1"
 LEAST_RSA_BITS: Final = 2048
@@ -102,16 +104,23 @@ def split_secret(secret: bytes, share_set: ShareSet) -> list[RecoveryShare]:
             mnemonic=mnemonics[index if share_set.threshold > 1 else 0],
         )
         documents.append(msgspec.json.encode(document))
-    # Tried before they are needed: the first and the last that are enough.
-    for some in (documents[: share_set.threshold], documents[-share_set.threshold :]):
-        if combine_shares(some, share_set) != secret:
-            raise Corrupt("The shares that were just made do not give the secret back.")
-    return [
-        RecoveryShare(
-            recipient=public_key, digest=hashlib.sha256(data).hexdigest(), sealed=pyrage.encrypt(data, [recipient])
-        )
-        for public_key, data, recipient in zip(share_set.recipients, documents, recipients, strict=True)
-    ]
+    try:
+        # Tried before they are needed: the first and the last that are enough.
+        for some in (documents[: share_set.threshold], documents[-share_set.threshold :]):
+            combined = combine_shares(some, share_set)
+            right = combined == secret
+            erase(combined)
+            if not right:
+                raise Corrupt("The shares that were just made do not give the secret back.")
+        return [
+            RecoveryShare(
+                recipient=public_key, digest=hashlib.sha256(data).hexdigest(), sealed=pyrage.encrypt(data, [recipient])
+            )
+            for public_key, data, recipient in zip(share_set.recipients, documents, recipients, strict=True)
+        ]
+    finally:
+        for data in documents:
+            erase(data)
 
 
 def read_share(data: bytes) -> ShareDocument:
@@ -125,7 +134,10 @@ def read_share(data: bytes) -> ShareDocument:
         document = msgspec.json.decode(data, type=ShareDocument)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Corrupt("This is no share: it does not decode.") from None  # it may quote what it found
-    if msgspec.json.encode(document) != data:
+    encoded = msgspec.json.encode(document)
+    canonical = encoded == data
+    erase(encoded)
+    if not canonical:
         raise Corrupt("This is no share: it is not in its canonical form.")
     _mnemonic(document)
     return document

@@ -22,8 +22,7 @@ from rkeyserver.clock import Clock, utc
 from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
 from rkeyserver.service.background import in_background
 
-# O_DSYNC: a write returns when it is on disk.
-_FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DSYNC
+_FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _HELD: Final = re.compile(rb'\{"at":"[^"]*","event":"(?:mint|open|join|hand-over|recover)","verdict":"accepted"')
 _NOT_MINTED: Final = re.compile(rb'\{"at":"[^"]*","event":"mint","verdict":"refused","domain":"([0-9a-f]{32})"')
 
@@ -176,6 +175,7 @@ class Audit:
                 rest = memoryview(data if whole else b"\n" + data)
                 while rest:
                     rest = rest[os.write(self._fd, rest) :]
+                os.fdatasync(self._fd)  # and not O_DSYNC, which Gramine takes and drops
                 self._whole = True
         except OSError as error:
             raise Unavailable(

@@ -43,6 +43,7 @@ from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.refresh import Refresher
 from rkeyserver.service.serve import Afterwards, open_sockets, serve
 from rkeyserver.service.sharing import ProcessSharing
+from rkeyserver.service.sharing_inline import InlineSharing
 from rkeyserver.service.start import start_primary
 from rkeyserver.service.surroundings import HOW_TO_HIDE
 from rkeyserver.service.verification import InlineVerifier, VerifierPool
@@ -204,7 +205,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             audit=audit,
             clock=clock,
             granter=granter,
-            sharing=ProcessSharing(),
+            sharing=ProcessSharing() if platform.starts_processes else InlineSharing(),
             say=_say,
             started=clock.now(),
             collateral=no_collateral if refresher is None else refresher.status,

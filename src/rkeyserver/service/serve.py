@@ -53,7 +53,10 @@ def open_sockets(address: Address, option: str = "--listen") -> list[socket.sock
     families = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")] if not address.host else []  # noqa: S104 - asked for
     if not families:
         try:
-            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            # As bytes: for text the codec of international names is loaded, and no host of ours is one.
+            found = socket.getaddrinfo(
+                address.host.encode(), address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
         except OSError as error:
             raise Unavailable(f"Cannot listen on {address}: {error.strerror}.") from error
         families = list(dict.fromkeys((entry[0], str(entry[4][0])) for entry in found))

@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.fakes.keyrings import keyring_of
 from tests.fakes.recipients import Recipient, age
 from tests.fakes.sealer import FakeSealer
-from tests.fakes.sharing import InlineSharing
 from tests.fakes.signing import policy_text
 
 from rkeyserver.address import Address
@@ -35,6 +34,7 @@ from rkeyserver.sealing.recovery import Recovery
 from rkeyserver.sealing.shares import recipient_of
 from rkeyserver.service import contribute
 from rkeyserver.service.contribute import Progress, fetch_request, post_contribution
+from rkeyserver.service.sharing_inline import InlineSharing
 
 RECIPIENTS = [age() for _ in range(3)]
 POLICY = default_policy("simulated", mrsigner="5a" * 32, isv_prod_id=1).text.replace('"any"', f'["{"a1" * 16}"]', 1)

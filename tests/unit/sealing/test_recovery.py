@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.fakes.keyrings import keyring_of
 from tests.fakes.recipients import age, largest_ssh_rsa, one_of_each
 from tests.fakes.sealer import FakeSealer
-from tests.fakes.sharing import InlineSharing
+from tests.fakes.sharing import WatchedSharing
 
 from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.exchange.messages import MAX_IDENTITY
@@ -34,7 +34,7 @@ HERE = FakeSealer()
 RECIPIENTS = one_of_each()
 
 
-def recovery_of(threshold: int, sharing: InlineSharing, recipients: list[str] | None = None) -> Recovery:
+def recovery_of(threshold: int, sharing: WatchedSharing, recipients: list[str] | None = None) -> Recovery:
     return Recovery(threshold, tuple(recipients or [one.public for one in RECIPIENTS]), sharing)
 
 
@@ -42,7 +42,7 @@ class Sealed:
     """A record with a recovery slot, and its recovery secret."""
 
     def __init__(self, threshold: int = 2) -> None:
-        sharing = InlineSharing()
+        sharing = WatchedSharing()
         self.keyring = keyring_of()
         self.data = seal_keyring(self.keyring, HERE, now=2_000, recovery=recovery_of(threshold, sharing))
         (self.secret,) = sharing.secrets
@@ -74,7 +74,7 @@ def test_the_shares_of_any_so_many_recipients_open_it(sealed: Sealed) -> None:
     shares = [one.opens(share.sealed) for one, share in zip(RECIPIENTS, slot.shares, strict=True)]
     for some in ([0, 1], [2, 0], [1, 2]):
         views = [memoryview(shares[index]) for index in some]
-        with InlineSharing().combine(views, share_set_of(slot, sealed.keyring.domain)) as secret:
+        with WatchedSharing().combine(views, share_set_of(slot, sealed.keyring.domain)) as secret:
             opened = recovered(sealed.data, bytes(secret.view))
         assert opened.same_as(sealed.keyring)
         opened.close()
@@ -104,7 +104,7 @@ def test_without_recipients_there_is_no_slot() -> None:
 def test_where_no_share_can_be_made_no_record_is() -> None:
     keyring = keyring_of()
     with pytest.raises(Misuse, match="no such key"):
-        seal_keyring(keyring, HERE, now=0, recovery=recovery_of(2, InlineSharing(fails=Misuse("no such key"))))
+        seal_keyring(keyring, HERE, now=0, recovery=recovery_of(2, WatchedSharing(fails=Misuse("no such key"))))
     keyring.close()
 
 
@@ -121,7 +121,7 @@ def test_the_largest_record_is_read_and_its_slot_fits_a_request() -> None:
     """16 recipients with the longest keys, and as many generations as a keyring takes."""
     recipients = [largest_ssh_rsa() for _ in range(MAX_SHARES)]
     keyring = keyring_of([f"generation {number}" for number in range(1024)])
-    data = seal_keyring(keyring, HERE, now=2**62, recovery=recovery_of(16, InlineSharing(), recipients))
+    data = seal_keyring(keyring, HERE, now=2**62, recovery=recovery_of(16, WatchedSharing(), recipients))
     header = record.parse(data).header
     keyring.close()
     assert len(data) <= MAX_RECORD
@@ -211,7 +211,7 @@ def test_no_changed_byte_opens(position: int, difference: int) -> None:
 
 def test_a_keyring_under_another_domain_s_name_is_found() -> None:
     """Anyone can seal what he likes to anyone's public key."""
-    keyring, sharing = keyring_of(), InlineSharing()
+    keyring, sharing = keyring_of(), WatchedSharing()
     contents = record.Contents("00" * 16, keyring.generation_ids, 0, 1, 2_000)
     data = record.seal(contents, keyring.view, HERE, recovery_of(1, sharing))
     keyring.close()

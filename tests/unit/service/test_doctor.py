@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -16,7 +17,6 @@ from tests.fakes.machines import NOW, HostTime, machine, set_microcode
 from tests.fakes.platform import FakePlatform
 from tests.fakes.processes import ROOT
 from tests.fakes.sealer import FakeSealer
-from tests.fakes.sharing import InlineSharing
 
 from rkeyserver.address import Address
 from rkeyserver.appraisal.defaults import default_policy
@@ -34,6 +34,7 @@ from rkeyserver.service import surroundings
 from rkeyserver.service.doctor import NO_WAY_BACK, Examined, Heard, examine
 from rkeyserver.service.finding import Finding, State, Topic
 from rkeyserver.service.routes import Hint
+from rkeyserver.service.sharing_inline import InlineSharing
 
 GOOD, WARNING, BAD, UNKNOWN = State
 DOMAIN, OTHER_DOMAIN = id_of(SECRET), id_of(OTHER_SECRET)
@@ -171,6 +172,10 @@ def _audit_is_a_folder(place: Place) -> None:
     place.config.audit_path.mkdir()
 
 
+def _audit_is_a_pipe(place: Place) -> None:
+    os.mkfifo(place.config.audit_path)
+
+
 def _audit_is_a_link(place: Place) -> None:
     place.config.audit_path.symlink_to(place.record)
 
@@ -253,7 +258,8 @@ CASES: dict[str, Case] = {
     "a copy": (_kept, Topic.KEPT_COPIES, GOOD, "rkey.bin.kept.domain-x", NO_WAY_BACK),
     "no audit file yet": (nothing, Topic.AUDIT_FILE, GOOD, "a start makes it", NO_WAY_BACK),
     "an audit file": (_audit_is_there, Topic.AUDIT_FILE, GOOD, "can be appended to", NO_WAY_BACK),
-    "a folder as audit file": (_audit_is_a_folder, Topic.AUDIT_FILE, BAD, "no regular file", MISUSE),
+    "a folder as audit file": (_audit_is_a_folder, Topic.AUDIT_FILE, BAD, "Is a directory", UNAVAILABLE),
+    "a pipe as audit file": (_audit_is_a_pipe, Topic.AUDIT_FILE, BAD, "no regular file", MISUSE),
     "a link as audit file": (_audit_is_a_link, Topic.AUDIT_FILE, BAD, "symbolic links", UNAVAILABLE),
     "no audit file": (_audit_is_something_else, Topic.AUDIT_FILE, BAD, "is no audit file", MISUSE),
     "an audit file nowhere": (_set(audit=Path("/none/a")), Topic.AUDIT_FILE, BAD, "/none, .* not there", UNAVAILABLE),
@@ -397,7 +403,20 @@ def test_a_folder_that_cannot_be_listed_is_said_to_be_so(place: Place, monkeypat
 
 
 def test_an_audit_file_that_cannot_be_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a start finds it, whatever access(2) says of it: inside Gramine that says too much."""
     place.config.audit_path.write_text("")
+    real = os.open
+
+    def for_reading_only(path: Path, flags: int, *more: int) -> int:
+        if path == place.config.audit_path and flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", for_reading_only)
+    assert "cannot be used: Permission denied" in of(place.examine(), Topic.AUDIT_FILE).found
+
+
+def test_a_folder_where_no_audit_file_can_be_made(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert "not writable for this user" in of(place.examine(), Topic.AUDIT_FILE).found
 

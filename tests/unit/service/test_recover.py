@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.fakes.lost import Lost, Recovering
 from tests.fakes.machines import machine
 from tests.fakes.recipients import age, one_of_each
-from tests.fakes.sharing import InlineSharing
+from tests.fakes.sharing import WatchedSharing
 
 from rkeyserver.appraisal.change import PolicyChange, parse_change, propose, public_line, sign
 from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_policy
@@ -200,7 +200,7 @@ def test_where_a_contribution_cannot_be_recorded_it_does_not_count(gone: Simulat
 
 def test_where_the_shares_cannot_be_combined_nothing_has_changed(gone: SimulatedPlatform, make: Make) -> None:
     day = make(Lost.of(gone))
-    day.instance.sharing = InlineSharing(fails=Unavailable("no process"))
+    day.instance.sharing = WatchedSharing(fails=Unavailable("no process"))
     fails(day, Unavailable, "no process", 0, 1)
 
 
@@ -402,7 +402,7 @@ def test_a_keyring_is_sealed_for_no_recipient_without_the_policy_s_saying_so(gon
     lost = Lost.of(gone)
     with contextlib.closing(open_keyring(parse(lost.record), gone)) as keyring:
         plain = seal_keyring(keyring, gone, now=0)
-        stranger = seal_keyring(keyring, gone, now=0, recovery=Recovery(1, (age().public,), InlineSharing()))
+        stranger = seal_keyring(keyring, gone, now=0, recovery=Recovery(1, (age().public,), WatchedSharing()))
     assert parse(plain).header.recovery is None
     assert parse(stranger).header.recovery is not None
 
