@@ -74,14 +74,14 @@ async def start_primary(config: Config, instance: Instance, own: Own, given: Giv
                 check_recoverable(policy)
                 await _check_self(instance, policy)
             keyring = Keyring.mint(now=instance.clock.now(), policy=policy.text)
-            line = Line(event="mint", verdict="accepted", domain=keyring.domain, sequence=keyring.header.sequence)
+            minted = Line(event="mint", verdict="accepted", domain=keyring.domain, sequence=keyring.header.sequence)
             with instance.erasing(keyring):
-                instance.audit.write_now(line)
+                instance.audit.write_now(minted)
                 try:
                     instance.store_keyring(keyring, None)
                 except RkeyError as error:
                     # A second line: the first says that it may be made, this one that it was not.
-                    instance.audit.write_now(line.refused(error))
+                    instance.audit.write_now(minted.refused(error))
                     raise
                 instance.hold(keyring)
             log.info("Made the root key of a new domain, %s, and sealed it to this machine.", keyring.domain)
