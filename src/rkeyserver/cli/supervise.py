@@ -1,0 +1,85 @@
+"""Running a program that is told to stop by SIGTERM alone, as a terminal, a shell and systemd want one to behave."""
+
+from __future__ import annotations
+
+import ctypes
+import http.client
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from rkeyserver.address import Address
+from rkeyserver.errors import Unavailable
+from rkeyserver.service.notify import notify
+
+STOPPED_BY: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ASK_SECONDS: Final = 0.2
+_PR_SET_PDEATHSIG: Final = 1
+_BY_SIGNAL: Final = 128  # what a shell adds to the number of the signal that ended a program
+
+
+def supervise(command: list[str], folder: Path, lock: int, ready: Callable[[], bool] | None) -> int:
+    """Run `command` in `folder` until it ends; its exit status, 128 and more where a signal ended it.
+
+    Each of STOPPED_BY is passed on as SIGTERM. If this process dies, the command is told to stop. lock: a descriptor
+    that it inherits. ready: asked until it says yes, and then the service manager is told; None where nobody waits.
+
+    Raises: Unavailable if it cannot be started.
+    """
+    child: subprocess.Popen[bytes] | None = None
+    told = False
+
+    def stop(_number: int, _frame: object) -> None:
+        nonlocal told
+        told = True
+        if child is not None:
+            child.terminate()
+
+    for number in STOPPED_BY:
+        # nohup(1) starts what is to outlive its terminal with SIGHUP ignored, and so it stays.
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    try:
+        child = subprocess.Popen(command, cwd=folder, pass_fds=[lock], preexec_fn=_apart(os.getpid()))  # noqa: PLW1509, S603 - no thread runs here yet
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable(f"{command[0]} cannot be started: {error}.") from error
+    if told:
+        child.terminate()
+    while ready is not None and not told and child.poll() is None:
+        if ready():
+            notify("READY=1")
+            break
+        time.sleep(ASK_SECONDS)
+    status = child.wait()
+    return status if status >= 0 else _BY_SIGNAL - status
+
+
+def serves(address: Address) -> bool:
+    """Whether an instance whose operations listener is `address` says that it serves a keyring."""
+    asked = http.client.HTTPConnection(address.host, address.port, timeout=1)
+    try:
+        asked.request("GET", "/healthz")
+        return asked.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        asked.close()
+
+
+def _apart(starter: int) -> Callable[[], None]:
+    """What the child does before it becomes the command."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def begin() -> None:
+        # A terminal's Ctrl-C, and its end, go to the whole group, and would kill it. What is ignored stays ignored.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != starter:
+            os._exit(_BY_SIGNAL + signal.SIGTERM)  # it died before it could be watched
+
+    return begin
