@@ -35,12 +35,12 @@ class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
 
 class ServeOptions(_Options, frozen=True):
-    """Of `serve`. host: with its port."""
+    """Of `serve`. host: with its port; wait_ms: --wait, in thousandths of a second, for a whole number has one form."""
 
     keystore: Name
     host: Hosts | None = None
     domain: Hex16 | None = None
-    wait: Annotated[float, msgspec.Meta(ge=0, le=86_400)] | None = None
+    wait_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] | None = None
     once: bool | None = None
     recover: bool | None = None
     change: Name | None = None
@@ -87,7 +87,8 @@ REFUSED: Final = {
 _WANTED: Final = (
     WANTED
     | dict.fromkeys(PATHS, f"a name in the keystore's folder: {NAME}")
-    | {"json": "true or false", "command": "serve, doctor or identity", "options": "the command's own options"}
+    | {"wait-ms": "a whole number of milliseconds from 0 to 86400000", "json": "true or false"}
+    | {"command": "serve, doctor or identity", "options": "the command's own options"}
 )
 _ADVICE: Final = "It is written by the program that starts the enclave; start it by that one."
 
@@ -123,22 +124,24 @@ def parse(data: bytes, state: Path) -> Told:
         )
     said: dict[str, Any] = msgspec.to_builtins(given) | {"platform": PLATFORM}
     as_json = bool(said.pop("json", False))
+    if "wait-ms" in said:
+        said["wait"] = said.pop("wait-ms") / 1000
     for name in PATHS:
         if name in said:
             said[name] = str(state / said[name])
     return Told(document.command, make_config(Options(), check_options(said)), as_json)
 
 
-def written(command: str, said: dict[str, object]) -> bytes:
-    """The document for `command`, with options by their names.
+def written(command: str, options: dict[str, object]) -> bytes:
+    """The document for `command`, with `options` by their names.
 
     Raises: Misuse for what parse() would refuse, but for what only make_config() sees.
     """
     try:
-        options = msgspec.convert(said, COMMANDS[command])
+        found = msgspec.convert(options, COMMANDS[command])
     except msgspec.ValidationError as error:
-        raise Misuse(f"{in_words(error, _words(COMMANDS[command]), said, before='--')}.") from error
-    made = _encoded(command, options)
+        raise Misuse(f"{in_words(error, _words(COMMANDS[command]), options, before='--')}.") from error
+    made = _encoded(command, found)
     if len(made) > MAX_OPTIONS:
         raise Misuse(f"The options come to {len(made)} bytes; an enclave takes at most {MAX_OPTIONS}.")
     return made

@@ -1,7 +1,8 @@
 """The program on the host that starts the enclave. It is trusted with nothing: whatever it may say, a host may say.
 
-It reads the operator's arguments as the ordinary program does, refuses early what the enclave would refuse, writes the
-rest into the one document that the enclave reads, and starts it by gramine-sgx. Commands that need no machine run here.
+It reads the operator's arguments as the ordinary program does, writes them into the one document that the enclave
+reads, and starts it by gramine-sgx. What it refuses, it refuses for the operator's sake, early and in words: the
+enclave refuses by itself what must be refused. Commands that need no machine run here.
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ from typing import Final
 
 from rkeyserver.cli import main as ordinary
 from rkeyserver.cli.command import Said, configuration
+from rkeyserver.cli.host_lock import host_lock
 from rkeyserver.cli.run_folder import parent, run_folder
 from rkeyserver.cli.supervise import serves, supervise
 from rkeyserver.config import DEFAULT_MACHINE, DEFAULT_OPS, Config
 from rkeyserver.enclave_options import COMMANDS, PLATFORM, REFUSED, written
 from rkeyserver.errors import Corrupt, Misuse
-from rkeyserver.keystore.file_lock import FileLock
 from rkeyserver.keystore.file_read import resolve
 
 APPLICATION: Final = "rkeyserver"
 GRAMINE: Final = "gramine-sgx"
-HOST_LOCK: Final = ".lock.host"  # of the record's name; beside the one that the enclave itself has
 HELP: Final = f"""\
 this build runs in an enclave (platform {PLATFORM}):
   serve, doctor and identity are started in it by {GRAMINE}; the other commands run on the host
@@ -63,22 +63,13 @@ def launch(image: Path, name: str, words: list[str]) -> Said:
         said["json"] = True
     options = written(name, said)
     gramine = _gramine(image)
+    serving = name == "serve"
     with contextlib.ExitStack() as stack:
-        if name == "serve" and record is not None:
-            # Inside, locks are the enclave's own: they keep no other enclave out.
-            lock = FileLock.acquire(record.with_name(record.name + HOST_LOCK), _now)
-            stack.callback(lock.release)
+        held = [stack.enter_context(host_lock(record))] if serving and record is not None else []
         state = None if record is None else record.parent
-        folder, held = stack.enter_context(run_folder(parent(os.environ), image, state, options))
-        waits = name == "serve" and "NOTIFY_SOCKET" in os.environ
-        ready = (lambda: serves(config.ops)) if waits else None
-        return Said("", supervise([gramine, APPLICATION], folder, held, ready))
-
-
-def _now() -> float:
-    import time  # noqa: PLC0415 - only to note who holds the lock
-
-    return time.time()
+        folder, lock = stack.enter_context(run_folder(parent(os.environ), image, state, options))
+        ready = (lambda: serves(config.ops)) if serving and "NOTIFY_SOCKET" in os.environ else None
+        return Said("", supervise([gramine, APPLICATION], folder, [lock, *held], ready))
 
 
 def _check_for_the_enclave(config: Config) -> None:
@@ -121,7 +112,7 @@ def _said(name: str, config: Config, record: Path | None) -> dict[str, object]:
     values: dict[str, tuple[object, object]] = {
         "host": ([str(host) for host in config.hosts], []),
         "domain": (config.domain, usual.domain),
-        "wait": (config.wait, usual.wait),
+        "wait-ms": (round(config.wait * 1000), round(usual.wait * 1000)),
         "once": (config.once, usual.once),
         "recover": (config.recover, usual.recover),
         "listen": ([str(one) for one in config.listen], [str(one) for one in usual.listen]),
@@ -129,7 +120,7 @@ def _said(name: str, config: Config, record: Path | None) -> dict[str, object]:
         "pccs": (config.pccs, usual.pccs),
         "log-level": (config.log_level, usual.log_level),
     }
-    said: dict[str, object] = {name: value for name, (value, default) in values.items() if value != default}
+    said: dict[str, object] = {option: value for option, (value, default) in values.items() if value != default}
     said["keystore"] = record.name
     said |= {option: _inside(path, record.parent, option) for option, path in paths.items() if path is not None}
     takes = COMMANDS[name].__struct_encode_fields__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import http.client
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -18,14 +19,15 @@ from rkeyserver.service.notify import notify
 
 STOPPED_BY: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ASK_SECONDS: Final = 0.2
+MOST_FILES: Final = 8192
 _PR_SET_PDEATHSIG: Final = 1
 _BY_SIGNAL: Final = 128  # what a shell adds to the number of the signal that ended a program
 
 
-def supervise(command: list[str], folder: Path, lock: int, ready: Callable[[], bool] | None) -> int:
+def supervise(command: list[str], folder: Path, held: list[int], ready: Callable[[], bool] | None) -> int:
     """Run `command` in `folder` until it ends; its exit status, 128 and more where a signal ended it.
 
-    Each of STOPPED_BY is passed on as SIGTERM. If this process dies, the command is told to stop. lock: a descriptor
+    Each of STOPPED_BY is passed on as SIGTERM. If this process dies, the command is told to stop. held: descriptors
     that it inherits. ready: asked until it says yes, and then the service manager is told; None where nobody waits.
 
     Raises: Unavailable if it cannot be started.
@@ -43,8 +45,9 @@ def supervise(command: list[str], folder: Path, lock: int, ready: Callable[[], b
         # nohup(1) starts what is to outlive its terminal with SIGHUP ignored, and so it stays.
         if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
+    _raise_limit()
     try:
-        child = subprocess.Popen(command, cwd=folder, pass_fds=[lock], preexec_fn=_apart(os.getpid()))  # noqa: PLW1509, S603 - no thread runs here yet
+        child = subprocess.Popen(command, cwd=folder, pass_fds=held, preexec_fn=_apart(os.getpid()))  # noqa: PLW1509, S603 - no thread runs here yet
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"{command[0]} cannot be started: {error}.") from error
     if told:
@@ -56,6 +59,14 @@ def supervise(command: list[str], folder: Path, lock: int, ready: Callable[[], b
         time.sleep(ASK_SECONDS)
     status = child.wait()
     return status if status >= 0 else _BY_SIGNAL - status
+
+
+def _raise_limit() -> None:
+    # Inside, a limit of the enclave's own is seen; the one that counts is the host's.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def serves(address: Address) -> bool:
