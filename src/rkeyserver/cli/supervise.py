@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import http.client
 import os
@@ -9,7 +10,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -41,24 +42,35 @@ def supervise(command: list[str], folder: Path, held: list[int], ready: Callable
         if child is not None:
             child.terminate()
 
+    _raise_limit()
+    with _handled_by(stop):
+        try:
+            child = subprocess.Popen(command, cwd=folder, pass_fds=held, preexec_fn=_apart(os.getpid()))  # noqa: PLW1509, S603 - no thread runs here yet
+        except (OSError, subprocess.SubprocessError) as error:
+            raise Unavailable(f"{command[0]} cannot be started: {error}.") from error
+        if told:
+            child.terminate()
+        while ready is not None and not told and child.poll() is None:
+            if ready():
+                notify("READY=1")
+                break
+            time.sleep(ASK_SECONDS)
+        status = child.wait()
+    return status if status >= 0 else _BY_SIGNAL - status
+
+
+@contextlib.contextmanager
+def _handled_by(stop: Callable[[int, object], None]) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in STOPPED_BY}
     for number in STOPPED_BY:
         # nohup(1) starts what is to outlive its terminal with SIGHUP ignored, and so it stays.
-        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+        if number is not signal.SIGHUP or before[number] is not signal.SIG_IGN:
             signal.signal(number, stop)
-    _raise_limit()
     try:
-        child = subprocess.Popen(command, cwd=folder, pass_fds=held, preexec_fn=_apart(os.getpid()))  # noqa: PLW1509, S603 - no thread runs here yet
-    except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"{command[0]} cannot be started: {error}.") from error
-    if told:
-        child.terminate()
-    while ready is not None and not told and child.poll() is None:
-        if ready():
-            notify("READY=1")
-            break
-        time.sleep(ASK_SECONDS)
-    status = child.wait()
-    return status if status >= 0 else _BY_SIGNAL - status
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _raise_limit() -> None:
