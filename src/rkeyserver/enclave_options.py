@@ -61,6 +61,7 @@ class DoctorOptions(_Options, frozen=True):
     domain: Hex16 | None = None
     ops: str | None = None
     audit: Name | None = None
+    collateral: Name | None = None
     json: bool | None = None
 
 

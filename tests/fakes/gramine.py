@@ -1,7 +1,7 @@
 """A stand-in for gramine-sgx, and an image's folder: how the enclave was started is noted, then a script plays it.
 
-It plays `exit N`, `kill N` (it ends by that signal), `wait` (until told to stop, and then 7), or `program MACHINE`: the
-program of the enclave, in an interpreter of its own that sees nothing but this tree and its libraries.
+It plays `exit N`, `kill N` (it ends by that signal), `wait` (until told to stop, and then 7), or `program COMPOSITION`:
+the program of the enclave (tests/fakes/enclave_program.py), in an interpreter of its own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ if what == "wait":
     print("waiting", flush=True)
     while True:
         time.sleep(60)
-os.execve({python!r}, [{python!r}, "-I", "-S", "-B", {program!r}, {packages!r}, {source!r}, *more], dict(os.environ))
+command = [{python!r}, "-I", "-S", "-B", {program!r}, {packages!r}, {source!r}, {tests!r}, *more]
+os.execve(command[0], command, dict(os.environ))
 """
 _STARTER: Final = """\
 import sys
@@ -87,6 +88,7 @@ class Gramine:
             program=str(PROGRAM),
             packages=sysconfig.get_path("purelib"),
             source=str(ROOT / "src"),
+            tests=str(ROOT),
         )
         fake = self.bin / "gramine-sgx"
         fake.write_text(text)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from tests.fakes.gramine import Gramine
-from tests.fakes.processes import Machine, Machines, Running, environment, wait_for_end_of
+from tests.fakes.processes import Running, environment, wait_for_end_of
+from tests.sgx.machines import SgxMachine, SgxMachines, collateral, sgx_machines_in
 
 from rkeyserver.address import Address
 from rkeyserver.cli.supervise import serves
@@ -140,9 +141,11 @@ def test_only_who_serves_is_ready(answer: bytes, good: bool) -> None:  # noqa: F
 class Enclave:
     """A machine whose instances are started by the launcher."""
 
-    def __init__(self, machine: Machine, folder: Path) -> None:
+    def __init__(self, machine: SgxMachine) -> None:
         self.machine = machine
-        self.host = Gramine.made(folder, "program", str(machine.processor))
+        machine.stand.ready()
+        self.host = Gramine.made(machine.folder.with_name(f"{machine.name}.host"), "program", machine.composition)
+        machine.keystore.with_name("rkey.bin.collateral.json").write_bytes(collateral())
 
     def begin(self, *words: str, **env: str) -> Running:
         own = ("--keystore", str(self.machine.keystore), "--listen", self.machine.address, "--ops", self.machine.ops)
@@ -151,8 +154,14 @@ class Enclave:
         return running
 
 
-def test_a_domain_of_enclaves_from_first_start_to_hand_over(machines: Machines, tmp_path: Path) -> None:
-    first, second = (Enclave(machines(name), tmp_path / f"host-{name}") for name in ("first", "second"))
+@pytest.fixture
+def sgx_machines(tmp_path: Path) -> Iterator[SgxMachines]:
+    with sgx_machines_in(tmp_path, judged_as_simulated=True) as made:
+        yield made
+
+
+def test_a_domain_of_enclaves_from_first_start_to_hand_over(sgx_machines: SgxMachines) -> None:
+    first, second = (Enclave(sgx_machines(name)) for name in ("first", "second"))
     primary = first.begin().ready()
     assert first.machine.status()["role"] == "primary"
     standby = second.begin("-i", first.machine.address).ready()
@@ -162,32 +171,28 @@ def test_a_domain_of_enclaves_from_first_start_to_hand_over(machines: Machines, 
         *("doctor", "--keystore", str(second.machine.keystore), "--ops", second.machine.ops, "--json"),
         *("-i", first.machine.address),
     ).wait()
-    assert doctor.status == 0, doctor
-    findings = {one["topic"]: one["state"] for one in json.loads(doctor.out)["findings"]}
-    assert findings["record"] == "good"
+    examined = json.loads(doctor.out)
+    assert doctor.status == examined["status"]
+    findings = {one["topic"]: one["state"] for one in examined["findings"]}
+    assert [findings[topic] for topic in ("record", "machine", "opens", "instance")] == ["good"] * 4
     identity = second.host.begin("identity").wait()
-    assert identity.out == f"simulated {second.machine.status()['machine']}\n"
+    assert identity.out == f"sgx {second.machine.ppid}\n"
     assert standby.stop().status == 0
     assert primary.stop().status == 0
     # What they store lies beside the record, and nowhere else.
     for one in (first, second):
         made = {path.name for path in one.machine.folder.iterdir()} - {"machine"}
-        assert {name.removeprefix("rkey.bin") for name in made} <= {
-            "",
-            ".lock",
-            ".lock.host",
-            ".audit.jsonl",
-            ".socket",
-        }
+        endings = {"", ".lock", ".lock.host", ".audit.jsonl", ".collateral.json"}
+        assert {name.removeprefix("rkey.bin") for name in made} == endings
 
 
-def test_it_ends_with_the_status_and_the_words_of_the_program(machines: Machines, tmp_path: Path) -> None:
-    one = Enclave(machines("one"), tmp_path / "host-one")
+def test_it_ends_with_the_status_and_the_words_of_the_program(sgx_machines: SgxMachines, tmp_path: Path) -> None:
+    one = Enclave(sgx_machines("one"))
     one.machine.keystore.write_bytes(b"no record")
     ended = one.begin().wait()
-    assert ended.status == 5
+    assert ended.status == 5, ended
     assert "rkeyserver: " in ended.err
     assert one.machine.keystore.read_bytes() == b"no record"
     nobody = one.begin("-i", one.machine.address, "--once", "--wait", "0", "--keystore", str(tmp_path / "new")).wait()
-    assert nobody.status == 4
+    assert nobody.status == 4, nobody
     assert not (tmp_path / "new").exists()
