@@ -3,8 +3,8 @@
     python -m tests.attacks.hostile_host COMPOSITION
 
 is the program: loaded once and forked for each case, for a start takes longer than most cases. Each line of its stdin
-is a case, JSON: folder, a run folder with options.json and state; clock, what the host's clock says, null for the
-truth. It answers with the exit status. What is done before main() is what tests/fakes/enclave_program.py does.
+is a case, JSON: a run folder with options.json and state, and of World's fields those that are not honest. It answers
+with the exit status. What is done before main() is what tests/fakes/enclave_program.py does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,20 @@ RECORD: Final = "rkey.bin"
 
 Prepare = Callable[[Path], object]
 """Makes something of the one folder, given its path."""
+
+
+class World(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a host says and gives beside files. clock: seconds since 1970; threads: how many it lets begin; cpus: how
+
+    many there are said to be. None for an honest one.
+    """
+
+    clock: float | None = None
+    threads: int | None = None
+    cpus: int | None = None
+
+
+HONEST: Final = World()
 
 
 @dataclass(frozen=True)
@@ -106,12 +121,12 @@ class Host:
         (case.folder / "options.json").write_bytes(written(command, usual | options))
         return case
 
-    def run(self, case: Case, clock: float | None = None) -> Came:
+    def run(self, case: Case, world: World = HONEST) -> Came:
         """Start the enclave there and wait for its end. Nothing outside may have been touched."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         before = _seen(case.outside)
-        self._process.stdin.write(json.dumps({"folder": str(case.folder), "clock": clock}) + "\n")
+        self._process.stdin.write(json.dumps([str(case.folder), msgspec.to_builtins(world)]) + "\n")
         self._process.stdin.flush()
         status = int(self._process.stdout.readline())
         assert _seen(case.outside) == before
@@ -145,13 +160,29 @@ def host_in(folder: Path) -> Iterator[Host]:
             process.stdin.close()
 
 
-def _play(case: dict[str, Any], composition: Composition) -> NoReturn:
+def _make(world: World) -> None:
+    if world.clock is not None:
+        said = world.clock
+        clock.Clock.__init__.__defaults__ = (lambda: said,)
+    if world.cpus is not None:
+        os.cpu_count = lambda: world.cpus
+    if world.threads is not None:
+        start, left = threading._start_new_thread, iter(range(world.threads))  # type: ignore[attr-defined]
+
+        def begin(*given: Any) -> Any:
+            if next(left, None) is None:
+                raise RuntimeError("can't start new thread")
+            return start(*given)
+
+        threading._start_new_thread = begin  # type: ignore[attr-defined]
+
+
+def _play(folder: str, world: World, composition: Composition) -> NoReturn:
     signal.alarm(SECONDS)
-    os.chdir(case["folder"])
+    os.chdir(folder)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
-    if case["clock"] is not None:
-        clock.Clock.__init__.__defaults__ = (lambda: case["clock"],)
+    _make(world)
     enclave.OPTIONS = Path("options.json")  # type: ignore[misc]
     enclave.STATE = Path("state").absolute()  # type: ignore[misc]
     compose(composition)
@@ -168,10 +199,10 @@ def _play(case: dict[str, Any], composition: Composition) -> NoReturn:
 def main(path: str) -> None:
     composition = msgspec.json.decode(Path(path).read_bytes(), type=Composition)
     while line := sys.stdin.readline():
-        case = json.loads(line)
+        folder, world = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            _play(case, composition)
+            _play(folder, msgspec.convert(world, World), composition)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)  # noqa: T201 - the answer
 
 

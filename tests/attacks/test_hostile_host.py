@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from tests.attacks.hostile_host import RECORD, Came, Host, Prepare, host_in
+from tests.attacks.hostile_host import RECORD, Came, Host, Prepare, World, host_in
 from tests.sgx.machines import IMAGE
 from tests.sgx.state import FAILS, Fault
 
@@ -353,17 +353,46 @@ CLOCKS: dict[str, float] = {
 @pytest.mark.parametrize("clock", CLOCKS.values(), ids=CLOCKS)
 def test_a_clock_that_lies_makes_no_key_and_keeps_the_record(host: Host, clock: float) -> None:
     # A new domain: its policy is tried on this machine, with collateral that is not in force at that time.
-    came = host.run(host.case("serve", LOOPBACK), clock)
+    came = host.run(host.case("serve", LOOPBACK), World(clock=clock))
     assert came.status in {REJECTED, UNAVAILABLE}, came
     ends_in_one_sentence(came)
     made_no_key(came)
     assert not (came.state / RECORD).exists()
-    came = host.run(host.case("serve", ASKING, host.with_its_record), clock)
+    came = host.run(host.case("serve", ASKING, host.with_its_record), World(clock=clock))
     assert came.status == UNAVAILABLE
     assert "No answer from" in came.err
     assert (came.state / RECORD).read_bytes() == host.genuine
-    came = host.run(host.case("doctor", {}, host.with_its_record), clock)
+    came = host.run(host.case("doctor", {}, host.with_its_record), World(clock=clock))
     assert "the record opens here now" in came.out
+
+
+WORLDS: dict[str, World] = {
+    "no thread can begin": World(threads=0),
+    "one thread can begin": World(threads=1),
+    "no processor": World(cpus=0),
+    "a million processors": World(cpus=10**6),
+}
+
+
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+def test_a_host_that_gives_few_threads_gets_no_key_for_it(host: Host, world: World) -> None:
+    came = host.run(host.case("serve", LOOPBACK | {"domain": OTHER_DOMAIN}, host.with_its_record), world)
+    assert came.status == REJECTED
+    ends_in_one_sentence(came)
+    came = host.run(host.case("doctor", {}, host.with_its_record), world)
+    assert "the record opens here now" in came.out
+
+
+def test_a_host_that_gives_no_thread_is_told_that_there_is_no_evidence(host: Host) -> None:
+    asking = ASKING | {"host": [host.machine.address], "domain": host.domain}
+    running = host.machine.start()
+    came = host.run(host.case("serve", asking), World(threads=0))
+    assert came.status == UNAVAILABLE
+    assert "can't start new thread" in came.err
+    ends_in_one_sentence(came)
+    came = host.run(host.case("serve", asking))  # with threads it comes to a keyring, whose policy nobody has signed
+    assert came.status == REJECTED
+    running.stop()
 
 
 def changes(**state: Any) -> Callable[[Host], None]:
