@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.enclave_documents import DOMAIN, HOSTILE, USUAL, document
 from tests.fakes.processes import ROOT
@@ -144,6 +144,7 @@ def test_a_name_that_could_lead_elsewhere_is_refused(name: str, option: str) -> 
         written("serve", USUAL | {option: name})
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_at_all_leads_out_of_the_folder(name: str) -> None:
     try:
@@ -168,6 +169,7 @@ def test_what_the_launcher_may_not_write_it_says_by_the_option() -> None:
         written("serve", USUAL | {"ops": "x" * MAX_OPTIONS})
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(msgspec.json.encode))
 def test_what_is_read_is_what_is_written(data: bytes) -> None:
     try:
@@ -190,6 +192,7 @@ OPTIONS_STRATEGY = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(OPTIONS_STRATEGY)
 def test_whatever_the_launcher_writes_is_read(said: dict[str, object]) -> None:
     config = parse(written("serve", said), STATE).config
