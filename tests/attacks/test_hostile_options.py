@@ -113,6 +113,15 @@ def test_a_hostile_document_starts_nothing(
     assert told == []
 
 
+def test_an_honest_document_begins_its_command(told: list[Config], tmp_path: Path) -> None:
+    """Else the tests around this one would show nothing."""
+    for data in (document(), document("doctor", json=True), b'{"command":"identity","options":{}}'):
+        (tmp_path / "options.json").write_bytes(data)
+        assert enclave.main() == 0
+    state = tmp_path / "state"
+    assert [config.keystore for config in told] == [state / "rkey.bin", state / "rkey.bin", Config().keystore]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda more: st.lists(more, max_size=4)
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import resource
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from rkeyserver.cli import launch, run_folder
 from rkeyserver.cli.main import COMMANDS
 from rkeyserver.config import DEFAULT_KEYSTORE
 from rkeyserver.enclave_options import parse
+from rkeyserver.errors import Unavailable
 
 DOMAIN = "0123456789abcdef" * 2
 EXIT_MISUSE, EXIT_UNAVAILABLE, EXIT_CORRUPT = 2, 4, 5
@@ -315,6 +320,41 @@ def test_what_a_killed_one_left_is_removed_and_nothing_behind_its_links(host: Gr
     assert host.run_folders() == []
     assert record.read_bytes() == b"a record"
     assert (host.image / "enclave" / "start.py").exists()
+
+
+def test_a_signal_that_comes_while_it_is_started_stops_it(host: Gramine, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.will("wait")
+    start = subprocess.Popen
+
+    def told_before(*given: Any, **more: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return start(*given, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", told_before)
+    before = signal.getsignal(signal.SIGTERM)
+    # The fake may not have said yet what it does when it is told: then the signal ends it.
+    assert launch.main(host.image, ["--keystore", "state/rkey.bin"]) in {7, 128 + signal.SIGTERM}
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_folder_that_cannot_be_filled_is_removed(host: Gramine, tmp_path: Path) -> None:
+    with (
+        pytest.raises(Unavailable, match="cannot be made: No such file"),
+        run_folder.run_folder(host.runtime, tmp_path / "no-image", None, b"{}"),
+    ):
+        pass
+    assert list(host.runtime.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_named(
+    host: Gramine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_locks(_fd: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert launch.main(host.image, ["--keystore", "state/rkey.bin"]) == EXIT_UNAVAILABLE
+    assert "gives no locks" in capsys.readouterr().err
 
 
 def test_the_usual_keystore_is_the_ordinary_one(host: Gramine, monkeypatch: pytest.MonkeyPatch) -> None:
