@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,19 +110,18 @@ def test_the_doctor_looks_beside_a_running_enclave(host: Gramine) -> None:
 @contextlib.contextmanager
 def answering(answer: bytes) -> Iterator[Address]:
     """A listener that gives one answer."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        pid = os.fork()
-        if pid == 0:
-            connection, _ = listener.accept()
+
+    def give() -> None:
+        connection, _ = listener.accept()
+        with connection:
             connection.recv(4096)
             connection.sendall(answer)
-            connection.close()
-            os._exit(0)
-        try:
-            yield Address("127.0.0.1", listener.getsockname()[1])
-        finally:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        giving = threading.Thread(target=give)
+        giving.start()
+        yield Address("127.0.0.1", listener.getsockname()[1])
+        giving.join()
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,8 +21,24 @@ from rkeyserver.service.notify import notify
 STOPPED_BY: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ASK_SECONDS: Final = 0.2
 MOST_FILES: Final = 8192
-_PR_SET_PDEATHSIG: Final = 1
 _BY_SIGNAL: Final = 128  # what a shell adds to the number of the signal that ended a program
+# A terminal's Ctrl-C, and its end, go to the whole group, and would kill the command; what is ignored stays ignored.
+# It is told to stop when its starter dies (PR_SET_PDEATHSIG), who may have died already. Signals were blocked before.
+_APART: Final = """\
+import ctypes, os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+starter, *command = sys.argv[1:]
+if os.getppid() != int(starter):
+    sys.exit(143)
+try:
+    os.execv(command[0], command)
+except OSError as error:
+    sys.stderr.write(f"rkeyserver: {command[0]} cannot be started: {error.strerror}.\\n")
+    sys.exit(4)
+"""
 
 
 def supervise(command: list[str], folder: Path, held: list[int], ready: Callable[[], bool] | None) -> int:
@@ -44,12 +60,15 @@ def supervise(command: list[str], folder: Path, held: list[int], ready: Callable
 
     _raise_limit()
     with _handled_by(stop):
+        # A fresh interpreter, which becomes the command: what it does first is done in no process that has threads.
+        apart = [sys.executable, "-IS", "-c", _APART, str(os.getpid()), *command]
         try:
-            child = subprocess.Popen(command, cwd=folder, pass_fds=held, preexec_fn=_apart(os.getpid()))  # noqa: PLW1509, S603 - no thread runs here yet
-        except (OSError, subprocess.SubprocessError) as error:
-            raise Unavailable(f"{command[0]} cannot be started: {error}.") from error
+            child = subprocess.Popen(apart, cwd=folder, pass_fds=held)  # noqa: S603 - code of our own
+        except OSError as error:
+            raise Unavailable(f"No process can be started: {error.strerror}.") from error
         if told:
             child.terminate()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPED_BY)
         while ready is not None and not told and child.poll() is None:
             if ready():
                 notify("READY=1")
@@ -61,6 +80,8 @@ def supervise(command: list[str], folder: Path, held: list[int], ready: Callable
 
 @contextlib.contextmanager
 def _handled_by(stop: Callable[[int, object], None]) -> Iterator[None]:
+    """Have STOPPED_BY handled so; blocked at first, until there is somebody to tell."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPED_BY)
     before = {number: signal.getsignal(number) for number in STOPPED_BY}
     for number in STOPPED_BY:
         # nohup(1) starts what is to outlive its terminal with SIGHUP ignored, and so it stays.
@@ -71,6 +92,7 @@ def _handled_by(stop: Callable[[int, object], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPED_BY)
 
 
 def _raise_limit() -> None:
@@ -91,18 +113,3 @@ def serves(address: Address) -> bool:
         return False
     finally:
         asked.close()
-
-
-def _apart(starter: int) -> Callable[[], None]:
-    """What the child does before it becomes the command."""
-    prctl = ctypes.CDLL(None).prctl
-
-    def begin() -> None:
-        # A terminal's Ctrl-C, and its end, go to the whole group, and would kill it. What is ignored stays ignored.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != starter:
-            os._exit(_BY_SIGNAL + signal.SIGTERM)  # it died before it could be watched
-
-    return begin

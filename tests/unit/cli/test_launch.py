@@ -266,14 +266,14 @@ NOT_HERE: dict[str, tuple[Callable[[Gramine, pytest.MonkeyPatch], None], int, st
 def test_where_it_cannot_be_started_it_says_what_to_do(  # noqa: PLR0917 - pytest's
     host: Gramine,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     makes: Callable[[Gramine, pytest.MonkeyPatch], None],
     status: int,
     says: str,
 ) -> None:
     makes(host, monkeypatch)
     assert launch.main(host.image, ["--keystore", "state/rkey.bin"]) == status
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert says in err
     assert err.count("\n") == 1
     assert host.run_folders() == []
