@@ -18,13 +18,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 from tests.attacks.hostile_host import RECORD, Came, Host, Prepare, World, host_in
+from tests.fakes.processes import DEADLINE
 from tests.sgx.machines import IMAGE
 from tests.sgx.state import FAILS, Fault
 
 from rkeyserver.keystore.store import MAX_RECORD
 from rkeyserver.platforms.simulated.processor import open_processor
+from rkeyserver.service.routes import POLICY_PATH
 
 OTHER_DOMAIN: Final = "0123456789abcdef" * 2
 LOOPBACK: Final[dict[str, object]] = {"listen": ["127.0.0.1:0"], "ops": "127.0.0.1:0"}
@@ -392,6 +395,29 @@ def test_a_host_that_gives_no_thread_is_told_that_there_is_no_evidence(host: Hos
     ends_in_one_sentence(came)
     came = host.run(host.case("serve", asking))  # with threads it comes to a keyring, whose policy nobody has signed
     assert came.status == REJECTED
+    running.stop()
+
+
+def test_two_enclaves_from_one_record_are_one_domain(host: Host) -> None:
+    """A copy of the folder is as good as the folder: no enclave can tell, and none gets more than it held."""
+    running = host.machine.start()
+    case = host.case("serve", ASKING | {"host": [host.machine.address]}, host.with_its_record)
+    came = host.run(case)
+    ends_in_one_sentence(came)
+    made_no_key(came)
+    assert came.status in {0, REJECTED, UNAVAILABLE}, came
+    assert (case.state / RECORD).read_bytes() == host.genuine
+    assert host.machine.status()["domain"] == host.domain
+    running.stop()
+
+
+def test_a_folder_of_nothing_gives_another_domain_that_is_closed(host: Host, tmp_path: Path) -> None:
+    """A host that names no domain and shows no trace of a key gets a new one: of another id, for this machine alone."""
+    running = host.machine.start("--keystore", str(tmp_path / RECORD), "--audit", str(tmp_path / AUDIT))
+    found = host.machine.status()
+    assert found["domain"] != host.domain
+    policy = httpx.get(f"http://{host.machine.ops}{POLICY_PATH}", trust_env=False, timeout=DEADLINE).json()["policy"]
+    assert f'machines = ["{host.machine.ppid}"]' in policy
     running.stop()
 
 
