@@ -224,7 +224,7 @@ def test_no_argument_and_no_variable_is_read(host: Host, tmp_path: Path) -> None
             manager.recv(1)
 
 
-def test_the_environment_is_empty_before_a_library_sees_it(tmp_path: Path) -> None:
+def test_the_environment_is_fixed_before_a_library_sees_it(tmp_path: Path) -> None:
     """In C too: libraries that are no Python read it there."""
     code = f"""
 import ctypes, json, os, sys
@@ -236,11 +236,18 @@ late = [name for name in ('ssl', '_ssl', '_hashlib', 'asyncio', 'tempfile', 'log
 def run():
     get = ctypes.CDLL(None).getenv
     get.restype = ctypes.c_char_p
-    print(json.dumps([loaded, ours, late, dict(os.environ), [get(name) for name in (b'HTTPS_PROXY', b'TZ', b'PATH')]]))
+    in_c = [str(get(name)) for name in (b'HTTPS_PROXY', b'TZ', b'PATH', b'OPENSSL_CONF')]
+    print(json.dumps([loaded, ours, late, dict(os.environ), in_c]))
 enclave._run = lambda: (run(), __import__('rkeyserver.cli.command', fromlist=['x']).Said(''))[1]
 sys.exit(enclave.main())
 """
-    env = {"HTTPS_PROXY": "http://127.0.0.1:1", "TZ": "x", "PATH": os.defpath, "BAD": "\udcff\udcfe"}
+    env = {
+        "OPENSSL_CONF": "/etc/passwd",
+        "HTTPS_PROXY": "http://127.0.0.1:1",
+        "TZ": "x",
+        "PATH": os.defpath,
+        "BAD": "\udcff\udcfe",
+    }
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-B", "-c", code, "--policy", "x", "-c", "import os"],
         env=env,
@@ -250,5 +257,6 @@ sys.exit(enclave.main())
         check=True,
         timeout=DEADLINE,
     )
+    conf = enclave.ENVIRONMENT["OPENSSL_CONF"]
     ours = ["rkeyserver", "rkeyserver.cli", "rkeyserver.cli.enclave"]
-    assert json.loads(done.stdout) == [["rkeyserver"], ours, [], {}, [None, None, None]]
+    assert json.loads(done.stdout) == [["rkeyserver"], ours, [], enclave.ENVIRONMENT, ["None"] * 3 + [f"b'{conf}'"]]

@@ -2,7 +2,7 @@
 
 Run by an isolated interpreter without site, in a run folder, with whatever environment the host has. What is done here
 is done by the tests' hands: the two mounts are in the run folder, and with a COMPOSITION (tests/sgx/program.py) the
-rest of an enclave's world is there, once the program has emptied its environment. Without one there is no enclave.
+rest of an enclave's world is there, once the program has replaced its environment. Without one there is no enclave.
 """
 
 from __future__ import annotations

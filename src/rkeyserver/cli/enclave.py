@@ -1,7 +1,7 @@
 """The program inside an enclave: does what the one document of the host's says (docs/spec/options.md).
 
-No argument and no environment variable is read: both are fixed in the manifest, and what is left of an environment is
-emptied before any library sees it. So nothing but the standard library is imported here before main() runs.
+No argument and no environment variable is read: both are fixed in the manifest, and whatever the environment is, it is
+replaced before any library sees it. So nothing but the standard library is imported here before main() runs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 OPTIONS: Final = Path("/options.json")
 STATE: Final = Path("/state")
+# The whole environment. OpenSSL reads a file of that name, or else one at a path that whoever built it chose.
+ENVIRONMENT: Final = {"OPENSSL_CONF": "/rkeyserver/etc/openssl.cnf"}
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a FIFO without a writer must not hang
 
 
 def main() -> int:
     """Do it; returns the exit status, as cli.main has them."""
     os.environ.clear()
-    from rkeyserver.cli.main import outcome  # noqa: PLC0415 - after the environment is empty
+    os.environ.update(ENVIRONMENT)
+    from rkeyserver.cli.main import outcome  # noqa: PLC0415 - after the environment is that
 
     return outcome(_run)
 
