@@ -22,7 +22,7 @@ import httpx
 import pytest
 from tests.attacks.hostile_host import RECORD, Came, Host, Prepare, World, host_in
 from tests.fakes.processes import DEADLINE
-from tests.sgx.machines import IMAGE
+from tests.sgx.machines import IMAGE, collateral
 from tests.sgx.state import FAILS, Fault
 
 from rkeyserver.keystore.store import MAX_RECORD
@@ -413,7 +413,8 @@ def test_two_enclaves_from_one_record_are_one_domain(host: Host) -> None:
 
 def test_a_folder_of_nothing_gives_another_domain_that_is_closed(host: Host, tmp_path: Path) -> None:
     """A host that names no domain and shows no trace of a key gets a new one: of another id, for this machine alone."""
-    running = host.machine.start("--keystore", str(tmp_path / RECORD), "--audit", str(tmp_path / AUDIT))
+    (tmp_path / f"{RECORD}.collateral.json").write_bytes(collateral())
+    running = host.machine.start("--keystore", str(tmp_path / RECORD))
     found = host.machine.status()
     assert found["domain"] != host.domain
     policy = httpx.get(f"http://{host.machine.ops}{POLICY_PATH}", trust_env=False, timeout=DEADLINE).json()["policy"]

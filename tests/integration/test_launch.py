@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.gramine import Gramine
 from tests.fakes.processes import Running, environment, wait_for_end_of
-from tests.sgx.machines import SgxMachine, SgxMachines, collateral, sgx_machines_in
+from tests.sgx.machines import SgxMachine, SgxMachines, sgx_machines_in
 
 from rkeyserver.address import Address
 from rkeyserver.cli.supervise import serves
@@ -145,7 +145,6 @@ class Enclave:
         self.machine = machine
         machine.stand.ready()
         self.host = Gramine.made(machine.folder.with_name(f"{machine.name}.host"), "program", machine.composition)
-        machine.keystore.with_name("rkey.bin.collateral.json").write_bytes(collateral())
 
     def begin(self, *words: str, **env: str) -> Running:
         own = ("--keystore", str(self.machine.keystore), "--listen", self.machine.address, "--ops", self.machine.ops)

@@ -45,6 +45,7 @@ DECODERS: Final = frozenset(
 ENCODED: Final = frozenset({"b64encode", "public_bytes", "encode", "strip", "urlsafe_b64encode"})
 
 WITHOUT: Final[dict[str, str]] = {
+    "cli/host_lock.py _note": "a line for people; what is no note of ours is not shown",
     "cli/identity_file.py _decrypted": "age opens its owner's own file under his passphrase, slowly on purpose",
     "attestation/sgx/choose.py _in_force": "decode(), as in choose(); tests/unit/service/test_held.py",
     "cli/collateral.py run": "prints what it has written",

@@ -18,6 +18,7 @@ import pytest
 from tests.fakes.gramine import Gramine
 
 from rkeyserver.cli import launch, run_folder
+from rkeyserver.cli.host_lock import host_lock
 from rkeyserver.cli.main import COMMANDS
 from rkeyserver.config import DEFAULT_KEYSTORE
 from rkeyserver.enclave_options import parse
@@ -355,6 +356,13 @@ def test_a_file_system_without_locks_is_named(
     monkeypatch.setattr(fcntl, "flock", no_locks)
     assert launch.main(host.image, ["--keystore", "state/rkey.bin"]) == EXIT_UNAVAILABLE
     assert "gives no locks" in capsys.readouterr().err
+
+
+def test_a_note_that_is_none_is_not_shown(host: Gramine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with host_lock(tmp_path / "state" / "rkey.bin"):
+        (tmp_path / "state" / "rkey.bin.lock.host").write_bytes(b"\x1b[2Jpid 1 on host\xff" * 100)
+        assert launch.main(host.image, ["--keystore", "state/rkey.bin"]) == EXIT_UNAVAILABLE
+    assert "the launcher with no note or its enclave" in capsys.readouterr().err
 
 
 def test_the_usual_keystore_is_the_ordinary_one(host: Gramine, monkeypatch: pytest.MonkeyPatch) -> None:
