@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
@@ -53,6 +54,7 @@ from tests.property.inputs import (
 from tests.property.registry import Run, target, text_of
 from tests.vectors import intel
 
+from rkeyserver import enclave_options
 from rkeyserver.address import Address, parse_address
 from rkeyserver.appraisal.change import parse_change, public_line
 from rkeyserver.appraisal.measured import parse_measured
@@ -318,6 +320,31 @@ target("collateral that is verified with", lambda: collaterals()[:1], lambda dat
 target("collateral that is newer", collaterals, lambda data: collateral.newer(collaterals()[0], data), Rejected)
 target("collateral that is held", collaterals, lambda data: collateral.newer(data, collaterals()[0]), Rejected)
 target("collateral's model", collaterals, lambda data: collateral.fmspc(collateral.decode(data)), Rejected)
+ENCLAVE_OPTIONS: Final[dict[str, object]] = {
+    "keystore": "rkey.bin",
+    "host": ["10.0.0.1:8888", "[fd00::1]:1"],
+    "domain": "0" * 32,
+    "wait-ms": 1500,
+    "once": False,
+    "listen": [":1"],
+    "ops": "localhost:9888",
+    "audit": "log/audit.jsonl",
+    "log-level": "debug",
+    "pccs": "https://pccs:8081/v4",
+    "pccs-ca": "ca.pem",
+    "collateral": "collateral.json",
+}
+target(
+    "options of an enclave",
+    lambda: [
+        enclave_options.written("serve", ENCLAVE_OPTIONS),
+        enclave_options.written("doctor", {"keystore": "rkey.bin", "json": True}),
+        enclave_options.written("identity", {}),
+    ],
+    lambda data: (enclave_options.parse(data, Path("/state")), data)[1],
+    Misuse,
+    canonical=lambda data: enclave_options.written(**json.loads(data)),
+)
 target(
     "configuration",
     lambda: [b'platform = "simulated"\nhost = ["10.0.0.1", "[fd00::1]:1"]\nwait = 1.5\nport = 8888\nlisten = [":1"]\n'],

@@ -45,9 +45,11 @@ DECODERS: Final = frozenset(
 ENCODED: Final = frozenset({"b64encode", "public_bytes", "encode", "strip", "urlsafe_b64encode"})
 
 WITHOUT: Final[dict[str, str]] = {
+    "cli/host_lock.py _note": "a line for people; what is no note of ours is not shown",
     "cli/identity_file.py _decrypted": "age opens its owner's own file under his passphrase, slowly on purpose",
     "attestation/sgx/choose.py _in_force": "decode(), as in choose(); tests/unit/service/test_held.py",
     "cli/collateral.py run": "prints what it has written",
+    "cli/enclave.py _run": "parse() of the one file that the host writes; tests/attacks/test_hostile_host.py",
     "cli/recovery.py _request": "dearmour() or decode() of a file; tests/unit/cli/test_recovery.py",
     "keystore/file.py FileKeystore._remove_stale": "compares names; what is none of ours is left alone",
     "keystore/file.py FileKeystore.replace": "compares a name of ours",

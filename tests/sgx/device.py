@@ -163,6 +163,7 @@ class _Guard:
 
 def main(words: Sequence[str]) -> int:
     folder, mountpoint = words
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # libfuse leaves a handler that is there, as coverage's, as it is
     parent = os.getppid()
     guard = _Guard(mountpoint)
     _end_with(parent)

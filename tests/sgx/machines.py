@@ -165,6 +165,11 @@ class SgxMachine(Machine):
         self.collateral.write_bytes(collateral())
 
     @property
+    def composition(self) -> str:
+        """The file that tests.sgx.program puts this machine's instances together by."""
+        return str(self._composition)
+
+    @property
     def _composition(self) -> Path:
         return self.stand.folder / "composition.json"
 

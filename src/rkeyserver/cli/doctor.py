@@ -12,7 +12,7 @@ from rkeyserver.attestation.evidence import Identity
 from rkeyserver.cli import log, talk
 from rkeyserver.cli.command import Parser, Said, add_machine, configuration
 from rkeyserver.clock import Clock
-from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS
+from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, Config
 from rkeyserver.errors import one_line
 from rkeyserver.secret import harden_process
 from rkeyserver.service.compose import look_at_platform
@@ -47,11 +47,18 @@ def run(found: argparse.Namespace) -> Said:
 
     Raises: Misuse for what cannot be asked; Unavailable without key memory.
     """
-    log.set_up("error")  # what is warned of here is a finding
-    harden_process()
     given = vars(found)
     as_json = given.pop("json", False)
-    config = configuration(given)
+    return run_with(configuration(given), as_json=as_json)
+
+
+def run_with(config: Config, *, as_json: bool) -> Said:
+    """The same, of that configuration.
+
+    Raises: Unavailable without key memory.
+    """
+    log.set_up("error")  # what is warned of here is a finding
+    harden_process()
     examined = examine(
         config,
         Clock(),

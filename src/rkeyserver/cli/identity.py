@@ -8,6 +8,7 @@ import sys
 from rkeyserver.cli import log
 from rkeyserver.cli.command import Parser, Said, add_machine, configuration
 from rkeyserver.clock import Clock
+from rkeyserver.config import Config
 from rkeyserver.errors import one_line
 from rkeyserver.service.compose import open_platform
 
@@ -24,8 +25,15 @@ def run(found: argparse.Namespace) -> Said:
 
     Raises: Misuse, Corrupt, Unavailable as the platform does.
     """
+    return run_with(configuration(vars(found)))
+
+
+def run_with(config: Config) -> Said:
+    """The same, of that configuration.
+
+    Raises: Misuse, Corrupt, Unavailable as the platform does.
+    """
     log.set_up("warning")
-    config = configuration(vars(found))
     new = not config.machine.exists()
     own = open_platform(config, Clock()).attester_identity()
     if own.platform == "simulated" and new:

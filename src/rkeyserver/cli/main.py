@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-from rkeyserver.cli.command import put
+from rkeyserver.cli.command import Said, put
 from rkeyserver.errors import RkeyError, exit_status
 
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT  # as shells have it
@@ -22,12 +22,27 @@ SERVE: Final = "serve"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (docs/operations/commands.md has the table)."""
-    _open_missing_streams()
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        name = words.pop(0) if words and words[0] in COMMANDS else SERVE
+    name, words = command_of(sys.argv[1:] if argv is None else argv)
+
+    def run() -> Said:
         command = import_module(f"rkeyserver.cli.{name}")
-        said = command.run(command.parser().parse_args(words))
+        said: Said = command.run(command.parser().parse_args(words))
+        return said
+
+    return outcome(run)
+
+
+def command_of(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Which command's module it is, and that one's own arguments."""
+    words = list(argv)
+    return (words.pop(0) if words and words[0] in COMMANDS else SERVE), words
+
+
+def outcome(run: Callable[[], Said]) -> int:
+    """Print what `run` says, or its error in one sentence; the exit status for it."""
+    _open_missing_streams()
+    try:
+        said = run()
         if said.text:
             put(said.text)
     except RkeyError as error:

@@ -9,7 +9,7 @@ from typing import Final
 from rkeyserver import __version__
 from rkeyserver.cli import log
 from rkeyserver.cli.command import Parser, Said, configuration, put
-from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, LOG_LEVELS
+from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, LOG_LEVELS, Config
 from rkeyserver.errors import Unavailable
 from rkeyserver.platforms.registry import PLATFORMS
 
@@ -72,7 +72,14 @@ def run(found: argparse.Namespace) -> Said:
 
     Raises: RkeyError saying why it could not start.
     """
-    config = configuration(vars(found))
+    return run_with(configuration(vars(found)))
+
+
+def run_with(config: Config) -> Said:
+    """The same, of that configuration.
+
+    Raises: RkeyError saying why it could not start.
+    """
     log.set_up(config.log_level)
     from rkeyserver.service.compose import run as run_instance  # noqa: PLC0415 - not for a mistake in the arguments
 

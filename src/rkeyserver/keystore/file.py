@@ -7,6 +7,7 @@ new one, whole, and at most one half-written file, which the next open() removes
     rkey.bin.lock            held from open() to close()
     rkey.bin.kept.NAME       what was replaced; NAME is the caller's, with a number where it is taken
     rkey.bin.new~16 hex      being written
+    rkey.bin.lock.host       the launcher's of an enclave (cli/host_lock.py)
 
 Only files of these names are ever removed: give a copy of your own another one.
 """

@@ -22,10 +22,17 @@ log = logging.getLogger(__name__)
 
 
 async def in_its_time(attester: Attester, vouches: Callable[[A], T], argument: A) -> T:
-    """vouches(argument), which has `attester` give evidence: beside the event loop where that one waits for it."""
-    if attester.waits:
-        return await asyncio.get_running_loop().run_in_executor(_beside(), vouches, argument)
-    return vouches(argument)
+    """vouches(argument), which has `attester` give evidence: beside the event loop where that one waits for it.
+
+    Raises: Unavailable if the host lets no thread begin; what `vouches` raises.
+    """
+    if not attester.waits:
+        return vouches(argument)
+    try:
+        waiting = asyncio.get_running_loop().run_in_executor(_beside(), vouches, argument)
+    except RuntimeError as error:
+        raise Unavailable(f"No evidence can be asked for: {error}.") from error
+    return await waiting
 
 
 @cache
