@@ -218,6 +218,7 @@ BROKEN: dict[str, tuple[dict[str, Any], type[RkeyError], str]] = {
     "half a quote": ({"faults": {"quote": Fault(size=900)}}, Corrupt, "cannot be read"),
     "a quote cut in its certificates": ({"faults": {"quote": Fault(size=1500)}}, Corrupt, "cannot be read"),
     "garbage": ({"faults": {"quote": Fault(contents="ff" * 2000)}}, Corrupt, "cannot be read"),
+    "a quote of another start": ({"quoted_data": "00" * 64}, Corrupt, "cannot be read"),
     "a quote without end": ({"faults": {"quote": Fault(size=MAX_QUOTE + 1)}}, Corrupt, f"over {MAX_QUOTE} bytes"),
     "no report": ({"faults": {"report": FAILS}}, Unavailable, "report gives nothing now"),
     "a report that is too short": ({"faults": {"report": Fault(size=431)}}, Corrupt, "has 431 bytes; wanted are 432"),

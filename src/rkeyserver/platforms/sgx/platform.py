@@ -6,6 +6,7 @@ a quote says: that comes through the host, and whoever is shown a quote verifies
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self
@@ -62,9 +63,10 @@ class SgxPlatform:
         """
         device.check()
         own = fields.report(device.report())
-        evidence = device.quote(bytes(REPORT_DATA_SIZE))
+        fresh = os.urandom(REPORT_DATA_SIZE)
+        evidence = device.quote(fresh)
         try:
-            quote.view(evidence)
+            quote.require_report_data(evidence, fresh)
             machine = ppid_of(fields.parts(evidence).certification)
         except Rejected as error:
             raise Corrupt(f"The quote of this enclave cannot be read. {error.message}") from error
