@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 import rkeyserver
+from rkeyserver.platforms.product import ISV_PROD_ID, ISV_SVN
 from rkeyserver.platforms.simulated.image import build_image, load_signed, sign_image
 from rkeyserver.platforms.simulated.keys import image_signing_key
-from rkeyserver.platforms.simulated.product import ISV_PROD_ID, ISV_SVN
 
 LOCK: Final = Path(__file__).parent.parent / "requirements" / "runtime.lock"
 IMAGE: Final = "libenclave-rkeyserver.so"

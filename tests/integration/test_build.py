@@ -25,8 +25,8 @@ import pytest
 
 import rkeyserver
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse
+from rkeyserver.platforms.sigstruct import SIZE as SIGSTRUCT_SIZE
 from rkeyserver.platforms.simulated.image import load_signed, measure
-from rkeyserver.platforms.simulated.sigstruct import SIZE as SIGSTRUCT_SIZE
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "libenclave-rkeyserver.so"
