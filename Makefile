@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 COVERAGE := 95
 
-.PHONY: all out enclave demo test check bench fuzz lint venv clean
+.PHONY: all out enclave enclave-show demo test check bench fuzz lint venv clean
 
 all: out
 
@@ -34,6 +34,11 @@ KEY      ?=
 enclave: venv
 	@PYTHONPATH=src $(BIN)/python tools/build-enclave.py out --seal "$(SEAL)" $(if $(ADMINS),--admins "$(ADMINS)") \
 	  $(if $(RECOVERY),--recovery "$(RECOVERY)") $(if $(KEY),--key "$(KEY)")
+
+# The four values of a signature: what was built here, or with SIG=FILE another's.
+SIG ?= out/rkeyserver/rkeyserver.sig
+enclave-show: venv
+	@PYTHONPATH=src $(BIN)/python tools/build-enclave.py --show "$(SIG)"
 
 # Needs no root, sends to loopback only, and leaves nothing but out/ and .venv/.
 demo: out

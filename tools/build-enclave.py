@@ -143,7 +143,7 @@ def build(out: Path, measured: str, gramine: tuple[str, str], key: Path) -> None
     make_libraries(out / "lib")
     new = out / ".rkeyserver.new"
     shutil.rmtree(new, ignore_errors=True)
-    tree = enclave_tree.make_tree(out / "lib", measured)
+    tree = enclave_tree.make_tree((out / "lib").absolute(), measured)
     manifest, signed, structure = f"{PROGRAM}.manifest", f"{PROGRAM}.manifest.sgx", f"{PROGRAM}.sig"
     beside = {
         PROGRAM: launcher(WHAT, HOST, CALL),
@@ -162,6 +162,8 @@ def build(out: Path, measured: str, gramine: tuple[str, str], key: Path) -> None
         *("--manifest", manifest, "--output", signed, "--sigfile", structure),
     )
     for name in (manifest, signed, structure):
+        if not (new / name).is_file():
+            sys.exit(f"Gramine's programs made no {name}; nothing was replaced.")
         (new / name).chmod(0o644)
     shown = show(new / structure)
     _swap(out / PROGRAM, new)

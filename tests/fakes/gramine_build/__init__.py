@@ -1,4 +1,4 @@
-"""Stand-ins for the programs of Gramine that build an enclave, for machines where it cannot be installed.
+"""Stand-ins for the programs of Gramine that build and start an enclave, for machines where it cannot be installed.
 
 They take the arguments that Gramine 1.9's take, as far as anybody builds with them, and refuse all others. What they
 make has the form of what Gramine makes, and its MRENCLAVE depends on the same things but is another number: sign.py
@@ -13,14 +13,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from rkeyserver.platforms.simulated.keys import image_signing_key
 
 ROOT: Final = Path(__file__).parents[3]
-PROGRAMS: Final = {"gramine-manifest": "manifest", "gramine-sgx-sign": "sign"}
+PROGRAMS: Final = {"gramine-manifest": "manifest", "gramine-sgx": "run", "gramine-sgx-sign": "sign"}
 # Of the host's C library, what stands for the one that Gramine has.
 _LIBRARY: Final = (
     *("ld-linux-x86-64.so.2", "libc.so.6", "libdl.so.2", "libm.so.6", "libpthread.so.0", "libresolv.so.2"),
@@ -36,6 +36,11 @@ class Gramine:
     package: Path
     key: Path
 
+    @classmethod
+    def at(cls, folder: Path) -> Self:
+        """The installation in a folder."""
+        return cls(folder / "bin", folder / "lib" / "gramine", folder / "somewhere" / "enclave-key.pem")
+
     def path(self) -> str:
         """The PATH of a machine that has it."""
         return f"{self.programs}{os.pathsep}{os.environ['PATH']}"
@@ -43,7 +48,7 @@ class Gramine:
 
 def install(folder: Path) -> Gramine:
     """Install it into an empty folder."""
-    made = Gramine(folder / "bin", folder / "lib" / "gramine", folder / "somewhere" / "enclave-key.pem")
+    made = Gramine.at(folder)
     runtime = made.package / "runtime" / "glibc"
     for place in (made.programs, made.package / "sgx", runtime, made.key.parent):
         place.mkdir(parents=True)

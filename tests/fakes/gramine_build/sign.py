@@ -43,6 +43,12 @@ def expand(uri: str) -> Iterator[tuple[str, str]]:
         yield f"file:{path}", hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def measure_enclave(manifest: bytes) -> bytes:
+    """MRENCLAVE of an enclave with that manifest, as this stand-in has it."""
+    loader = (Path(os.environ["STAND_IN"]) / "sgx" / "libpal.so").read_bytes()
+    return measure(b"".join(part.ljust(-(-len(part) // PAGE) * PAGE, b"\0") for part in (manifest + b"\0", loader)))
+
+
 def main(words: list[str]) -> None:
     """Sign one manifest."""
     parser = argparse.ArgumentParser("gramine-sgx-sign", allow_abbrev=False)
@@ -66,21 +72,16 @@ def main(words: list[str]) -> None:
     sgx["trusted_files"] = [{"uri": uri, "sha256": digest} for uri, digest in hashed.items()]
     text = tomlkit.dumps(manifest).encode()
     found.output.write_bytes(text)
-    pages = [part.ljust(-(-len(part) // PAGE) * PAGE, b"\0") for part in (text + b"\0", _loader())]
     structure = found.sigfile or found.manifest.with_suffix(".sig")
     structure.write_bytes(
         sigstruct.sign(
             key,
-            mrenclave=measure(b"".join(pages)),
+            mrenclave=measure_enclave(text),
             attributes=sigstruct.attributes(debug=sgx["debug"]),
             isv_prod_id=sgx["isvprodid"],
             isv_svn=sgx["isvsvn"],
         )
     )
-
-
-def _loader() -> bytes:
-    return (Path(os.environ["STAND_IN"]) / "sgx" / "libpal.so").read_bytes()
 
 
 if __name__ == "__main__":
