@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import enclave_tree
-from building import IMAGE, PROGRAM, ROOT, launcher, make_libraries, put_all, values
+from building import IMAGE, PROGRAM, ROOT, launcher, make_libraries, own_interpreter, put_all, values
 
 from rkeyserver import files
 from rkeyserver.appraisal.measured import Measured, measured_text, parse_measured
@@ -146,7 +146,7 @@ def build(out: Path, measured: str, gramine: tuple[str, str], key: Path) -> None
     tree = enclave_tree.make_tree((out / "lib").absolute(), measured)
     manifest, signed, structure = f"{PROGRAM}.manifest", f"{PROGRAM}.manifest.sgx", f"{PROGRAM}.sig"
     beside = {
-        PROGRAM: launcher(WHAT, HOST, CALL),
+        PROGRAM: launcher(own_interpreter(), WHAT, HOST, CALL),
         HOST: build_image(ROOT / "src" / "rkeyserver", bytecode=True),
         f"{manifest}.template": TEMPLATE.read_bytes(),
     }

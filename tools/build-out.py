@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from building import IMAGE, PROGRAM, launcher, make_libraries, put, values
+from building import IMAGE, PROGRAM, launcher, make_libraries, own_interpreter, put, values
 
 import rkeyserver
 from rkeyserver.platforms.product import ISV_PROD_ID, ISV_SVN
@@ -32,7 +32,7 @@ def main(out: Path) -> None:
     image = build_image(Path(rkeyserver.__file__).parent, bytecode=True)
     put(folder / IMAGE, image, 0o644)
     put(folder / SIGNED, sign_image(image, image_signing_key(), ISV_PROD_ID, ISV_SVN), 0o644)
-    put(folder / PROGRAM, launcher(WHAT, SIGNED, CALL), 0o755)
+    put(folder / PROGRAM, launcher(own_interpreter(), WHAT, SIGNED, CALL), 0o755)
     made = load_signed((folder / SIGNED).read_bytes())
     sys.stdout.write(
         f"{folder / PROGRAM}, its image signed with the public development key, which protects nothing:\n"

@@ -52,11 +52,11 @@ if __name__ == "__main__":
 '''
 
 
-def launcher(what: str, archive: str, call: str) -> bytes:
-    """A program for the interpreter that runs this. what: it does; archive: the package, beside it; call: its end."""
+def launcher(python: str, what: str, archive: str, call: str) -> bytes:
+    """A program for the interpreter at `python`. what: it does; archive: the package, beside it; call: its end."""
     text = LAUNCHER.replace("@BUILT_FOR@", repr(sys.version_info[:2])).replace("@WHAT@", what)
     text = text.replace("@ARCHIVE@", archive).replace("@CALL@", "".join(f"    {line}\n" for line in call.splitlines()))
-    return text.replace("@FIRST_LINES@", first_lines(own_interpreter())).replace("\n\n\n\n", "\n\n\n").encode()
+    return text.replace("@FIRST_LINES@", first_lines(python)).replace("\n\n\n\n", "\n\n\n").encode()
 
 
 def first_lines(python: str) -> str:

@@ -1,4 +1,4 @@
-"""The manifest as it is signed: every key of it, and what of the host is trusted or allowed: two places, and Gramine."""
+"""The manifest as it is signed: every key of it, and what of the host is trusted or allowed: two places and Gramine."""
 
 from __future__ import annotations
 
