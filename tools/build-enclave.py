@@ -167,7 +167,21 @@ def build(out: Path, measured: str, gramine: tuple[str, str], key: Path) -> None
         (new / name).chmod(0o644)
     shown = show(new / structure)
     _swap(out / PROGRAM, new)
-    sys.stdout.write(f"{out / PROGRAM / PROGRAM}, its server in an enclave of {len(tree)} files:\n{shown}")
+    sys.stdout.write(
+        f"{out / PROGRAM / PROGRAM}, its server in an enclave of {len(tree)} files,\n"
+        f"with {_whose(parse_measured(measured))}:\n{shown}"
+    )
+
+
+def _whose(measured: Measured) -> str:
+    """For whom it was built, in a few words."""
+    admins, recovery = measured.admins, measured.recovery
+    back = (
+        "no recovery"
+        if recovery is None
+        else f"recovery by {recovery.threshold} of {len(recovery.recipients)} recipients"
+    )
+    return f"policies by {admins.threshold} of {len(admins.keys)} admins, {back}, records sealed to {measured.seal_to}"
 
 
 def show(path: Path) -> str:

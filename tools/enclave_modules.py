@@ -96,6 +96,7 @@ EXCLUDED: Final[dict[str, str]] = {
     "webbrowser": _PERSON,
     "xmlrpc": _UNASKED,
     "_aix_support": _SYSTEM,
+    "_ios_support": _SYSTEM,
     "_osx_support": _SYSTEM,
     "_pydecimal": "where there is no _decimal",
     "_winapi": _SYSTEM,

@@ -86,7 +86,8 @@ def test_built_again_with_other_admins(built: Built, gramine: Gramine, tmp_path:
     age = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
     recovery = tmp_path / "recovery.toml"
     recovery.write_text(f'[recovery]\nthreshold = 1\nrecipients = ["{age}"]\n')
-    again.build(f"RECOVERY={recovery}", "SEAL=mrenclave")
+    said = again.build(f"RECOVERY={recovery}", "SEAL=mrenclave", ADMINS="/none", SEAL="mrsigner")
+    assert "policies by 1 of 2 admins, recovery by 1 of 1 recipients, records sealed to mrenclave:" in said
     assert again.measured().mrenclave != tree.measured().mrenclave
     assert again.measured().mrsigner == tree.measured().mrsigner
     before, after = tree.files(), again.files()
