@@ -23,7 +23,6 @@ from typing import Any, Final, TypeVar
 
 import enclave_tree
 from building import IMAGE, PROGRAM, ROOT, launcher, make_libraries, own_interpreter, put_all, values
-
 from rkeyserver import files
 from rkeyserver.appraisal.measured import Measured, measured_text, parse_measured
 from rkeyserver.appraisal.policy import MAX_POLICY_FILE, parse_admins, parse_recovery

@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from building import IMAGE, PROGRAM, launcher, make_libraries, own_interpreter, put, values
-
 import rkeyserver
+from building import IMAGE, PROGRAM, launcher, make_libraries, own_interpreter, put, values
 from rkeyserver.platforms.product import ISV_PROD_ID, ISV_SVN
 from rkeyserver.platforms.simulated.image import build_image, load_signed, sign_image
 from rkeyserver.platforms.simulated.keys import image_signing_key

@@ -7,6 +7,7 @@ in EXCLUDED, each with its reason; tests/enclave/ imports every module of the tr
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,10 @@ from importlib.machinery import BuiltinImporter, ExtensionFileLoader, PathFinder
 from pathlib import Path
 from typing import Final
 
-# What is named by a string somewhere: the program, what platforms/registry.py resolves, codecs, uvicorn's and anyio's
-# back ends as we configure them, and what a shared object imports by itself.
+# The program, and what others than our own code name by a string: codecs, uvicorn's and anyio's back ends as we
+# configure them, and what a shared object imports by itself.
 ROOTS: Final = (
     "rkeyserver.cli.enclave",
-    "rkeyserver.platforms.sgx.platform",
-    "rkeyserver.attestation.sgx.anchors",
     "_cffi_backend",
     "anyio._backends._asyncio",
     "encodings.ascii",
@@ -104,6 +103,9 @@ EXCLUDED: Final[dict[str, str]] = {
 }
 
 
+_NAME: Final = re.compile(r"rkeyserver(\.\w+)+(:\w+)?\Z")
+
+
 @dataclass(frozen=True)
 class Module:
     """A module that was found. path: its file, None for one that is built into the interpreter."""
@@ -174,7 +176,11 @@ class _Search:
         """Follow what a module imports."""
         assert module.path is not None  # noqa: S101 - it has source
         package = module.name if module.is_package else module.name.rpartition(".")[0]
-        for statement in _imports(ast.parse(module.path.read_bytes())):
+        tree = ast.parse(module.path.read_bytes())
+        if module.name.startswith("rkeyserver."):
+            for name in _named(tree):
+                self.want(name)
+        for statement in _imports(tree):
             if isinstance(statement, ast.Import):
                 for alias in statement.names:
                     self._want_for(module, alias.name)
@@ -192,6 +198,13 @@ class _Search:
         if found is None and module.name.startswith("rkeyserver.") and not excluded(name):
             sys.exit(f"{module.name} imports {name}, which is not there.")
         return found
+
+
+def _named(tree: ast.AST) -> Iterator[str]:
+    """What may be a module of ours that a string names, as in platforms/registry.py; a logger may be called alike."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _NAME.match(node.value):
+            yield node.value.partition(":")[0]
 
 
 def _absolute(statement: ast.ImportFrom, package: str) -> str:

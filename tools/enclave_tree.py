@@ -26,7 +26,6 @@ from typing import Final
 
 from building import IMAGE, ROOT, own_interpreter
 from enclave_modules import Module, find_modules
-
 from rkeyserver.platforms.archive import archive, bytecode
 
 PYTHON: Final = "bin/python3"
@@ -35,8 +34,12 @@ START: Final = "start.py"
 SOURCE: Final = ROOT / "src"
 START_SOURCE: Final = ROOT / "packaging" / START
 
-# Files that a library opens by its own folder.
-DATA: Final = {"certifi": ("cacert.pem",), "shamir_mnemonic": ("wordlist.txt",)}
+# Files that a library opens: two by their own folder, one to know its version.
+DATA: Final = {
+    "certifi": ("cacert.pem",),
+    "dcap_qvl-*.dist-info": ("METADATA",),
+    "shamir_mnemonic": ("wordlist.txt",),
+}
 
 # Gramine has its own C library, which makes its system calls into Gramine (its subprojects/packagefiles/glibc-*): these
 # come from there, and from nowhere else.
@@ -78,16 +81,17 @@ def make_tree(libraries: Path, measured: str) -> dict[str, bytes]:
         if module.path is None:
             continue
         place = next(folder for folder in places if module.path.is_relative_to(folder))
-        folder, inside = places[place]
+        outside, inside = places[place]
         name = module.path.relative_to(dynload if module.path.is_relative_to(dynload) else place).as_posix()
         if not module.is_source:
-            made[folder + name] = module.path.read_bytes()
+            made[outside + name] = module.path.read_bytes()
         elif place == libraries and _top(module) in in_tree:
-            made[f"{folder}{name}c"] = bytecode(module.path.read_bytes(), name)
+            made[f"{outside}{name}c"] = bytecode(module.path.read_bytes(), name)
         else:
             zips[inside][f"{name}c"] = bytecode(module.path.read_bytes(), name)
     for package, names in DATA.items():
-        made |= {f"lib/packages/{package}/{name}": (libraries / package / name).read_bytes() for name in names}
+        (folder,) = libraries.glob(package)
+        made |= {f"lib/packages/{folder.name}/{name}": (folder / name).read_bytes() for name in names}
     zips[IMAGE] |= _texts()
     made |= {name: archive(entries) for name, entries in zips.items()}
     python = Path(own_interpreter())

@@ -16,13 +16,13 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
-import enclave_modules
-import enclave_tree
 import pytest
-from building import IMAGE
 from tests.enclave.conftest import Tree
 from tests.fakes.enclave_root import EnclaveRoot
 
+import enclave_modules
+import enclave_tree
+from building import IMAGE
 from rkeyserver.errors import EXIT_STATUS, Misuse
 
 Built = tuple[Tree, str]

@@ -90,6 +90,18 @@ def test_what_our_own_code_imports_has_to_be_there(library: Path) -> None:
         enclave_modules.find_modules([library], ["rkeyserver.start"])
 
 
+def test_what_our_own_code_names_by_a_string(library: Path) -> None:
+    (library / "rkeyserver").mkdir()
+    for name, text in {
+        "__init__": "",
+        "one": "",
+        "start": 'A = {"a": "rkeyserver.one:VALUE"}\nB = "rkeyserver.one."',
+    }.items():
+        (library / "rkeyserver" / f"{name}.py").write_text(text)
+    found = {module.name for module in enclave_modules.find_modules([library], ["rkeyserver.start"])}
+    assert found == {"rkeyserver", "rkeyserver.one", "rkeyserver.start"}
+
+
 def test_all_of_a_package_whose_shared_object_imports_by_name(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (library / "start.py").write_text("import pack")
     monkeypatch.setattr(enclave_modules, "WHOLE", ("pack", "none"))

@@ -59,15 +59,20 @@ def install(folder: Path) -> Gramine:
         if (host / name).exists():
             (runtime / name).write_bytes((host / name).read_bytes())
             (runtime / name).chmod(0o755)
-    for name, module in PROGRAMS.items():
-        line = shlex.join([sys.executable, "-m", f"tests.fakes.gramine_build.{module}"])
-        where = f"PYTHONPATH={shlex.quote(f'{ROOT}:{ROOT}/src')} STAND_IN={shlex.quote(str(made.package))}"
-        (made.programs / name).write_text(f'#!/bin/sh\n{where} exec {line} "$@"\n')
-        (made.programs / name).chmod(0o755)
+    for name in PROGRAMS:
+        put_program(made.programs, name, STAND_IN=str(made.package))
     made.key.write_bytes(
         image_signing_key().private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
     )
     return made
+
+
+def put_program(folder: Path, name: str, **variables: str) -> None:
+    """One of the programs, which runs with these variables of its own whatever it is started with."""
+    module = [sys.executable, "-m", f"tests.fakes.gramine_build.{PROGRAMS[name]}"]
+    own = [f"{key}={value}" for key, value in {"PYTHONPATH": f"{ROOT}:{ROOT}/src", **variables}.items()]
+    (folder / name).write_text(f'#!/bin/sh\nexec {shlex.join(["env", *own, *module])} "$@"\n')
+    (folder / name).chmod(0o755)
 
 
 def _host_library() -> Path:

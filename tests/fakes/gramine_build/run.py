@@ -1,13 +1,14 @@
 """gramine-sgx APPLICATION: checks signature and files as processor and Gramine do, and runs it in a root of its own.
 
 All trusted files are looked at when it starts, where Gramine looks at each when it is opened. With STAND_IN_DEVICE the
-folder of that name is its /dev/attestation; STAND_IN_START is a file in the place of the tree's start.py, for tests
-that put the program together otherwise. Both are the tests' own variables, of this stand-in alone.
+folder of that name is its /dev/attestation; STAND_IN_OVER is a JSON object of files and folders of the host in the
+place of the tree's, for tests that put the program together otherwise. Both are variables of this stand-in alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 import tempfile
@@ -31,14 +32,14 @@ def main(application: str) -> None:
         path = Path(file["uri"].removeprefix("file:"))
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
             sys.exit(f"error: {path} is not as it was when the enclave was signed")
-    device, start = (os.environ.get(f"STAND_IN_{name}") for name in ("DEVICE", "START"))
+    device, over = os.environ.get("STAND_IN_DEVICE"), json.loads(os.environ.get("STAND_IN_OVER", "{}"))
     root = EnclaveRoot(
         image=here,
         root=Path(tempfile.mkdtemp(prefix="root-", dir=here)),
         state=here / "state",
         options=here / "options.json",
         device=None if device is None else Path(device),
-        over={} if start is None else {"/rkeyserver/start.py": Path(start)},
+        over={place: Path(source) for place, source in over.items()},
     )
     command = root.command()
     os.execvp(command[0], command)  # noqa: S606 - in the place of this process
