@@ -103,6 +103,10 @@ EXCLUDED: Final[dict[str, str]] = {
 }
 
 
+_NEVER: Final = frozenset(
+    {"TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'", "sys.platform == 'win32'"}
+)
+_PARTS: Final = ("body", "handlers", "orelse", "finalbody", "cases")  # where statements are in statements
 _NAME: Final = re.compile(r"rkeyserver(\.\w+)+(:\w+)?\Z")
 
 
@@ -219,16 +223,10 @@ def _imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
     if isinstance(node, ast.Import | ast.ImportFrom):
         yield node
         return
-    children: Iterator[ast.AST] | list[ast.stmt] = ast.iter_child_nodes(node)
-    if isinstance(node, ast.If) and ast.unparse(node.test) in {
-        "TYPE_CHECKING",
-        "typing.TYPE_CHECKING",
-        "__name__ == '__main__'",
-        "sys.platform == 'win32'",
-    }:
-        children = node.orelse
-    for child in children:
-        yield from _imports(child)
+    never = isinstance(node, ast.If) and ast.unparse(node.test) in _NEVER
+    for part in ("orelse",) if never else _PARTS:
+        for statement in getattr(node, part, ()):
+            yield from _imports(statement)
 
 
 def find_modules(path: Sequence[Path], roots: Sequence[str] = ROOTS) -> list[Module]:
