@@ -21,6 +21,14 @@ MANIFEST: Final = "rkeyserver.manifest.sgx"
 _DEVICES: Final = ("null", "random", "urandom", "zero")  # Gramine's pseudo-files
 
 
+# A mount that was nosuid, nodev or the like for its user has to stay it.
+_READ_ONLY: Final = """\
+read_only() {
+    options=$(findmnt --noheadings --output VFS-OPTIONS --mountpoint "$1" | sed -n '$s/^rw/ro/p')
+    mount -o "remount,bind,$options" "$1"
+}"""
+
+
 @dataclass(frozen=True)
 class EnclaveRoot:
     """image: the folder that `make enclave` builds; root: an empty folder, where the mounts are made.
@@ -57,7 +65,7 @@ class EnclaveRoot:
         inside = ["chroot", str(self.root), *(argv or self.argv)]
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         last = shlex.join(["exec", "/usr/bin/env", "-i", "-C", "/", *self._chroot(variables, inside)])
-        script = "\n".join(["set -e", *self._mounts(), last])
+        script = "\n".join(["set -e", _READ_ONLY, *self._mounts(), last])
         return ["unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c", script]
 
     def _chroot(self, variables: list[str], inside: list[str]) -> list[str]:
@@ -94,5 +102,5 @@ class EnclaveRoot:
             lines.append(f"[ -e {shlex.quote(str(place))} ] || : > {shlex.quote(str(place))}")
         lines.append(shlex.join(["mount", "--bind", str(source), str(place)]))
         if not writable:
-            lines.append(shlex.join(["mount", "-o", "remount,bind,ro", str(place)]))
+            lines.append(f"read_only {shlex.quote(str(place))}")
         return lines
