@@ -37,7 +37,9 @@ TREE: Final = "enclave"
 HOST: Final = "host.zip"
 RENDER: Final = "gramine-manifest"
 SIGN: Final = "gramine-sgx-sign"
-WHAT: Final = "Starts the enclave that lies beside this file, by Gramine; on the host itself run ../lib and host.zip."
+WHAT: Final = (
+    "Starts the enclave beside this file, by Gramine. It runs from host.zip and ../lib. Made by `make enclave`."
+)
 CALL: Final = "from pathlib import Path\n\nfrom rkeyserver.cli.launch import main\n\nreturn main(Path(here))"
 # In SIGSTRUCT alone, and signed: with no date the same build has the same signature.
 NO_DATE: Final = "0000-00-00"
