@@ -11,13 +11,14 @@ made beside OUT/rkeyserver and takes its place at the end: what fails leaves wha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -35,6 +36,9 @@ USAGE: Final = "make enclave ADMINS=FILE [RECOVERY=FILE] [SEAL=mrsigner|mrenclav
 TEMPLATE: Final = ROOT / "packaging" / "rkeyserver.manifest.template"
 TREE: Final = "enclave"
 HOST: Final = "host.zip"
+MANIFEST: Final = f"{PROGRAM}.manifest"
+SIGNED: Final = f"{PROGRAM}.manifest.sgx"
+SIGNATURE: Final = f"{PROGRAM}.sig"
 RENDER: Final = "gramine-manifest"
 SIGN: Final = "gramine-sgx-sign"
 WHAT: Final = (
@@ -139,39 +143,45 @@ def build(out: Path, measured: str, gramine: tuple[str, str], key: Path) -> None
 
     Raises: Misuse, SystemExit; nothing was replaced then.
     """
-    render, sign = gramine
     out.mkdir(parents=True, exist_ok=True)
     make_libraries(out / "lib")
-    new = out / ".rkeyserver.new"
-    shutil.rmtree(new, ignore_errors=True)
     tree = enclave_tree.make_tree((out / "lib").absolute(), measured)
-    manifest, signed, structure = f"{PROGRAM}.manifest", f"{PROGRAM}.manifest.sgx", f"{PROGRAM}.sig"
     beside = {
         PROGRAM: launcher(own_interpreter(), WHAT, HOST, CALL),
         HOST: build_image(ROOT / "src" / "rkeyserver", bytecode=True),
-        f"{manifest}.template": TEMPLATE.read_bytes(),
+        f"{MANIFEST}.template": TEMPLATE.read_bytes(),
     }
-    put_all(new, beside, frozenset({PROGRAM}))
-    put_all(new / TREE, tree, frozenset({enclave_tree.PYTHON}))
-    (new / IMAGE).symlink_to(f"{TREE}/{IMAGE}")
-    versions = (f"-Disvprodid={ISV_PROD_ID}", f"-Disvsvn={ISV_SVN}")
-    _run(new, render, *versions, f"{manifest}.template", manifest)
-    check_c_library(tomllib.loads((new / manifest).read_text()), tree)
-    _run(
-        new,
-        *(sign, "--quiet", "--date", NO_DATE, "--key", os.fspath(key.absolute())),
-        *("--manifest", manifest, "--output", signed, "--sigfile", structure),
-    )
-    for name in (manifest, signed, structure):
-        if not (new / name).is_file():
-            sys.exit(f"Gramine's programs made no {name}; nothing was replaced.")
-        (new / name).chmod(0o644)
-    shown = show(new / structure)
-    _swap(out / PROGRAM, new)
+    with _new_beside(out / PROGRAM) as new:
+        put_all(new, beside, frozenset({PROGRAM}))
+        put_all(new / TREE, tree, frozenset({enclave_tree.PYTHON}))
+        (new / IMAGE).symlink_to(f"{TREE}/{IMAGE}")
+        sign(new, tree, gramine, key)
+        shown = show(new / SIGNATURE)
+        _swap(out / PROGRAM, new)
     sys.stdout.write(
         f"{out / PROGRAM / PROGRAM}, its server in an enclave of {len(tree)} files,\n"
         f"with {_whose(parse_measured(measured))}:\n{shown}"
     )
+
+
+def sign(folder: Path, tree: dict[str, bytes], gramine: tuple[str, str], key: Path) -> None:
+    """Have the manifest of `folder` rendered, filled with the hash of every file, and signed.
+
+    Raises: Misuse, SystemExit.
+    """
+    render, signer = gramine
+    versions = (f"-Disvprodid={ISV_PROD_ID}", f"-Disvsvn={ISV_SVN}")
+    _run(folder, render, *versions, f"{MANIFEST}.template", MANIFEST)
+    check_c_library(tomllib.loads((folder / MANIFEST).read_text()), tree)
+    _run(
+        folder,
+        *(signer, "--quiet", "--date", NO_DATE, "--key", os.fspath(key.absolute())),
+        *("--manifest", MANIFEST, "--output", SIGNED, "--sigfile", SIGNATURE),
+    )
+    for name in (MANIFEST, SIGNED, SIGNATURE):
+        if not (folder / name).is_file():
+            sys.exit(f"Gramine's programs made no {name}; nothing was replaced.")
+        (folder / name).chmod(0o644)
 
 
 def _whose(measured: Measured) -> str:
@@ -231,6 +241,17 @@ def _run(folder: Path, *command: str) -> None:
     done = subprocess.run(command, cwd=folder, env=environment, check=False)  # noqa: S603 - found on the PATH
     if done.returncode:
         sys.exit(f"{Path(command[0]).name} failed (status {done.returncode}); nothing was replaced.")
+
+
+@contextlib.contextmanager
+def _new_beside(place: Path) -> Iterator[Path]:
+    """A folder to make beside `place`; what is not put in its place is gone at the end."""
+    new = place.with_name(f".{place.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        yield new
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _swap(place: Path, new: Path) -> None:

@@ -230,6 +230,7 @@ def test_what_fails_leaves_what_was_there(
         build.main([str(folder / "out"), "--admins", str(folder / "admins.toml"), "--key", str(gramine.key)])
     assert (folder / "out" / "rkeyserver" / "rkeyserver").read_text() == "what was there"
     assert [path.name for path in (folder / "out" / "rkeyserver").iterdir()] == ["rkeyserver"]
+    assert {path.name for path in (folder / "out").iterdir()} == {"enclave-key.pem", "rkeyserver"}
 
 
 SHOWN: dict[str, tuple[bytes | None, str]] = {
