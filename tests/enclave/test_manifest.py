@@ -13,7 +13,9 @@ from tests.enclave.conftest import Tree
 from tests.fakes.gramine_build import ROOT
 from tests.fakes.gramine_build.manifest import FILLED_IN, check
 
+from rkeyserver.cli import enclave
 from rkeyserver.platforms.product import ISV_PROD_ID, ISV_SVN
+from rkeyserver.platforms.sgx.measured import MEASURED
 
 Built = tuple[Tree, str]
 TEMPLATE: Final = ROOT / "packaging" / "rkeyserver.manifest.template"
@@ -112,6 +114,17 @@ def test_what_the_host_may_write_is_under_no_place_of_code(manifest: dict[str, A
         assert not [one for one in code if one.startswith(place)]
     for file in manifest["sgx"]["trusted_files"]:
         assert not [one for one in allowed if file["uri"].startswith(one)]
+
+
+def test_the_program_and_the_manifest_mean_the_same_places(built: Built, manifest: dict[str, Any]) -> None:
+    mounts = {mount["path"] for mount in manifest["fs"]["mounts"]}
+    assert {str(enclave.OPTIONS), str(enclave.STATE)} <= mounts
+    assert enclave.ENVIRONMENT.items() <= manifest["loader"]["env"].items()
+    tree = built[0].made / "enclave"
+    in_the_tree = {name: tree / name.removeprefix("/rkeyserver/") for name in manifest["loader"]["argv"][::4]}
+    assert all(path.is_file() for path in in_the_tree.values())
+    assert (tree / enclave.ENVIRONMENT["OPENSSL_CONF"].removeprefix("/rkeyserver/")).read_bytes() == b""
+    assert (tree / str(MEASURED).removeprefix("/rkeyserver/")).is_file()
 
 
 def test_every_key_says_why() -> None:
