@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 COVERAGE := 95
 
-.PHONY: all out demo test check bench fuzz lint venv clean
+.PHONY: all out enclave enclave-show demo test check bench fuzz lint venv clean
 
 all: out
 
@@ -25,6 +25,21 @@ venv: $(VENV)/.ready $(VENV)/.packaging
 # Made anew each time, in half a second (the libraries only when their lock has changed): no list of sources to forget one.
 out: $(VENV)/.ready
 	PYTHONPATH=src $(BIN)/python tools/build-out.py out
+
+# The server in an SGX enclave (docs/operations/enclave.md). It takes the place of the program that `make` builds.
+# What is measured into it is named on the command line; a variable of the environment says nothing here.
+ADMINS   =
+RECOVERY =
+SEAL     = mrsigner
+KEY      =
+enclave: $(VENV)/.ready
+	@PYTHONPATH=src $(BIN)/python tools/build-enclave.py out --seal "$(SEAL)" $(if $(ADMINS),--admins "$(ADMINS)") \
+	  $(if $(RECOVERY),--recovery "$(RECOVERY)") $(if $(KEY),--key "$(KEY)")
+
+# The four values of a signature: what was built here, or with SIG=FILE another's.
+SIG = out/rkeyserver/rkeyserver.sig
+enclave-show: $(VENV)/.ready
+	@PYTHONPATH=src $(BIN)/python tools/build-enclave.py --show "$(SIG)"
 
 # Needs no root, sends to loopback only, and leaves nothing but out/ and .venv/.
 demo: out

@@ -5,7 +5,7 @@
 OUT is what tools/build-out.py made. Everything runs on loopback, in a temporary folder, as whoever starts it; every
 process that was started is ended. The status is 0 only if each thing happened that the text says.
 """
-# ruff: noqa: INP001, T201 - a program, in no package, that prints
+# ruff: noqa: T201 - a program, in no package, that prints
 
 from __future__ import annotations
 

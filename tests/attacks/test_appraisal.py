@@ -38,7 +38,7 @@ from tests.fakes.machines import (
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.errors import Reason, Rejected
 from rkeyserver.exchange.hpke import OneTimeKey
-from rkeyserver.platforms.simulated import sigstruct
+from rkeyserver.platforms import sigstruct
 from rkeyserver.platforms.simulated.image import running_image
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.secret import SecretBytes

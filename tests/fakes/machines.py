@@ -22,12 +22,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rkeyserver.attestation.sgx.anchors import TrustAnchor
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.clock import Clock
-from rkeyserver.platforms.simulated import certificates, keys, sigstruct, tcb
+from rkeyserver.platforms import sigstruct
+from rkeyserver.platforms.product import ISV_PROD_ID, ISV_SVN
+from rkeyserver.platforms.simulated import certificates, keys, tcb
 from rkeyserver.platforms.simulated.image import EnclaveIdentity, load_signed, measure, running_image
 from rkeyserver.platforms.simulated.pki import Authority, development_authority
 from rkeyserver.platforms.simulated.platform import BACKDATED, PROVISIONED_FILE, SimulatedPlatform
 from rkeyserver.platforms.simulated.processor import STATE_FILE, Processor, open_processor
-from rkeyserver.platforms.simulated.product import ISV_PROD_ID, ISV_SVN
 
 NOW: Final = 1_780_000_000
 STATUSES: Final = tuple(tcb.LEVELS)

@@ -25,8 +25,8 @@ import pytest
 
 import rkeyserver
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse
+from rkeyserver.platforms.sigstruct import SIZE as SIGSTRUCT_SIZE
 from rkeyserver.platforms.simulated.image import load_signed, measure
-from rkeyserver.platforms.simulated.sigstruct import SIZE as SIGSTRUCT_SIZE
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "libenclave-rkeyserver.so"
@@ -255,7 +255,7 @@ def test_another_python_is_refused_in_words(copy: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_out", ROOT / "tools" / "build-out.py")
+    spec = importlib.util.spec_from_file_location("building", ROOT / "tools" / "building.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -276,7 +276,8 @@ def test_any_interpreter_is_found(copy: Path, tool: ModuleType, folder: str, fir
         python = Path(short) / folder / "python"
         python.parent.mkdir()
         python.symlink_to(os.path.realpath(sys.executable))
-        text = tool.launcher(str(python))
+        call = "from rkeyserver.cli.main import main\n\nreturn main()"
+        text = tool.launcher(str(python), "For a test.", SIGNED, call).decode()
         assert text.split("\n")[0] == (f"#!{python} -IS" if first == "#!" else first)
         (copy / "rkeyserver").write_text(text)
         done = run(copy / "rkeyserver", "--version", "an argument with spaces")

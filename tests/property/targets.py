@@ -58,7 +58,7 @@ from rkeyserver import enclave_options
 from rkeyserver.address import Address, parse_address
 from rkeyserver.appraisal.change import parse_change, public_line
 from rkeyserver.appraisal.measured import parse_measured
-from rkeyserver.appraisal.policy import AdminsTable, parse_admins, parse_policy
+from rkeyserver.appraisal.policy import AdminsTable, parse_admins, parse_policy, parse_recovery
 from rkeyserver.appraisal.succession import believe
 from rkeyserver.appraisal.toml_lines import line_of
 from rkeyserver.attestation.sgx import collateral, quote
@@ -257,6 +257,12 @@ target(
     "admins",
     lambda: [policies()[2][policies()[2].index(b"[admins]") : policies()[2].index(b"[recovery]")]],
     lambda data: parse_admins(text_of(data)),
+    Misuse,
+)
+target(
+    "recovery",
+    lambda: [policies()[2][policies()[2].index(b"[recovery]") :]],
+    lambda data: parse_recovery(text_of(data)),
     Misuse,
 )
 target(

@@ -56,7 +56,7 @@ WITHOUT: Final[dict[str, str]] = {
     "keystore/file_read.py kept_beside": "compares names; what is none of ours is left alone",
     "platforms/simulated/certificates.py _issue": "makes a number of a digest",
     "platforms/simulated/pki.py Authority._chain": "reads a constant",
-    "platforms/simulated/sigstruct.py sign": "makes a number of a signature of its own",
+    "platforms/sigstruct.py sign": "makes a number of a signature of its own",
     "service/doctor.py _Look.record": "parse() of read_if_there(); tests/unit/service/test_doctor.py",
     "service/fetch.py fetch_claimed": "decode() of two messages, and any Rejected is None",
     "service/instance.py Instance._stored": "parse(), and any error of ours is told",

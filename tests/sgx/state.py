@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from rkeyserver import files
-from rkeyserver.platforms.simulated import sigstruct
+from rkeyserver.platforms import sigstruct
 from rkeyserver.platforms.simulated.image import EnclaveIdentity
 
 STATE: Final = "device.json"

@@ -25,7 +25,8 @@ from rkeyserver.exchange import messages
 from rkeyserver.exchange.attested import Context
 from rkeyserver.exchange.primary import CHALLENGE_LIFE, MAX_REMEMBERED
 from rkeyserver.keyring import keyring
-from rkeyserver.platforms.simulated import anchor, keys, processor, quoting, sigstruct, tcb
+from rkeyserver.platforms import sigstruct
+from rkeyserver.platforms.simulated import anchor, keys, processor, quoting, tcb
 from rkeyserver.platforms.simulated.platform import BACKDATED
 from rkeyserver.sealing import record, recovery, shares
 from rkeyserver.service import app, fetch, http_client, limits

@@ -10,7 +10,7 @@ import hashlib
 import json
 import tomllib
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
@@ -106,6 +106,15 @@ class AdminsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admins: AdminsTable
 
 
+class RecoveryDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that names recovery recipients and nothing else."""
+
+    recovery: RecoveryTable
+
+
+D = TypeVar("D", AdminsDocument, RecoveryDocument)
+
+
 @dataclass(frozen=True)
 class Policy:
     """A policy that was read without error.
@@ -165,17 +174,32 @@ def parse_admins(text: str) -> AdminsTable:
 
     Raises: Misuse, as parse_policy().
     """
-    check_depth(text, "admins")
+    admins = _of_its_own(text, AdminsDocument, "admins").admins
+    check_quorum(text, "admins", "keys", admins.threshold, admins.keys)
+    return admins
+
+
+def parse_recovery(text: str) -> RecoveryTable:
+    """Recovery recipients from a TOML file of their own, which has a [recovery] table as a policy has it.
+
+    Raises: Misuse, as parse_policy().
+    """
+    recovery = _of_its_own(text, RecoveryDocument, "recovery").recovery
+    check_quorum(text, "recovery", "recipients", recovery.threshold, recovery.recipients)
+    return recovery
+
+
+def _of_its_own(text: str, kind: type[D], what: str) -> D:
+    """A document with one table, read."""
+    check_depth(text, what)
     try:
         found = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise broken(text, error, "admins") from error
+        raise broken(text, error, what) from error
     try:
-        admins = msgspec.convert(found, AdminsDocument).admins
+        return msgspec.convert(found, kind)
     except msgspec.ValidationError as error:
-        raise wrong_form(text, found, error, "admins") from error
-    check_quorum(text, "admins", "keys", admins.threshold, admins.keys)
-    return admins
+        raise wrong_form(text, found, error, what) from error
 
 
 def with_admins(policy: Policy, admins: AdminsTable) -> Policy:

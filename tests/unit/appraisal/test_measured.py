@@ -10,10 +10,12 @@ from tests.fakes.signing import admins_table
 from rkeyserver.appraisal.appraise import appraise
 from rkeyserver.appraisal.defaults import default_policy, joining_policy
 from rkeyserver.appraisal.measured import Measured, first_policy, measured_text, parse_measured
+from rkeyserver.appraisal.policy import parse_recovery
 from rkeyserver.errors import Misuse, Reason, Rejected
 
 SIGNER, PRODUCT, MACHINE = "5a" * 32, 1, "a1" * 16
 ADMINS = admins_table(["alice", "bob"])
+SOMEBODY = age()
 RECOVERY = recovery_table(1, [age()])
 WHOLE = f'seal_to = "mrenclave"\n{ADMINS}{RECOVERY}'
 
@@ -48,6 +50,28 @@ def test_what_is_wrong_is_named(text: str, says: str) -> None:
     with pytest.raises(Misuse) as raised:
         parse_measured(text)
     assert says in str(raised.value)
+
+
+# What `make enclave` reads as RECOVERY=FILE.
+WRONG_RECOVERY: dict[str, tuple[str, str]] = {
+    "nothing": ("", "recovery: it is missing"),
+    "no TOML": ("[recovery", "line 1: it is no TOML"),
+    "nobody": ("[recovery]\nthreshold = 1\nrecipients = []\n", "line 3: recovery.recipients"),
+    "admins beside": (f"{RECOVERY}{ADMINS}", "admins: there is no such key"),
+    "more than there are": (recovery_table(2, [age()]), "2 of 1"),
+    "twice the same": (recovery_table(1, [SOMEBODY, SOMEBODY]), "twice"),
+}
+
+
+@pytest.mark.parametrize(("text", "says"), WRONG_RECOVERY.values(), ids=WRONG_RECOVERY)
+def test_a_recovery_file_that_is_none(text: str, says: str) -> None:
+    with pytest.raises(Misuse) as raised:
+        parse_recovery(text)
+    assert says in str(raised.value)
+
+
+def test_a_recovery_file_is_the_table_of_a_policy() -> None:
+    assert parse_recovery(RECOVERY) == parse_measured(WHOLE).recovery
 
 
 def test_the_first_policy_is_the_closed_default_with_what_is_measured() -> None:

@@ -11,10 +11,10 @@ from tests.fakes.machines import loaded, other_signer, running, signed
 
 import rkeyserver
 from rkeyserver.errors import Corrupt
+from rkeyserver.platforms.product import ISV_PROD_ID, ISV_SVN
+from rkeyserver.platforms.sigstruct import SIZE
 from rkeyserver.platforms.simulated import keys
 from rkeyserver.platforms.simulated.image import PAGE, build_image, load_signed, measure, running_image, sign_image
-from rkeyserver.platforms.simulated.product import ISV_PROD_ID, ISV_SVN
-from rkeyserver.platforms.simulated.sigstruct import SIZE
 
 CODE = b"some code of two pages".ljust(PAGE + 1, b".")
 

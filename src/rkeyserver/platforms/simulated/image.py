@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import rkeyserver
 from rkeyserver.errors import Corrupt
-from rkeyserver.platforms.simulated import keys, sigstruct
-from rkeyserver.platforms.simulated.product import ISV_PROD_ID, ISV_SVN
+from rkeyserver.platforms import archive, sigstruct
+from rkeyserver.platforms.product import ISV_PROD_ID, ISV_SVN
+from rkeyserver.platforms.simulated import keys
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import rsa
@@ -24,12 +25,6 @@ PAGE: Final = 4096
 _CHUNK: Final = 256
 _SSA_FRAME_PAGES: Final = 1
 _SECINFO_CODE: Final = 0x0205  # a regular page, readable and executable
-
-_DATE: Final = (1980, 1, 1, 0, 0, 0)
-_MODE: Final = 0o100644
-_UNIX: Final = 3
-_UNCHECKED_HASH: Final = 1
-_MARSHAL_WITHOUT_REFERENCES: Final = 2
 
 
 @dataclass(frozen=True)
@@ -73,9 +68,6 @@ def build_image(package_dir: Path, *, bytecode: bool) -> bytes:
     bytecode: also the compiled form of each module, which Python then loads without looking at the source; the image
     then depends on the Python version, and loads in any (another version compiles the source).
     """
-    import io  # noqa: PLC0415 - 15 ms that a start from a signed image does not need
-    import zipfile  # noqa: PLC0415 - late: what a start does not need
-
     entries: dict[str, bytes] = {}
     for path in package_dir.rglob("*"):
         if path.suffix not in {".py", ".toml"} or not path.is_file():
@@ -83,31 +75,8 @@ def build_image(package_dir: Path, *, bytecode: bool) -> bytes:
         name = f"{package_dir.name}/{path.relative_to(package_dir).as_posix()}"
         entries[name] = path.read_bytes()
         if bytecode and path.suffix == ".py":
-            entries[name + "c"] = _compiled(entries[name], name)
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
-        for name in sorted(entries):
-            info = zipfile.ZipInfo(name, _DATE)
-            info.create_system = _UNIX
-            info.external_attr = _MODE << 16
-            file.writestr(info, entries[name])
-    return archive.getvalue()
-
-
-def _compiled(source: bytes, name: str) -> bytes:
-    import importlib.util  # noqa: PLC0415 - needed only where images are built
-    import marshal  # noqa: PLC0415 - late: what a start does not need
-
-    code = compile(source, name, "exec", dont_inherit=True, optimize=0)
-    # Later formats of marshal note which objects are shared, and that depends on what else the process holds.
-    return b"".join(
-        (
-            importlib.util.MAGIC_NUMBER,
-            _UNCHECKED_HASH.to_bytes(4, "little"),
-            importlib.util.source_hash(source),
-            marshal.dumps(code, _MARSHAL_WITHOUT_REFERENCES),
-        )
-    )
+            entries[name + "c"] = archive.bytecode(entries[name], name)
+    return archive.archive(entries)
 
 
 def sign_image(image: bytes, key: rsa.RSAPrivateKey, isv_prod_id: int, isv_svn: int) -> bytes:

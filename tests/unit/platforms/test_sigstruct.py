@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from tests.fakes.machines import other_signer
 
 from rkeyserver.errors import Corrupt
-from rkeyserver.platforms.simulated import keys, sigstruct
+from rkeyserver.platforms import sigstruct
+from rkeyserver.platforms.simulated import keys
 
 MRENCLAVE = bytes(range(32))
 ATTRIBUTES = bytes.fromhex("04000000000000000300000000000000")
