@@ -43,7 +43,7 @@ def enclave(code: bytes = CODE, **differences: Any) -> EnclaveIdentity:
     return loaded(code, **({"key": other_signer(), "isv_prod_id": PRODUCT} | differences))
 
 
-def entry(label: str, **differences: object) -> str:
+def entry(label: str, /, **differences: object) -> str:
     """Its table in a policy; None leaves a key out."""
     rows: dict[str, object] = {
         "label": label,
@@ -77,18 +77,25 @@ def spki(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def hash_entry(digest: bytes, hash_id: int = 1) -> bytes:
-    return b"\x82" + bytes([hash_id]) + b"\x58" + bytes([len(digest)]) + digest
+    return b"\x82" + bytes([hash_id]) + bstr(digest)
 
 
 def claims_for(key: ec.EllipticCurvePrivateKey) -> bytes:
     """{ "pubkey-hash": bstr([1, SHA-256]) }."""
-    inner = hash_entry(hashlib.sha256(spki(key)).digest())
-    return b"\xa1\x6bpubkey-hash\x58" + bytes([len(inner)]) + inner
+    return b"\xa1\x6bpubkey-hash" + bstr(hash_entry(hashlib.sha256(spki(key)).digest()))
+
+
+def bstr(data: bytes) -> bytes:
+    """A byte string of CBOR, behind the shortest head."""
+    size = len(data)
+    if size < 24:
+        return bytes([0x40 + size]) + data
+    return (bytes([0x58, size]) if size < 256 else b"\x59" + size.to_bytes(2, "big")) + data
 
 
 def tagged(quote: bytes, claims: bytes) -> bytes:
     """60000([ quote, claims ])."""
-    return b"\xd9\xea\x60\x82\x59" + len(quote).to_bytes(2, "big") + quote + b"\x58" + bytes([len(claims)]) + claims
+    return b"\xd9\xea\x60\x82" + bstr(quote) + bstr(claims)
 
 
 def padded(data: bytes) -> bytes:

@@ -25,6 +25,7 @@ from rkeyserver.attestation.evidence import Attester
 from rkeyserver.attestation.sgx import ra_tls
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.service.provision_ca import Ca
+from rkeyserver.service.vouching import in_its_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,8 +104,7 @@ async def new_identity(ca: Ca, attester: Attester) -> ServerIdentity:
     """
     key = ec.generate_private_key(ec.SECP384R1())
     claims = ra_tls.claims_of(ra_tls.public_key_info(key.public_key()))
-    # It may have to wait for a quoting enclave.
-    quote = await asyncio.to_thread(attester.evidence, ra_tls.report_data(claims))
+    quote = await in_its_time(attester, attester.evidence, ra_tls.report_data(claims))
     return ServerIdentity(ca, key, ra_tls.extension_of(quote, claims))
 
 
