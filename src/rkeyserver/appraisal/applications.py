@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rkeyserver.appraisal.ambiguity import is_that
 from rkeyserver.appraisal.policy import Application, Policy
 from rkeyserver.appraisal.rules import PLATFORM, RULES
 from rkeyserver.attestation.sgx.claims import SgxClaims
-from rkeyserver.errors import Reason, Rejected
+from rkeyserver.errors import Misuse, Reason, Rejected
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,19 @@ class ApplicationVerdict:
     application: Application
     policy: str
     at: int
+
+
+def check_generations(policy: Policy, ids: Collection[str]) -> None:
+    """Whether every generation that it names by its id is among `ids`, those of the keyring.
+
+    Raises: Misuse naming one that is not.
+    """
+    for one in sorted(policy.generations_named() - set(ids)):
+        known = f"it has {', '.join(ids)}" if ids else "a new domain has none yet"
+        raise Misuse(
+            f"The policy names generation {one}, which is none of the keyring's: {known}.",
+            advice='Name one that `rkeyserver status` shows, or "first" or "current".',
+        )
 
 
 def appraise_application(claims: SgxClaims, policy: Policy, *, now: int) -> ApplicationVerdict:

@@ -126,7 +126,6 @@ class Provisioner:
         """A context in which the listener is open whenever the policy opens it."""
         self.instance.provision = self
         task = asyncio.create_task(self._run())
-        task.add_done_callback(_report)
         try:
             yield
         finally:
@@ -171,12 +170,21 @@ class Provisioner:
             try:
                 await self._adjust()
                 self.problem, pause, retry = "", RENEW_SECONDS, FIRST_RETRY
-            except RkeyError as error:
+            except Exception as error:  # noqa: BLE001 - applications need it back, whatever it was; it is told below
                 await self._close()
-                self.problem, pause, retry = str(error), retry, min(2 * retry, MOST_RETRY)
-                log.warning("No keys are given to applications; trying again in %.0f seconds. %s", pause, error)
+                self.problem, pause, retry = self._told(error), retry, min(2 * retry, MOST_RETRY)
+                log.warning("No keys are given to applications; trying again in %.0f seconds.", pause)
+            # Not wait_for(), which before Python 3.12 loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+
+    def _told(self, error: Exception) -> str:
+        if isinstance(error, RkeyError):
+            log.warning("%s", error)
+            return str(error)
+        log.error("This is a bug.", exc_info=error)
+        return "A bug; the log has it."
 
     async def _adjust(self) -> None:
         """Open, close or renew, as the policy wants it now.
@@ -318,8 +326,3 @@ async def _request(tls: TlsConnection) -> None:
         found += await tls.read(len(REQUEST) + 1 - len(found))
         if not REQUEST.startswith(found):
             raise Rejected(Reason.MALFORMED, "The client asks for something else than a secret.")
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("No keys are given to applications, which is a bug.", exc_info=error)

@@ -12,7 +12,7 @@ from tests.fakes.application import entry, provision
 from tests.fakes.claims import CLAIMS, NOW, claims_with, document, table
 
 from rkeyserver.appraisal.ambiguity import is_that
-from rkeyserver.appraisal.applications import appraise_application
+from rkeyserver.appraisal.applications import appraise_application, check_generations
 from rkeyserver.appraisal.narrowing import narrows
 from rkeyserver.appraisal.policy import MAX_APPLICATIONS, Policy, parse_policy
 from rkeyserver.attestation.sgx.claims import SgxClaims
@@ -267,3 +267,15 @@ OTHER_KEY: dict[str, dict[str, Any]] = {
 def test_another_key_for_the_same_is_not_less(differs: dict[str, Any]) -> None:
     assert narrows(policy(entry("a")), policy(entry("a", **differs))) == []
     assert narrows(policy(entry("a")), policy(entry("a"), ca="current")) == []
+
+
+def test_generations_that_a_policy_names() -> None:
+    named = policy(entry("a", generation=GENERATION), ca="first")
+    check_generations(named, [GENERATION, "0e" * 16])
+    check_generations(policy(entry("a")), ())
+    with pytest.raises(
+        Misuse, match=f"names generation {GENERATION}, which is none of the keyring's: it has {'0e' * 16}"
+    ):
+        check_generations(named, ["0e" * 16])
+    with pytest.raises(Misuse, match="a new domain has none yet"):
+        check_generations(policy(entry("a"), ca=GENERATION), ())
