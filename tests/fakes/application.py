@@ -137,9 +137,9 @@ class Application:
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP384R1()))
 
     @classmethod
-    def on(cls, folder: Path, code: bytes = CODE, **differences: Any) -> Self:
-        """On a machine in `folder`; `differences` as enclave() takes them."""
-        return cls(machine(folder, Clock(), enclave=lambda: enclave(code, **differences)))
+    def on(cls, folder: Path, code: bytes = CODE, *, clock: Clock | None = None, **differences: Any) -> Self:
+        """On a machine in `folder`, at the time of `clock` or of the tests; `differences` as enclave() takes them."""
+        return cls(machine(folder, clock, enclave=lambda: enclave(code, **differences)))
 
     def quote(self, over: bytes) -> bytes:
         return self.platform.evidence(padded(over))

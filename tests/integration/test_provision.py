@@ -14,6 +14,7 @@ from tests.fakes.machines import running
 from tests.fakes.processes import DEADLINE, Machine, Machines, Running, opened, reserve
 
 from rkeyserver.appraisal.defaults import default_policy
+from rkeyserver.clock import Clock
 from rkeyserver.keyring.derivation import derive_into
 
 
@@ -55,7 +56,7 @@ VERSIONS = {"TLS 1.2": ssl.TLSVersion.TLSv1_2, "TLS 1.3": ssl.TLSVersion.TLSv1_3
 def test_an_application_gets_the_key_of_its_label(machines: Machines, port: int, tmp_path: Path) -> None:
     host = machines("host")
     serving(host, port, provision(), entry("db"))
-    application = Application.on(tmp_path / "app")
+    application = Application.on(tmp_path / "app", clock=Clock())
     shown = application.certificate()
     for version in VERSIONS.values():
         for name in ("localhost", "127.0.0.1", "rkey.example"):
