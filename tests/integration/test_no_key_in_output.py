@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import base64
+import json
 import mmap
 import os
 import resource
 import secrets
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from tests.fakes import key_scan, no_memfd_secret
-from tests.fakes.processes import ROOT, Machine, Machines, Running, environment, rkeyserver
-from tests.fakes.scanning import scan, under
+from tests.fakes.processes import DEADLINE, ROOT, Machine, Machines, Running, environment, rkeyserver
 
 from rkeyserver.secret import MemoryKind
 
 DEBUG = ("--log-level", "debug")
 LEAST_MEMORY = 20 * 1024 * 1024
 KERNELS = {"this kernel": (), "one without memfd_secret": no_memfd_secret.UNDER}
+
+
+def scan(
+    machine: Machine, *, processes: Sequence[int] = (), files: Sequence[Path] = (), labels: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What of the keys in a machine's record, and of those labels, is where; in the name space of its processes."""
+    command = [sys.executable, "-m", key_scan.__name__, str(machine.processor), str(machine.keystore)]
+    command += ["--processes", *map(str, processes), "--files", *map(str, files), "--labels", *labels]
+    inside = (
+        ["nsenter", "--user", "--preserve-credentials", f"--target={processes[0]}"] if processes and under() else []
+    )
+    done = subprocess.run(
+        [*inside, *command], env=environment(), capture_output=True, text=True, check=False, timeout=4 * DEADLINE
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def under() -> list[str]:
+    """Only root reads the memory of a process that forbade it; where the tests are not root, one of a name space is."""
+    return [] if os.geteuid() == 0 else ["unshare", "--map-root-user"]
 
 
 FORMS: dict[str, Callable[[bytes], bytes]] = {

@@ -6,7 +6,7 @@ import contextlib
 import json
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.fakes.machines import machine as simulated_machine
 from tests.fakes.machines import private_authority, running
 from tests.fakes.processes import DEADLINE, Machine, Machines, opened, reserve, rkeyserver
 from tests.fakes.provisioning import derived, until
-from tests.fakes.scanning import scan, under
+from tests.integration.test_no_key_in_output import READABLE, scan, under
 from tests.sgx.machines import sgx_machines_in
 
 from rkeyserver.appraisal.change import propose
@@ -76,13 +76,6 @@ def lines(machine: Machine) -> list[dict[str, Any]]:
     return [line for line in machine.audit() if line["event"] == "provision"]
 
 
-# As in test_no_key_in_output.py: nothing, or what is in the key's own page.
-READABLE: dict[MemoryKind, Callable[[int], list[list[str]]]] = {
-    MemoryKind.MEMFD_SECRET: lambda _pid: [],
-    MemoryKind.LOCKED: lambda pid: [
-        [f"process {pid}, key memory", f"{name}, raw"] for name in ("domain secret", "root key")
-    ],
-}
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
 
@@ -120,8 +113,8 @@ def test_from_nothing_to_a_key_and_not_a_byte_of_it_stays(machines: Machines, po
 
     written(host, "printed", server.out.text, server.err.text, json.dumps(status), text)
     files = [path for path in host.folder.rglob("*") if path.is_file()]
-    found = scan(host, processes=[server.pid], files=files, labels=["db"])
-    assert found["found"] == READABLE[MemoryKind(status["key_memory"])](server.pid)
+    seen = scan(host, processes=[server.pid], files=files, labels=["db"])
+    assert seen["found"] == READABLE[MemoryKind(status["key_memory"])](server.pid)
 
 
 def _sha256() -> Any:
