@@ -105,7 +105,7 @@ def test_from_nothing_to_a_key_and_not_a_byte_of_it_stays(machines: Machines, po
     assert status["refused"] == {"application-not-named": 1}
     assert x509.load_pem_x509_certificate(ca_of(host)).fingerprint(_sha256()).hex() == status["provision"]["ca_sha256"]
     text = rkeyserver("status", "--ops", host.ops, cwd=host.folder).out
-    assert f"applications 7 given a key; on 127.0.0.1:{port}" in text
+    assert f"applications 7 keys given; on 127.0.0.1:{port}" in text
     assert f"SHA-256 {status['provision']['ca_sha256']}" in text
     metrics = httpx.get(f"http://{host.ops}/metrics", trust_env=False, timeout=DEADLINE).text
     assert "rkeyserver_provisioned_total 7.0" in metrics

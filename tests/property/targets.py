@@ -389,6 +389,7 @@ STATUS: Final[dict[str, Any]] = {
         "pccs": "https://pccs", "last_success": None, "last_error": "no answer",
         "held": [HELD],
     },
+    "provision": {"listening": ["a"], "problem": "p", "given": 1, "ca_generation": "g", "ca_sha256": "s"},
 }  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def _provision(found: dict[str, Any] | None) -> list[str]:
         return []
     lines = []
     if found["listening"]:
-        lines.append(f"applications {found['given']} given a key; on {', '.join(found['listening'])}")
+        lines.append(f"applications {found['given']} keys given; on {', '.join(found['listening'])}")
         lines.append(f"CA           of generation {found['ca_generation']}, SHA-256 {found['ca_sha256']}")
     if found["problem"]:
         lines.append(f"WARNING: applications get no keys: {found['problem']}")
