@@ -81,7 +81,7 @@ class Ca:
 
 def _root(key: ec.EllipticCurvePrivateKey, domain: str, generation: str) -> x509.Certificate:
     public = key.public_key()
-    serial = int.from_bytes(hashlib.sha256(public_key_info(public)).digest()[:_SERIAL_SIZE], "big") >> 1
+    serial = int(hashlib.sha256(public_key_info(public)).hexdigest()[: 2 * _SERIAL_SIZE], 16) >> 1
     name = _name(f"rkeyserver CA {generation}", domain)
     return (
         _builder(name, name, public, serial)
