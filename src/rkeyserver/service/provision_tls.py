@@ -28,7 +28,7 @@ from rkeyserver.service.provision_ca import Ca
 from rkeyserver.service.vouching import in_its_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # What mbedTLS and OpenSSL both have, with forward secrecy and an AEAD; TLS 1.3 has no other.
 _CIPHERS: Final = b"ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305"
@@ -170,10 +170,8 @@ class TlsConnection:
                 return found
 
     async def _more(self) -> None:
-        try:
+        with _there():
             data = await self._reader.read(_READ)
-        except ConnectionError as error:
-            raise Rejected(Reason.TLS_FAILED, "The client left.") from error
         self.received += len(data)
         if not data:
             raise Rejected(Reason.TLS_FAILED, "The client left.")
@@ -185,17 +183,19 @@ class TlsConnection:
         with contextlib.suppress(SSL.WantReadError):
             while True:
                 self._writer.write(self._tls.bio_read(_READ))
-        try:
+        with _there():
             await self._writer.drain()
-        except ConnectionError as error:
-            raise Rejected(Reason.TLS_FAILED, "The client left.") from error
+
+
+@contextlib.contextmanager
+def _there() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionError as error:
+        raise Rejected(Reason.TLS_FAILED, "The client left.") from error
 
 
 def _why(error: SSL.Error) -> str:
-    if isinstance(error, SSL.ZeroReturnError):
-        return "the client has ended it"
-    return (
-        ", ".join(str(one[-1]) for one in error.args[0])
-        if error.args and isinstance(error.args[0], list)
-        else "it ended"
-    )
+    # OpenSSL's queue: library, function, reason; none where the client has ended it properly.
+    queue: list[tuple[str, ...]] = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    return ", ".join(one[-1] for one in queue) or "the client has ended it"

@@ -184,6 +184,14 @@ def test_refused(made: Callable[[], bytes], reason: Reason, says: str) -> None:
     assert refused.value.reason is reason
 
 
+def test_every_tag_but_one_has_a_decoder_that_refuses() -> None:
+    assert (list(ra_tls._NO_TAGS), len(ra_tls._NO_TAGS)) == ([], 1)  # which tags, nobody could list
+    with pytest.raises(ValueError, match="no such tag"):
+        ra_tls._NO_TAGS[0](None, False)  # noqa: FBT003 - as the library calls it
+    with pytest.raises(KeyError):
+        ra_tls._NO_TAGS[ra_tls.TEE_QUOTE_TAG]
+
+
 def test_what_is_made_is_what_is_specified_byte_for_byte() -> None:
     claims = ra_tls.claims_of(spki(KEY))
     assert claims == CLAIMS

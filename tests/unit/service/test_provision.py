@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.fakes.application import SECONDS, Application, ask, entry, provision, secret_in, tls
+from tests.fakes.application import REQUEST, SECONDS, Application, ask, entry, provision, secret_in, tls
 from tests.fakes.keyrings import generation
 from tests.fakes.machines import HostTime, machine
-from tests.fakes.provisioning import Giving, derived, giving, until
+from tests.fakes.provisioning import Giving, derived, giving, policy_with, until
 
 from rkeyserver.address import Address
+from rkeyserver.appraisal.policy import parse_policy
 from rkeyserver.attestation.sgx import ra_tls
 from rkeyserver.clock import Clock
 from rkeyserver.errors import Reason, Unavailable
@@ -320,6 +322,57 @@ def test_a_flood_of_bytes(given: Giving) -> None:
             for _ in range(8):
                 client.sendall(hello)
             assert client.recv(100)  # an alert
+
+
+def test_one_that_resets_its_connection(given: Giving) -> None:
+    with given.refuses(Reason.TLS_FAILED):
+        client = socket.create_connection(("127.0.0.1", given.port), SECONDS)
+        until(lambda: given.provisioner._clients, "it is there")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+
+def test_one_that_resets_it_before_its_answer(given: Giving, application: Application) -> None:
+    certificate = application.certificate()
+    write = given.scene.instance.audit.write
+    gone = asyncio.Event()
+
+    async def meanwhile(line: Any) -> None:
+        await write(line)
+        given.scene.instance.audit.write = write  # type: ignore[method-assign]
+        await asyncio.wait_for(gone.wait(), SECONDS)
+        await asyncio.sleep(0.1)  # until the loop has seen it
+
+    given.scene.instance.audit.write = meanwhile  # type: ignore[method-assign]
+    with tls(given.ca, application.key, certificate) as context:
+        plain = socket.create_connection(("127.0.0.1", given.port), SECONDS)
+        connection = context.wrap_socket(plain, server_hostname="localhost")
+        connection.sendall(REQUEST)
+        until(given.scene.lines, "it is on record")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        given.loop.call_soon_threadsafe(gone.set)
+    until(lambda: not given.provisioner._clients, "it is over")
+    assert given.scene.lines()[0]["verdict"] == "accepted"
+
+
+def test_a_policy_that_closes_it_while_one_asks(given: Giving, application: Application) -> None:
+    assert given.port
+    certificate = application.certificate()
+    given.scene.instance.policy = parse_policy(policy_with(given.platform))
+    with given.refuses("unavailable"):
+        assert ask(given.port, given.provisioner.ca_certificate("first"), application.key, certificate) == b""
+
+
+def test_a_client_that_comes_while_it_closes(given: Giving) -> None:
+    port = given.port
+    given.provisioner._identity = None
+    with (
+        given.refuses("unavailable"),
+        socket.create_connection(("127.0.0.1", port), SECONDS) as client,
+        contextlib.suppress(ConnectionError),
+    ):
+        assert client.recv(100) == b""
 
 
 def test_where_there_is_no_such_listener(given: Giving) -> None:
