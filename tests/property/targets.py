@@ -339,6 +339,7 @@ ENCLAVE_OPTIONS: Final[dict[str, object]] = {
     "pccs": "https://pccs:8081/v4",
     "pccs-ca": "ca.pem",
     "collateral": "collateral.json",
+    "provision": ":4433",
 }
 target(
     "options of an enclave",
