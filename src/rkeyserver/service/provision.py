@@ -198,8 +198,15 @@ class Provisioner:
         generation = generation_of(keyring, policy.ca_generation)
         now = asyncio.get_running_loop().time()
         known = self._identity
-        if known is None or known.ca.generation != generation or now >= self._made + RENEW_SECONDS:
-            await self._identify(keyring, generation)
+        serves = known is not None and known.ca.generation == generation
+        if not serves or now >= self._made + RENEW_SECONDS:
+            try:
+                await self._identify(keyring, generation)
+            except Unavailable as error:
+                if not serves:
+                    raise
+                # Clients that go by the CA, as Gramine's do, do not look at its age.
+                log.warning("The quote in the certificate for applications stays the old one. %s", error)
             self._made = now
         if not self._servers:
             sockets = self.open_sockets(self.address)

@@ -7,7 +7,8 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from tests.fakes.provisioning import Giving, derived, giving, policy_with, until
 
 from rkeyserver.address import Address
 from rkeyserver.appraisal.policy import parse_policy
+from rkeyserver.attestation.evidence import Identity
 from rkeyserver.attestation.sgx import ra_tls
 from rkeyserver.clock import Clock
 from rkeyserver.errors import Reason, Unavailable
+from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.service import provision as provision_module
 from rkeyserver.service import provision_tls
 from rkeyserver.service.provision import generation_of
@@ -48,6 +51,21 @@ def shown(application: Application) -> x509.Certificate:
 def given(tmp_path: Path) -> Iterator[Giving]:
     with giving(tmp_path) as found:
         yield found
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A platform whose evidence is a function's."""
+
+    platform: SimulatedPlatform
+    evidence: Callable[[bytes], bytes]
+    waits = False
+
+    def attester_identity(self) -> Identity:
+        return self.platform.attester_identity()
+
+    def endorsements(self) -> bytes:
+        return self.platform.endorsements()
 
 
 # What is wanted, of which generation (by its place), and how the key is sent.
@@ -238,6 +256,26 @@ def test_the_certificates_quote_is_made_anew(given: Giving, monkeypatch: pytest.
     given.with_tables(provision(), entry("db"))
     until(lambda: given.provisioner._identity is not before, "another one")
     assert given.ca == given.ca
+
+
+def test_where_the_platform_gives_no_new_quote_the_old_one_stays(
+    given: Giving, application: Application, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert given.port
+    before = given.provisioner._identity
+
+    def fails(_: bytes) -> bytes:
+        raise Unavailable("No quote now.")
+
+    monkeypatch.setattr(provision_module, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(given.provisioner, "attester", Failing(given.platform, fails))
+    given.with_tables(provision(), entry("db"))
+    until(lambda: "stays the old one. No quote now." in caplog.text, "it says so")
+    assert given.provisioner._identity is before
+    assert secret_in(given.ask(application))
+    given.with_tables(provision("current"), entry("db"), names=("a", "b"))  # of another CA there is none yet
+    until(lambda: given.provisioner.problem == "No quote now.", "it says so")
+    assert given.listening == []
 
 
 def test_no_key_leaves_that_is_not_on_record(given: Giving, application: Application) -> None:
