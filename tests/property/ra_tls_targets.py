@@ -14,7 +14,7 @@ from tests.property.inputs import quotes
 from tests.property.registry import target
 
 from rkeyserver.attestation.sgx import ra_tls
-from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable
+from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.service import provision
 from rkeyserver.service.provision_ca import Ca
 from rkeyserver.service.provision_tls import ServerIdentity
@@ -73,6 +73,7 @@ target(
     lambda: [claims_for(key())],
     lambda data: ra_tls._check_claims(data, spki(key())),
     Rejected,
+    canonical=lambda _: claims_for(key()),
 )
 target("server name that is asked for", lambda: [b"rkey.example", b"10.0.0.1", b"::1"], name_asked_for, Misuse)
 target(
@@ -80,5 +81,5 @@ target(
     lambda: [provision.REQUEST],
     lambda data: asyncio.run(provision._request(Says(data))),  # type: ignore[arg-type]  # as above
     Rejected,
-    Unavailable,
+    canonical=lambda _: provision.REQUEST,
 )
