@@ -20,6 +20,7 @@ from rkeyserver.hex_types import Hex16
 from rkeyserver.plain import MOST_DOTS, in_words, too_many_dots
 
 DEFAULT_PORT: Final = 8888
+DEFAULT_PROVISION: Final = Address("", 4433)  # the port that Gramine's clients ask unless told otherwise
 DEFAULT_OPS: Final = Address("127.0.0.1", 9888)
 DEFAULT_KEYSTORE: Final = Path("/etc/rkey.bin")
 DEFAULT_MACHINE: Final = Path("/var/lib/rkeyserver/machine")
@@ -47,7 +48,8 @@ class Config:
     machine: the simulated processor's folder. ops: the operations listener. audit: the audit file. policy: of a new
     domain, or what a joiner goes by. admins: who has to have signed what a joiner believes. socket: for the owner.
     pccs: base URL of the service that collateral is fetched from, None for none. pccs_ca: the CA of its certificate,
-    None for the public ones. collateral: the file that collateral is held in.
+    None for the public ones. collateral: the file that collateral is held in. provision: where applications get their
+    keys, if the policy names any.
     """
 
     hosts: tuple[Address, ...] = ()
@@ -68,6 +70,7 @@ class Config:
     pccs: str | None = None
     pccs_ca: Path | None = None
     collateral: Path | None = None
+    provision: Address = DEFAULT_PROVISION
     log_level: str = "info"
 
     @property
@@ -108,6 +111,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     pccs: str | None = None
     pccs_ca: PathText | None = None
     collateral: PathText | None = None
+    provision: str | None = None
     log_level: LogLevel | None = None
 
 
@@ -132,6 +136,7 @@ WANTED: Final = {
     "pccs": "the URL of a PCCS, as https://pccs.example:8081/sgx/certification/v4",
     "pccs-ca": "the path of a file with the CA's certificate",
     "collateral": "the path of a file",
+    "provision": '[HOST]:PORT, as ":4433"',
     "log-level": f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}",
 }
 
@@ -186,6 +191,8 @@ def make_config(file: Options, command_line: Options) -> Config:
         changes["listen"] = tuple(parse_address(text, DEFAULT_PORT, any_host=True) for text in said.pop("listen"))
     if "ops" in said:
         changes["ops"] = parse_address(said.pop("ops"), DEFAULT_OPS.port)
+    if "provision" in said:
+        changes["provision"] = parse_address(said.pop("provision"), DEFAULT_PROVISION.port, any_host=True)
     for name, value in said.items():
         changes[name] = Path(value) if name in _PATHS else value
     config = replace(Config(), **changes)  # type: ignore[arg-type]  # msgspec has checked every value's type

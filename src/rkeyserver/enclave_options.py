@@ -50,6 +50,7 @@ class ServeOptions(_Options, frozen=True):
     pccs: str | None = None
     pccs_ca: Name | None = None
     collateral: Name | None = None
+    provision: str | None = None
     log_level: LogLevel | None = None
 
 

@@ -69,6 +69,7 @@ class Reason(StrEnum):
     NOT_GENUINE = "not-genuine"
     PLATFORM_NOT_NAMED = "platform-not-named"
     MACHINE_NOT_NAMED = "machine-not-named"
+    APPLICATION_NOT_NAMED = "application-not-named"
     DEBUG_ENCLAVE = "debug-enclave"
     WRONG_MEASUREMENT = "wrong-measurement"
     WRONG_SIGNER = "wrong-signer"
@@ -89,6 +90,7 @@ class Reason(StrEnum):
     NOT_A_SHARE = "not-a-share"
     SHARE_GIVEN_TWICE = "share-given-twice"
     COLLATERAL_EXPIRED = "collateral-expired"
+    TLS_FAILED = "tls-failed"
 
 
 class Rejected(RkeyError):

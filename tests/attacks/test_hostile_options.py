@@ -127,7 +127,8 @@ JSON = st.recursive(
 )
 OPTION = st.sampled_from([
     *("keystore", "host", "domain", "wait-ms", "once", "recover", "change", "listen", "ops", "audit", "pccs"),
-    *("pccs-ca", "collateral", "log-level", "json", "policy", "admins", "socket", "machine", "platform", "config"),
+    *("pccs-ca", "collateral", "provision", "log-level", "json"),
+    *("policy", "admins", "socket", "machine", "platform", "config"),
 ])  # fmt: skip
 DOCUMENTS = st.binary(max_size=300) | st.builds(
     lambda command, options: document(command, **options),

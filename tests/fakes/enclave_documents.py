@@ -101,6 +101,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a PCCS with a password": (document(pccs="https://u:p@pccs"), "https only"),
     "a PCCS of two lines": (document(pccs="https://pccs/\r\nHost: x"), "https only"),
     "a CA of nothing": (document(pccs_ca="ca.pem"), "no PCCS is given"),
+    "keys for applications on a port that is none": (document(provision=":70000"), "no address"),
     "a log level that says more": (document(log_level="trace"), "log-level is wrong"),
     **{
         f"--{name}, which is not the host's to say": (document(**{name: "x"}), f"{name} is unknown")

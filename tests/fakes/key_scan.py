@@ -1,6 +1,6 @@
 """Looks for the keys of a record in files and in the memory of processes: whole, or in parts of eight bytes.
 
-    python -m tests.fakes.key_scan MACHINE RECORD [--processes PID...] [--files PATH...]
+    python -m tests.fakes.key_scan MACHINE RECORD [--processes PID...] [--files PATH...] [--labels LABEL...]
 
 A process of its own, so that no key is ever in the test that asks. It opens the record as its machine does; prints what
 was found where, as JSON, how many bytes were looked at, and how much key memory each process has; never what was found.
@@ -15,13 +15,13 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from rkeyserver.clock import Clock
-from rkeyserver.keyring.derivation import KEY_SIZE
+from rkeyserver.keyring.derivation import KEY_SIZE, Purpose, derive_into
 from rkeyserver.keyring.sealed import open_keyring
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.platforms.simulated.processor import SEAL_KEY_SIZE
@@ -58,13 +58,21 @@ def patterns(key: bytes) -> dict[bytes, str]:
     return found
 
 
-def keys(machine: Path, path: Path) -> Iterator[tuple[str, bytes]]:
-    """What has to stay hidden: the keyring's keys, and the record key and the sealing key, which open it."""
+def keys(machine: Path, path: Path, labels: Sequence[str] = ()) -> Iterator[tuple[str, bytes]]:
+    """What has to stay hidden: the keyring's keys, and the record key and the sealing key, which open it.
+
+    labels: of applications, whose keys derived from the current root key are looked for as well.
+    """
     platform = SimulatedPlatform.open(machine, Clock())
     parsed = record.parse(path.read_bytes())
     keyring = open_keyring(parsed, platform)
     yield "domain secret", bytes(keyring._key(0))
     yield "root key", bytes(keyring.root_key(keyring.current.id))
+    for label in labels:
+        derived = bytearray(KEY_SIZE)
+        root_key, into = keyring.root_key(keyring.current.id), memoryview(derived)
+        derive_into(root_key, domain=keyring.domain, purpose=Purpose.RA_TLS_SECRET, label=label.encode(), into=into)
+        yield f"key of {label}", bytes(derived)
     opened = bytearray(KEY_SIZE)
     platform.unseal(
         parsed.header.slot.wrapped, record._slot_data(parsed.header, parsed.header.slot), memoryview(opened)
@@ -143,9 +151,10 @@ def main() -> None:
     parser.add_argument("record", type=Path)
     parser.add_argument("--processes", type=int, nargs="*", default=[])
     parser.add_argument("--files", type=Path, nargs="*", default=[])
+    parser.add_argument("--labels", nargs="*", default=[])
     given = parser.parse_args()
     wanted, in_memory = dict[bytes, str](), dict[bytes, str]()
-    for name, key in keys(given.machine, given.record):
+    for name, key in keys(given.machine, given.record, given.labels):
         for pattern, form in patterns(key).items():
             wanted[pattern] = f"{name}, {form}"
             if form in IN_MEMORY:

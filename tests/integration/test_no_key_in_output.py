@@ -27,10 +27,12 @@ LEAST_MEMORY = 20 * 1024 * 1024
 KERNELS = {"this kernel": (), "one without memfd_secret": no_memfd_secret.UNDER}
 
 
-def scan(machine: Machine, *, processes: Sequence[int] = (), files: Sequence[Path] = ()) -> dict[str, Any]:
-    """What of the keys in a machine's record is where; in the name space in which its processes run."""
+def scan(
+    machine: Machine, *, processes: Sequence[int] = (), files: Sequence[Path] = (), labels: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What of the keys in a machine's record, and of those labels, is where; in the name space of its processes."""
     command = [sys.executable, "-m", key_scan.__name__, str(machine.processor), str(machine.keystore)]
-    command += ["--processes", *map(str, processes), "--files", *map(str, files)]
+    command += ["--processes", *map(str, processes), "--files", *map(str, files), "--labels", *labels]
     inside = (
         ["nsenter", "--user", "--preserve-credentials", f"--target={processes[0]}"] if processes and under() else []
     )

@@ -78,6 +78,7 @@ def test_status_has_everything(machines: Machines) -> None:
             "refused": {},
             "record_problem": "",
             "recovering": None,
+            "provision": {"listening": [], "problem": "", "given": 0, "ca_generation": None, "ca_sha256": None},
             "collateral": {"pccs": "", "last_success": None, "last_error": "", "held": []},
             "slots": [{"type": "platform", "platform": "simulated", "policy": "mrsigner"}],
             "ways_back": {"record": 1, "hosts": 1 - handed, "recovery": 0},

@@ -16,6 +16,7 @@ import pyrage  # type: ignore[import-untyped]
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from tests.fakes.application import entry, provision
 from tests.fakes.claims import NOW, document, table
 from tests.fakes.keyrings import id_of, keyring_bytes, keyring_of
 from tests.fakes.machines import HostTime, machine
@@ -89,7 +90,8 @@ def policies() -> list[bytes]:
     admins = f"[admins]\nthreshold = 1\nkeys = [{json.dumps(public_line(admin_key()) + ' ann')}]\n"
     recipients = f"[recovery]\nthreshold = 2\nrecipients = {json.dumps(recovery().recipients)}\n"
     plain = document("# é", table("simulated", machines="any", mrenclave="any", mrsigner=[platform().mrsigner]))
-    return [text.encode() for text in (document(table()), plain, document(table(), admins, recipients))]
+    applied = document(table(), provision(), entry("db"), entry("log", isv_prod_id=7, machines=["00" * 16]))
+    return [text.encode() for text in (document(table()), plain, document(table(), admins, recipients), applied)]
 
 
 @cache

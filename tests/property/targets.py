@@ -339,6 +339,7 @@ ENCLAVE_OPTIONS: Final[dict[str, object]] = {
     "pccs": "https://pccs:8081/v4",
     "pccs-ca": "ca.pem",
     "collateral": "collateral.json",
+    "provision": ":4433",
 }
 target(
     "options of an enclave",
@@ -389,6 +390,7 @@ STATUS: Final[dict[str, Any]] = {
         "pccs": "https://pccs", "last_success": None, "last_error": "no answer",
         "held": [HELD],
     },
+    "provision": {"listening": ["a"], "problem": "p", "given": 1, "ca_generation": "g", "ca_sha256": "s"},
 }  # fmt: skip
 
 

@@ -68,6 +68,7 @@ SAID: dict[str, tuple[str, object, dict[str, object]]] = {
     "pccs": ('"https://pccs:8081/v4/"', "https://pccs:8081/v4/", {"pccs": "https://pccs:8081/v4"}),
     "pccs-ca": ('"ca.pem"', "ca.pem", {"pccs_ca": Path("ca.pem")}),
     "collateral": ('"/srv/c.json"', "/srv/c.json", {"collateral": Path("/srv/c.json")}),
+    "provision": ('":4"', ":4", {"provision": Address("", 4)}),
     "log-level": ('"debug"', "debug", {"log_level": "debug"}),
 }  # fmt: skip
 
@@ -168,6 +169,7 @@ WRONG: dict[str, list[object]] = {
     "pccs": ["", 0, ["https://pccs"], "http://pccs", "pccs:8081"],
     "pccs-ca": ["", 0, True, "/a\0b", "ca.pem"],
     "collateral": ["", 0, "/a\0b"],
+    "provision": ["", 4433, [":4433"], ":x", "a b:1"],
     "log-level": ["", "DEBUG", "trace", "warn", 10],
 }
 CASES = [(name, value) for name, values in WRONG.items() for value in values]

@@ -36,6 +36,7 @@ SAID: dict[str, tuple[object, dict[str, object]]] = {
     "audit": ("log/audit.jsonl", {"audit": STATE / "log/audit.jsonl"}),
     "pccs": ("https://pccs:8081/v4", {"pccs": "https://pccs:8081/v4"}),
     "collateral": ("c.json", {"collateral": STATE / "c.json"}),
+    "provision": (":5", {"provision": Address("", 5)}),
     "log-level": ("debug", {"log_level": "debug"}),
 }
 

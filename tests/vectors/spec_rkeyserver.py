@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from rkeyserver import secret
 from rkeyserver.appraisal import change, succession
+from rkeyserver.appraisal.applications import appraise_application
 from rkeyserver.appraisal.appraise import appraise
 from rkeyserver.appraisal.policy import AdminsTable, parse_policy
 from rkeyserver.attestation.evidence import Identity
@@ -436,9 +437,8 @@ def read_policy(case: Json) -> str:
     return parse_policy(case["text"] + "#" * case.get("comment", 0)).digest
 
 
-def judge(case: Json) -> str:
-    given = case["claims"]
-    claims = SgxClaims(
+def proved(given: Json) -> SgxClaims:
+    return SgxClaims(
         **given
         | {
             "advisory_ids": tuple(given["advisory_ids"]),
@@ -451,7 +451,15 @@ def judge(case: Json) -> str:
             "issued": 0,
         }
     )
-    return appraise(claims, parse_policy(case["text"]), now=case["now"]).policy
+
+
+def judge(case: Json) -> str:
+    return appraise(proved(case["claims"]), parse_policy(case["text"]), now=case["now"]).policy
+
+
+def judge_application(case: Json) -> str:
+    policy = parse_policy(case["text"])
+    return appraise_application(proved(case["claims"]), policy, now=case["now"]).application.label
 
 
 # --- exchange.json
@@ -608,6 +616,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "read processor": read_processor,
     "read policy": read_policy,
     "appraise": judge,
+    "appraise application": judge_application,
     "signed bytes": signed_bytes,
     "sign change": sign_change,
     "read change": read_change,

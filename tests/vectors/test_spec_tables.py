@@ -19,6 +19,7 @@ from tests.vectors.test_spec_vectors import generator
 
 from rkeyserver.appraisal import change, defaults, ed25519_keys, policy, policy_errors, rules
 from rkeyserver.appraisal.measured import Measured
+from rkeyserver.attestation.sgx import ra_tls
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.errors import EXIT_STATUS, HTTP_STATUS, Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange import messages
@@ -29,7 +30,7 @@ from rkeyserver.platforms import sigstruct
 from rkeyserver.platforms.simulated import anchor, keys, processor, quoting, tcb
 from rkeyserver.platforms.simulated.platform import BACKDATED
 from rkeyserver.sealing import record, recovery, shares
-from rkeyserver.service import app, fetch, http_client, limits
+from rkeyserver.service import app, fetch, http_client, limits, on_demand, provision, provision_tls
 from rkeyserver.service.instance import Instance
 
 PAGES: Final = sorted(SPEC.glob("*.md"))
@@ -303,6 +304,30 @@ def test_keys_of_a_policy() -> None:
     }
 
 
+def test_keys_of_an_application() -> None:
+    rows = [row[0] for row in table("policy.md", "Applications")]
+    assert sorted(rows) == sorted(set(policy.Application.__struct_fields__) - set(policy.SgxPolicy.__struct_fields__))
+    assert str(policy.MAX_APPLICATIONS) in (SPEC / "policy.md").read_text("utf-8")
+
+
+def test_the_numbers_of_ra_tls() -> None:
+    rows = {row[0]: row[1] for row in table("ra-tls.md", "Limits")}
+    assert [number(value) for value in rows.values()] == [
+        ra_tls.MAX_CERTIFICATE,
+        ra_tls.MAX_CLAIMS,
+        provision_tls.MAX_RECEIVED,
+        provision.HANDSHAKE_SECONDS,
+        provision.CONNECTION_SECONDS,
+        provision.MAX_CONNECTIONS,
+        limits.PER_ADDRESS,
+        app.MAX_SHARE,
+        on_demand.MOST_FETCHES,
+        on_demand.AGAIN_SECONDS,
+    ]
+    texts = [row[0] for row in table("ra-tls.md", "The protocol")]
+    assert [len(provision.REQUEST), len(provision.RESPONSE)] == [int(one) for one in texts[:2]]
+
+
 def test_tables_of_a_policy() -> None:
     names = [row[0].strip("[]") for row in table("policy.md", "The document")]
     assert names == list(policy.PolicyDocument.__struct_fields__)
@@ -333,7 +358,10 @@ def test_appraisal_has_a_row_for_every_rule() -> None:
 
 
 def test_errors_have_words_for_every_key() -> None:
-    structs = (policy.PolicyDocument, policy.SgxPolicy, policy.AdminsTable, policy.RecoveryTable, Measured)
+    structs = (
+        *(policy.PolicyDocument, policy.SgxPolicy, policy.Application, policy.ProvisionTable),
+        *(policy.AdminsTable, policy.RecoveryTable, Measured),
+    )
     assert set(policy_errors.WANTED) == {name for one in structs for name in one.__struct_fields__}
     assert policy_errors.WANTED["tcb_statuses"] == f"a list of {', '.join(get_args(policy.TcbStatus))}"
 

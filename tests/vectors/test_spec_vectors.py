@@ -66,6 +66,7 @@ BEYOND_VECTORS: Final = {
     Reason.REFUSED_BY_PEER,
     Reason.SHARE_GIVEN_TWICE,
     Reason.COLLATERAL_EXPIRED,
+    Reason.TLS_FAILED,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from rkeyserver.appraisal.ed25519_keys import bare
-from rkeyserver.appraisal.policy import Policy, RecoveryTable, SgxPolicy
+from rkeyserver.appraisal.policy import Application, Policy, RecoveryTable, SgxPolicy
 
 _LISTS: Final = {
     "machines": "machine",
@@ -29,6 +29,7 @@ def narrows(old: Policy, new: Policy) -> list[str]:
             said.append(f"[{name}]: the platform is no longer accepted.")
         else:
             said += [f"[{name}] {sentence}" for sentence in _narrower(before, after)]
+    said += _fewer_applications(old.applications, new.applications)
     if old.recovery is not None:
         said += [f"[recovery] {sentence}" for sentence in _fewer_recipients(old.recovery, new.recovery)]
     return said
@@ -42,6 +43,18 @@ def _fewer_recipients(old: RecoveryTable, new: RecoveryTable | None) -> list[str
     said = [f"recipients: {one} is none any more." for one in old.recipients if bare(one) not in left]
     if old.threshold < new.threshold:
         said.append(f"threshold: {old.threshold} of them were enough, now it takes {new.threshold}.")
+    return said
+
+
+def _fewer_applications(old: tuple[Application, ...], new: tuple[Application, ...]) -> list[str]:
+    # What it has derived for it, it keeps; from a generation that comes now it gets nothing.
+    after = {one.label: one for one in new}
+    said = []
+    for one in old:
+        if one.label in after:
+            said += [f"[applications {one.label!r}] {sentence}" for sentence in _narrower(one, after[one.label])]
+        else:
+            said.append(f"[applications {one.label!r}]: gets no key any more.")
     return said
 
 

@@ -14,8 +14,10 @@ from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
+from rkeyserver.appraisal.ambiguity import same_enclave
 from rkeyserver.appraisal.ed25519_keys import BARE_KEY, anybody_signs, bare
-from rkeyserver.appraisal.policy_errors import broken, check_depth, wrong, wrong_form
+from rkeyserver.appraisal.policy_errors import WANTED, broken, check_depth, wrong, wrong_form
+from rkeyserver.appraisal.toml_lines import Path
 from rkeyserver.errors import Misuse
 from rkeyserver.hex_types import Hex16, Hex32
 
@@ -29,9 +31,14 @@ Recipient = Annotated[
         rf"(?:{BARE_KEY}|ssh-rsa [A-Za-z0-9+/]{{20,1600}}={{0,2}})(?: [ -~]{{1,256}})?)\Z",
     ),
 ]
+# Printable ASCII, no space at either end: what is read aloud, typed again and compared has one spelling.
+Label = Annotated[str, msgspec.Meta(max_length=256, pattern=r"^[!-~](?:[ -~]*[!-~])?\Z")]
+GenerationName = Annotated[str, msgspec.Meta(pattern=r"^(?:first|current|[0-9a-f]{32})\Z")]
 NotEmpty = msgspec.Meta(min_length=1)
 Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Switch = Literal["accept", "refuse"]
+
+MAX_APPLICATIONS: Final = 64
 
 # Statuses by Intel's names. "Revoked" is not among them: no policy accepts it.
 TcbStatus = Literal[
@@ -70,6 +77,26 @@ class SgxPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     smt: Switch
 
 
+class Application(SgxPolicy, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An application enclave that gets a key derived for it, and what is accepted of it, as of a platform.
+
+    label: what the key is derived for. size: of the key, in bytes. encoding: how it is sent, as those bytes ("raw") or
+    as lower-case hex digits and a NUL ("hex"). generation: of the root key that it is derived from: the domain's
+    "first" one, the "current" one, whichever that is when it asks, or one by its id.
+    """
+
+    label: Label
+    size: Literal[16, 32]
+    encoding: Literal["raw", "hex"]
+    generation: GenerationName
+
+
+class ProvisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How applications know this domain's servers. ca_generation: of the root key that the CA is derived from."""
+
+    ca_generation: GenerationName
+
+
 class AdminsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who may change the policy: so many of these keys together.
 
@@ -96,6 +123,8 @@ class PolicyDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Literal[1]
     sgx: SgxPolicy | None = None
     simulated: SgxPolicy | None = None
+    provision: ProvisionTable | None = None
+    applications: Annotated[list[Application], msgspec.Meta(min_length=1, max_length=MAX_APPLICATIONS)] | None = None
     admins: AdminsTable | None = None
     recovery: RecoveryTable | None = None
 
@@ -121,6 +150,7 @@ class Policy:
 
     text: the document as written; digest: its SHA-256 (hex), which audit lines name; tables: by platform.
     admins: who may change it, None where its owner alone may. recovery: None for a domain without.
+    applications: who gets a derived key; empty for a domain that gives none. ca_generation: as ProvisionTable has it.
     """
 
     text: str
@@ -128,6 +158,15 @@ class Policy:
     tables: dict[str, SgxPolicy]
     admins: AdminsTable | None = None
     recovery: RecoveryTable | None = None
+    applications: tuple[Application, ...] = ()
+    ca_generation: GenerationName | None = None
+
+    def generations_named(self) -> set[str]:
+        """Ids of the generations that it names, which the keyring has to have."""
+        found = {one.generation for one in self.applications}
+        if self.ca_generation is not None:
+            found.add(self.ca_generation)
+        return found - {"first", "current"}
 
 
 MAX_POLICY: Final = 128 * 1024
@@ -161,12 +200,21 @@ def parse_policy(text: str) -> Policy:
     if "simulated" in tables and len(tables) > 1:
         raise wrong(text, ("simulated",), "it mixes `simulated`, which protects nothing, with a real platform")
     for name, table in tables.items():
-        _check_table(text, name, table)
+        _check_table(text, (name,), table)
+    _check_applications(text, document)
     if document.admins is not None:
         check_quorum(text, "admins", "keys", document.admins.threshold, document.admins.keys)
     if document.recovery is not None:
         check_quorum(text, "recovery", "recipients", document.recovery.threshold, document.recovery.recipients)
-    return Policy(text=text, digest=digest, tables=tables, admins=document.admins, recovery=document.recovery)
+    return Policy(
+        text=text,
+        digest=digest,
+        tables=tables,
+        admins=document.admins,
+        recovery=document.recovery,
+        applications=tuple(document.applications or ()),
+        ca_generation=None if document.provision is None else document.provision.ca_generation,
+    )
 
 
 def parse_admins(text: str) -> AdminsTable:
@@ -218,13 +266,13 @@ def with_admins(policy: Policy, admins: AdminsTable) -> Policy:
     return parse_policy(f"{policy.text.rstrip()}\n\n[admins]\nthreshold = {admins.threshold}\nkeys = [\n{keys}]\n")
 
 
-def _check_table(text: str, name: str, table: SgxPolicy) -> None:
+def _check_table(text: str, at: Path, table: SgxPolicy) -> None:
     if table.mrenclave == "any" and table.mrsigner == "any":
-        raise wrong(text, (name, "mrsigner"), "it accepts any code: neither mrenclave nor mrsigner is named")
+        raise wrong(text, (*at, "mrsigner"), "it accepts any code: neither mrenclave nor mrsigner is named")
     for key in ("machines", "mrenclave", "mrsigner", "tcb_statuses", "rejected_advisories"):
-        _check_once(text, (name, key), getattr(table, key))
+        _check_once(text, (*at, key), getattr(table, key))
     out_of_date = [status for status in table.tcb_statuses if status.startswith("OutOfDate")]
-    days = (name, "out_of_date_grace_days")
+    days = (*at, "out_of_date_grace_days")
     if out_of_date and not table.out_of_date_grace_days:
         raise wrong(
             text, days, f"tcb_statuses names {out_of_date[0]}, which 0 days of grace never accept: state how many"
@@ -233,11 +281,31 @@ def _check_table(text: str, name: str, table: SgxPolicy) -> None:
         raise wrong(text, days, "there is grace, but tcb_statuses names no OutOfDate status that it is for: say 0")
 
 
-def _check_once(text: str, path: tuple[str, str], named: str | list[str]) -> None:
+def _check_once(text: str, path: Path, named: str | list[str]) -> None:
     if isinstance(named, str) or len(set(named)) == len(named):
         return
     twice = next(index for index, one in enumerate(named) if one in named[:index])
     raise wrong(text, (*path, twice), f"it names {named[twice]} twice")
+
+
+def _check_applications(text: str, document: PolicyDocument) -> None:
+    applications = document.applications or []
+    if applications and document.provision is None:
+        raise wrong(text, ("provision",), f"it is missing beside applications; wanted is {WANTED['provision']}")
+    if document.provision is not None and not applications:
+        raise wrong(text, ("provision",), "there are no [[applications]] that it would be for")
+    labels: dict[str, int] = {}
+    for index, one in enumerate(applications):
+        _check_table(text, ("applications", index), one)
+        if (first := labels.setdefault(one.label, index)) != index:
+            says = f"application {first + 1} has the label {one.label!r} too"
+            raise wrong(text, ("applications", index, "label"), says)
+    if (both := same_enclave(applications)) is not None:
+        says = (
+            f"an enclave could be both this one and application {both[0] + 1}, and none says which key it asks for: "
+            "name machines, mrenclave, mrsigner and isv_prod_id so that no enclave is both"
+        )
+        raise wrong(text, ("applications", both[1]), says)
 
 
 def check_quorum(text: str, name: str, key: str, threshold: int, keys: list[str]) -> None:

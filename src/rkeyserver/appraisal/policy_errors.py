@@ -15,6 +15,7 @@ _SHOWN: Final = 80
 _HASHES: Final = '"any", or a list of SHA-256, each 64 lower-case hex digits'
 _SWITCH: Final = '"accept" or "refuse"'
 _PLATFORM: Final = "a table of what is accepted of that platform"
+_GENERATION: Final = '"first", "current", or the id of a generation, 32 lower-case hex digits'
 _THRESHOLD: Final = "a number from 1 to 16"
 
 WANTED: Final[dict[str, str]] = {
@@ -24,6 +25,8 @@ WANTED: Final[dict[str, str]] = {
     "seal_to": '"mrsigner" or "mrenclave"',
     "admins": "a table with threshold and keys",
     "recovery": "a table with threshold and recipients",
+    "provision": "a table with ca_generation",
+    "applications": "1 to 64 tables [[applications]], of what is accepted of each and the key that it gets",
     "machines": '"any", or a list of PPIDs, each 32 lower-case hex digits',
     "mrenclave": _HASHES,
     "mrsigner": _HASHES,
@@ -37,6 +40,11 @@ WANTED: Final[dict[str, str]] = {
     "dynamic_platform": _SWITCH,
     "cached_keys": _SWITCH,
     "smt": _SWITCH,
+    "label": "1 to 256 printable ASCII characters, no space at either end",
+    "size": "16 or 32",
+    "encoding": '"raw" or "hex"',
+    "generation": _GENERATION,
+    "ca_generation": _GENERATION,
     "threshold": _THRESHOLD,
     "keys": 'a list of 1 to 16 OpenSSH public keys, "ssh-ed25519 BASE64 NAME"',
     "recipients": 'a list of 1 to 16 public keys, "age1...", "ssh-ed25519 ..." or "ssh-rsa ..."',

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -41,11 +42,15 @@ def _places(text: str) -> Iterator[tuple[Path, int]]:
     """The document, then every table, key and element of a list with its line, in the order of the text."""
     yield (), 1
     table: Path = ()
+    count: Counter[Path] = Counter()
     for statement in _statements(text):
         words = [word for word, _ in statement]
         line = statement[0][1]
         if "=" not in words:
             table = _path("".join(words))
+            if words[:2] == ["[", "["]:
+                count[table] += 1
+                table = (*table, count[table] - 1)
             yield table, line
             continue
         equals = words.index("=")

@@ -118,6 +118,7 @@ def _said(name: str, config: Config, record: Path | None) -> dict[str, object]:
         "listen": ([str(one) for one in config.listen], [str(one) for one in usual.listen]),
         "ops": (str(config.ops), str(DEFAULT_OPS)),
         "pccs": (config.pccs, usual.pccs),
+        "provision": (str(config.provision), str(usual.provision)),
         "log-level": (config.log_level, usual.log_level),
     }
     said: dict[str, object] = {option: value for option, (value, default) in values.items() if value != default}

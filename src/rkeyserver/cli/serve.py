@@ -61,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
     add("--pccs", metavar="URL", help="the service that collateral is fetched from (https only)")
     add("--pccs-ca", metavar="FILE", help="the CA of its certificate, PEM (default: the public ones)")
     add("--collateral", metavar="FILE", help="the collateral that is held (default: beside the keystore)")
+    add(
+        "--provision",
+        metavar="[HOST]:PORT",
+        help="where applications get their keys, if the policy names any (default :4433)",
+    )
     add("--config", metavar="FILE", help="TOML with the long options' names; the command line wins")
     add("--log-level", choices=LOG_LEVELS, help="default info")
     add("--version", action="version", version=f"rkeyserver {__version__}")

@@ -76,6 +76,18 @@ def _collateral(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _provision(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    lines = []
+    if found["listening"]:
+        lines.append(f"applications {found['given']} keys given; on {', '.join(found['listening'])}")
+        lines.append(f"CA           of generation {found['ca_generation']}, SHA-256 {found['ca_sha256']}")
+    if found["problem"]:
+        lines.append(f"WARNING: applications get no keys: {found['problem']}")
+    return lines
+
+
 def _waits_for(found: dict[str, Any]) -> str:
     return "waits for recovery shares" if found["recovering"] else "is asking its hosts"
 
@@ -108,6 +120,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if found["domain"] is not None and not ways["recovery"]:
         lines.append("No recovery: nobody but its machines can bring the key back.")
     lines += _collateral(found["collateral"])
+    lines += _provision(found["provision"])
     if found["record_problem"]:
         lines.append(f"WARNING: the record cannot be read: {found['record_problem']}")
     if found["domain"] is not None and found["ways_back_total"] <= 1:

@@ -6,6 +6,7 @@ expand step runs, and no second key-equivalent value exists that would have to b
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -16,6 +17,13 @@ from rkeyserver.framing import framed
 KEY_SIZE: Final = 32
 ID_SIZE: Final = 16
 _LABEL: Final = b"rkeyserver/v1"
+
+
+class Purpose(StrEnum):
+    """What keys are derived for."""
+
+    RA_TLS_SECRET = "ra-tls secret"  # noqa: S105 - a name
+    RA_TLS_CA = "ra-tls ca"
 
 
 def _expand(key: memoryview, info: bytes, into: memoryview | bytearray) -> None:

@@ -64,7 +64,8 @@ class Peer(msgspec.Struct, frozen=True):
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """One decision. transcript: SHA-512, hex.
 
-    event: mint, open, hand-over, join, recover, or contribution to a recovery; verdict: accepted or refused.
+    event: mint, open, hand-over, join, recover, provision, or contribution to a recovery; verdict: accepted or refused.
+    label: of the application that was given a key.
     """
 
     event: str
@@ -76,6 +77,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     found: str = ""
     transcript: str = ""
+    label: str = ""
 
     def refused(self, error: RkeyError) -> Line:
         """The same decision, refused after all: a line before it may have said that it was accepted."""

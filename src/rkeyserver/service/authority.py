@@ -11,6 +11,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, field
 
+from rkeyserver.appraisal.applications import check_generations
 from rkeyserver.appraisal.change import (
     PolicyChange,
     appended,
@@ -81,6 +82,7 @@ class Authority:
         check_next(change, domain=header.domain, policy=header.policy, changes=header.changes)
         after = parse_policy(change.policy)
         check_authority(change, before.admins, owner=owner)
+        check_generations(after, keyring.generation_ids)
         check_recoverable(after)
         line = self._line(change, before, keyring)
         try:

@@ -38,7 +38,9 @@ from rkeyserver.service.given import Given
 from rkeyserver.service.held import HeldCollateral
 from rkeyserver.service.instance import Instance, Role, no_collateral
 from rkeyserver.service.join import Joiner, start_standby
+from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOwnEndorsements
 from rkeyserver.service.owner import owner_socket
+from rkeyserver.service.provision import Provisioner
 from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.refresh import Refresher
 from rkeyserver.service.serve import Afterwards, open_sockets, serve
@@ -145,6 +147,7 @@ class Parts:
     given: Given
     recoverer: Recoverer
     refresher: Refresher | None
+    quotes: QuoteVerifier
 
     def kept_fresh(self) -> contextlib.AbstractAsyncContextManager[None]:
         """A context in which collateral is kept fresh, where any is held."""
@@ -230,6 +233,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             given,
             Recoverer(config, instance, secrets.token_bytes, given.admins, given.change, joining),
             refresher,
+            _quotes(platform, pool, refresher),
         )
 
 
@@ -270,6 +274,12 @@ def _with_collateral(
     return {platform.name: VerifierWithHeld(pool, held)}, granting, joining
 
 
+def _quotes(platform: Platform, verifier: Verifier, refresher: Refresher | None) -> QuoteVerifier:
+    if refresher is None:
+        return WithOwnEndorsements(platform, verifier)
+    return OnDemand(refresher.held, refresher.source, verifier)
+
+
 def _say(text: str) -> None:
     # It is said after the keyring was stored: that nobody listens any more undoes nothing.
     try:
@@ -299,7 +309,10 @@ async def _live(config: Config, parts: Parts, stack: contextlib.ExitStack) -> No
     owner = [stack.enter_context(owner_socket(config.socket_path))] if trusted else []
     parts.instance.owner_socket = config.socket_path.absolute() if trusted else None
     begin = functools.partial(_begin, config, parts)
-    await serve(parts.instance, peers, ops, owner, begin, ops_name=config.ops.host)
+    at = functools.partial(open_sockets, option="--provision")
+    provisioner = Provisioner(parts.instance, config.provision, parts.instance.platform, parts.quotes, at)
+    async with provisioner.running():
+        await serve(parts.instance, peers, ops, owner, begin, ops_name=config.ops.host)
 
 
 async def _begin(config: Config, parts: Parts) -> Afterwards | None:

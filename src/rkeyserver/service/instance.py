@@ -69,6 +69,22 @@ class Recovering(Protocol):
         """
 
 
+class Provision(Protocol):
+    """What gives applications their keys (service.provision)."""
+
+    def changed(self) -> None:
+        """Another keyring is held: look at its policy."""
+
+    def status(self) -> dict[str, Any]:
+        """Of it, for Instance.status()."""
+
+    def ca_certificate(self, generation: str) -> bytes:
+        """The certificate of the domain's CA, PEM. generation: as a policy names one; empty for the policy's own.
+
+        Raises: Unavailable if there is none.
+        """
+
+
 @dataclass
 class Instance:
     """State of one server. `keyring` is None until it was opened, minted or received.
@@ -96,6 +112,7 @@ class Instance:
     owner_socket: Path | None = None
     started: int = 0
     collateral: Callable[[], dict[str, Any]] = no_collateral
+    provision: Provision | None = None
 
     def hold(self, keyring: Keyring) -> None:
         """Serve `keyring` from now on; the one before is erased."""
@@ -103,6 +120,8 @@ class Instance:
         before, self.keyring, self.policy = self.keyring, keyring, policy
         if before is not None and before is not keyring:
             before.close()
+        if self.provision is not None:
+            self.provision.changed()
 
     @contextlib.contextmanager
     def erasing(self, keyring: Keyring) -> Iterator[Keyring]:
@@ -229,6 +248,7 @@ class Instance:
             "peers": {machine: utc(at) for machine, at in self.peers.items()},
             "record_problem": problem,
             "collateral": self.collateral(),
+            "provision": None if self.provision is None else self.provision.status(),
             "slots": [] if header is None else _slots(header),
             "recovering": None if self.recovering is None else self.recovering.progress,
             "ways_back": ways,

@@ -15,7 +15,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -61,6 +61,19 @@ class Shares:
                 del self._taken[client]
 
 
+class Connection(Protocol):
+    """What a guard counts. received: bytes."""
+
+    received: int
+
+    @property
+    def busy(self) -> bool:
+        """Whether it waits for this server and not for its client."""
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+
+
 @dataclass
 class Guard:
     """The connections of one listener. total: at most so many; the rest are this module's constants."""
@@ -69,12 +82,12 @@ class Guard:
     per_address: int = PER_ADDRESS
     seconds: float = CONNECTION_SECONDS
     most_bytes: int = MAX_BYTES
-    _by_address: dict[str, OrderedDict[GuardedProtocol, None]] = field(default_factory=dict, init=False)
+    _by_address: dict[str, OrderedDict[Connection, None]] = field(default_factory=dict, init=False)
     _count: int = field(default=0, init=False)
     _bytes: int = field(default=0, init=False)
     evicted: int = field(default=0, init=False)
 
-    def enter(self, protocol: GuardedProtocol, address: str) -> None:
+    def enter(self, protocol: Connection, address: str) -> None:
         """Count a new connection, making room for it where there is none."""
         mine = self._by_address.get(address)
         if mine is not None and len(mine) >= self.per_address:
@@ -93,7 +106,7 @@ class Guard:
             heaviest = max(self._by_address.values(), key=lambda connections: sum(one.received for one in connections))
             self._evict(max(heaviest, key=lambda one: (not one.busy, one.received)))
 
-    def leave(self, protocol: GuardedProtocol, address: str) -> None:
+    def leave(self, protocol: Connection, address: str) -> None:
         """Forget a connection that is gone."""
         mine = self._by_address.get(address)
         if mine is not None and protocol in mine:
@@ -103,10 +116,10 @@ class Guard:
             if not mine:
                 del self._by_address[address]
 
-    def _evict_oldest(self, connections: OrderedDict[GuardedProtocol, None]) -> None:
+    def _evict_oldest(self, connections: OrderedDict[Connection, None]) -> None:
         self._evict(next((one for one in connections if not one.busy), next(iter(connections))))
 
-    def _evict(self, protocol: GuardedProtocol) -> None:
+    def _evict(self, protocol: Connection) -> None:
         self.evicted += 1
         protocol.abort()
 

@@ -34,6 +34,11 @@ class _Status:
         for reason, count in sorted(found["refused"].items()):
             refused.add_metric([reason], count)
         yield refused
+        if (provision := found["provision"]) is not None:
+            yield _gauge("provision_listening", "Whether keys are given to applications.", bool(provision["listening"]))
+            given = CounterMetricFamily("rkeyserver_provisioned", "Keys given to applications since the start.")
+            given.add_metric([], provision["given"])
+            yield given
         yield from _collateral(found["collateral"])
 
 

@@ -81,6 +81,15 @@ def make_ops_app(authority: Authority, name: str) -> ASGIApp:
         except RkeyError as error:
             return told(error)
 
+    async def provision_ca(request: Request) -> Response:
+        try:
+            if instance.provision is None:
+                raise Unavailable("This instance gives no keys to applications.")
+            found = instance.provision.ca_certificate(request.query_params.get("generation", ""))
+        except RkeyError as error:
+            return told(error)
+        return Response(found, media_type="application/x-pem-file")
+
     async def healthz(_request: Request) -> Response:
         serving = instance.keyring is not None
         return JSONResponse({"serving": serving}, status_code=200 if serving else HTTP_STATUS[Unavailable])
@@ -89,6 +98,7 @@ def make_ops_app(authority: Authority, name: str) -> ASGIApp:
         Route("/status", status),
         Route("/healthz", healthz),
         Route("/metrics", metrics),
+        Route("/provision-ca", provision_ca),
         *policy_routes(authority, owner=False),
     ]
     return _Addressed(Router(redirect_slashes=False, routes=routes), name)

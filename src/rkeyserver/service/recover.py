@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from rkeyserver.appraisal.applications import check_generations
 from rkeyserver.appraisal.change import PolicyChange, appended, check_authority, check_next, last_sequence, propose
 from rkeyserver.appraisal.narrowing import narrows
 from rkeyserver.appraisal.policy import AdminsTable, parse_policy
@@ -244,6 +245,7 @@ def changed(keyring: Keyring, change: PolicyChange, *, owner: bool, now: int) ->
     check_next(change, domain=header.domain, policy=header.policy, changes=header.changes)
     before, after = parse_policy(header.policy), parse_policy(change.policy)
     check_authority(change, before.admins, owner=owner)
+    check_generations(after, keyring.generation_ids)
     check_recoverable(after)
     changes = appended(header.changes, change, admins=before.admins)
     return keyring.changed(policy=change.policy, changes=changes, rotate=bool(narrows(before, after)), now=now)

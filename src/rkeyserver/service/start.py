@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from rkeyserver.appraisal.applications import check_generations
 from rkeyserver.appraisal.defaults import default_policy, joining_policy
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.config import Config
@@ -71,6 +72,7 @@ async def start_primary(config: Config, instance: Instance, own: Own, given: Giv
                         "Only for a new domain: move the audit file elsewhere.",
                     )
                 policy = given.for_a_new_domain(domain_default(instance))
+                check_generations(policy, ())
                 check_recoverable(policy)
                 await _check_self(instance, policy)
             keyring = Keyring.mint(now=instance.clock.now(), policy=policy.text)

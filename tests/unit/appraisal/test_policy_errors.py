@@ -175,7 +175,7 @@ LINES: dict[str, tuple[str, Path, int]] = {
     "after escaped quotes": ('a = "\\"" # "\nb = "#"\nc = 1', ("c",), 3),
     "an element in a list of lists": ("a = [[1,\n2], [3],\n{b = 4}]", ("a", 2), 3),
     "an element after a comment": ("a = [ # [\n1, # ]\n# x,\n2]", ("a", 1), 4),
-    "in a table of a list": ("[[a]]\nb = 1\n[[a]]\nc = 2", ("a", "c"), 4),
+    "in a table of a list": ("[[a]]\nb = 1\n[[a]]\nc = 2", ("a", 1, "c"), 4),
     "with carriage returns": ("a = 1\r\nb = [\r\n1,\r\n2]\r\n", ("b", 1), 4),
 }
 

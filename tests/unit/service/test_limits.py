@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 from rkeyserver.address import Address
 from rkeyserver.errors import RkeyError, Unavailable
 from rkeyserver.service.app import coarse, read_body
-from rkeyserver.service.limits import MAX_BYTES, MAX_CONNECTION_BYTES, MAX_HEAD, Guard, GuardedProtocol
+from rkeyserver.service.limits import MAX_BYTES, MAX_CONNECTION_BYTES, MAX_HEAD, Connection, Guard
 from rkeyserver.service.serve import _server, open_sockets
 
 WAIT = 20.0
@@ -33,7 +33,7 @@ class WatchedGuard(Guard):
     changed: asyncio.Condition = field(default_factory=asyncio.Condition, init=False)
     _tellers: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
-    def enter(self, protocol: GuardedProtocol, address: str) -> None:
+    def enter(self, protocol: Connection, address: str) -> None:
         super().enter(protocol, address)
         self._tell()
 
@@ -41,7 +41,7 @@ class WatchedGuard(Guard):
         super().took(size)
         self._tell()
 
-    def leave(self, protocol: GuardedProtocol, address: str) -> None:
+    def leave(self, protocol: Connection, address: str) -> None:
         super().leave(protocol, address)
         self._tell()
 

@@ -28,7 +28,8 @@ from tests.vectors.spec_reference.keyring import (
 )
 from tests.vectors.spec_reference.messages import decode, encode, make_challenge, report_data, transcript
 from tests.vectors.spec_reference.notation import Json, expand, framed, unhex
-from tests.vectors.spec_reference.policy import appraise, read_policy
+from tests.vectors.spec_reference.policy import appraise, appraise_application, read_policy
+from tests.vectors.spec_reference.ra_tls import answer, evidence
 from tests.vectors.spec_reference.record import open_record, seal_record, unwrap, wrap
 from tests.vectors.spec_reference.recovery import (
     armour,
@@ -118,6 +119,8 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = {
     "domain id": lambda case: domain_id(unhex(case["domain_secret"])),
     "generation id": lambda case: generation_id(unhex(case["root_key"]), case["domain"]),
     "derive": _derive,
+    "ra-tls evidence": evidence,
+    "ra-tls answer": answer,
     "mint": _mint,
     "write keyring": write_keyring,
     "read keyring": lambda case: describe_keyring(_bytes(case)),
@@ -147,6 +150,7 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = {
     "read processor": lambda case: read_processor(case["text"]),
     "read policy": _digest,
     "appraise": _appraise,
+    "appraise application": lambda case: appraise_application(case["claims"], case["text"], case["now"]),
     "signed bytes": signed_bytes_of,
     "sign change": signed,
     "read change": lambda case: describe(read_change(_bytes(case))),

@@ -76,6 +76,44 @@ def check_admins(admins: object) -> None:
     require(len(set(keys)) == len(keys) >= admins["threshold"], "Misuse")
 
 
+GENERATION: Final = "first|current|[0-9a-f]{32}"
+OWN_KEYS: Final[dict[str, Callable[[object], bool]]] = {
+    "label": lambda value: is_text(value, "[!-~](?:[ -~]{0,254}[!-~])?"),
+    "size": lambda value: type(value) is int and value in {16, 32},
+    "encoding": one_of("raw", "hex"),
+    "generation": lambda value: is_text(value, GENERATION),
+}
+
+
+def check_table(table: object, keys: dict[str, Callable[[object], bool]]) -> None:
+    require(isinstance(table, dict) and set(table) == set(keys), "Misuse")
+    assert isinstance(table, dict)
+    require(all(test(table[key]) for key, test in keys.items()), "Misuse")
+    require(table["mrenclave"] != "any" or table["mrsigner"] != "any", "Misuse")
+    for value in table.values():
+        require(not isinstance(value, list) or len(set(value)) == len(value), "Misuse")
+    late = {"OutOfDate", "OutOfDateConfigurationNeeded"} & set(table["tcb_statuses"])
+    require(bool(late) == (table["out_of_date_grace_days"] > 0), "Misuse")
+
+
+def check_applications(provision: object, applications: object) -> None:
+    if provision is None and applications is None:
+        return
+    require(isinstance(provision, dict) and set(provision) == {"ca_generation"}, "Misuse")
+    assert isinstance(provision, dict)
+    require(is_text(provision["ca_generation"], GENERATION), "Misuse")
+    require(isinstance(applications, list) and 1 <= len(applications) <= 64, "Misuse")
+    assert isinstance(applications, list)
+    for one in applications:
+        check_table(one, KEYS | OWN_KEYS)
+    require(len({one["label"] for one in applications}) == len(applications), "Misuse")
+    for index, one in enumerate(applications):
+        for other in applications[:index]:
+            sets = [(one[key], other[key]) for key in ("machines", "mrenclave", "mrsigner")]
+            meet = [a == "any" or b == "any" or set(a) & set(b) for a, b in sets]
+            require(one["isv_prod_id"] != other["isv_prod_id"] or not all(meet), "Misuse")
+
+
 def read_policy(text: str) -> Json:
     require(len(text) <= 131072, "Misuse")
     try:
@@ -85,16 +123,11 @@ def read_policy(text: str) -> Json:
     require(type(found.pop("version", None)) is int and tomllib.loads(text)["version"] == 1, "Misuse")
     if "admins" in found:
         check_admins(found.pop("admins"))
+    check_applications(found.pop("provision", None), found.pop("applications", None))
     require(found and set(found) <= {"sgx", "simulated"}, "Misuse")
     require(len(found) == 1 or "simulated" not in found, "Misuse")
     for table in found.values():
-        require(isinstance(table, dict) and set(table) == set(KEYS), "Misuse")
-        require(all(test(table[key]) for key, test in KEYS.items()), "Misuse")
-        require(table["mrenclave"] != "any" or table["mrsigner"] != "any", "Misuse")
-        for value in table.values():
-            require(not isinstance(value, list) or len(set(value)) == len(value), "Misuse")
-        late = {"OutOfDate", "OutOfDateConfigurationNeeded"} & set(table["tcb_statuses"])
-        require(bool(late) == (table["out_of_date_grace_days"] > 0), "Misuse")
+        check_table(table, KEYS)
     return found
 
 
@@ -107,7 +140,21 @@ def check_named(policy: Json, platform: str, machine: str) -> Json:
 
 
 def appraise(claims: Json, policy: Json, now: int) -> None:
-    table = check_named(policy, claims["platform"], claims["ppid"])
+    judge(claims, check_named(policy, claims["platform"], claims["ppid"]), now)
+
+
+def appraise_application(claims: Json, text: str, now: int) -> str:
+    require(claims["platform"] in read_policy(text), "platform-not-named")
+    for one in tomllib.loads(text).get("applications", []):
+        pairs = (("machines", "ppid"), ("mrenclave", "mrenclave"), ("mrsigner", "mrsigner"))
+        is_named = all(one[key] == "any" or claims[found] in one[key] for key, found in pairs)
+        if is_named and one["isv_prod_id"] == claims["isv_prod_id"]:
+            judge(claims, one, now)
+            return str(one["label"])
+    raise Refused("application-not-named")
+
+
+def judge(claims: Json, table: Json, now: int) -> None:
     require(not claims["debug"], "debug-enclave")
     require(table["mrenclave"] == "any" or claims["mrenclave"] in table["mrenclave"], "wrong-measurement")
     require(table["mrsigner"] == "any" or claims["mrsigner"] in table["mrsigner"], "wrong-signer")

@@ -53,6 +53,43 @@ def table(name: str = "sgx", *, left_out: str = "", **changed: str) -> str:
 
 GOOD = "version = 1\n" + table()
 
+
+def application(label: str = "db", *, left_out: str = "", **changed: str) -> str:
+    """An entry of [[applications]]."""
+    own = {"label": f'"{label}"', "size": "16", "encoding": '"raw"', "generation": '"current"'}
+    return table("[applications]", left_out=left_out, **(own | changed))
+
+
+PROVISION = '[provision]\nca_generation = "first"\n'
+OTHER_APPLICATION = {"mrenclave": f'["{OTHER_CODE}"]'}
+APPLICATIONS = GOOD + PROVISION + application() + application("log", **OTHER_APPLICATION)
+
+APPLICATIONS_REFUSED = {
+    "applications without [provision]": GOOD + application(),
+    "[provision] without applications": GOOD + PROVISION,
+    "an empty list of applications": "applications = []\n" + GOOD + PROVISION,
+    "an application with any code": GOOD + PROVISION + application(mrenclave='"any"', mrsigner='"any"'),
+    "a key of 24 bytes": GOOD + PROVISION + application(size="24"),
+    "another encoding": GOOD + PROVISION + application(encoding='"base64"'),
+    "another word for a generation": GOOD + PROVISION + application(generation='"newest"'),
+    "a generation in upper case": GOOD + PROVISION + application(generation=f'"{"AB" * 16}"'),
+    "another word for the CA's generation": GOOD + PROVISION.replace("first", "oldest") + application(),
+    "an empty label": GOOD + PROVISION + application(""),
+    "a label of 257 characters": GOOD + PROVISION + application("x" * 257),
+    "a label with a space at its end": GOOD + PROVISION + application("db "),
+    "a label that is not ASCII": GOOD + PROVISION + application("ü"),
+    "a label twice": GOOD + PROVISION + application() + application(**OTHER_APPLICATION),
+    "two applications that one enclave is": GOOD + PROVISION + application() + application("log", min_isv_svn="9"),
+    "two that differ in the signer, one of which takes any": GOOD
+    + PROVISION
+    + application()
+    + application("log", mrsigner='"any"'),
+    **{
+        f"an application without {left_out}": GOOD + PROVISION + application(left_out=left_out)
+        for left_out in ("label", "size", "encoding", "generation", "machines", "smt")
+    },
+}
+
 REFUSED = {
     "nothing": "",
     "no TOML": "version = ",
@@ -168,6 +205,24 @@ PAST_GRACE: dict[str, Json] = {
 }
 
 
+APPLICATION_ACCEPTED: dict[str, Json] = {
+    "the first": {},
+    "the second": {"mrenclave": OTHER_CODE},
+    "a later version": {"isv_svn": 9},
+}
+APPLICATION_REFUSED: dict[str, tuple[Json, str]] = {
+    "another platform": ({"platform": "simulated"}, "platform-not-named"),
+    "another machine": ({"ppid": OTHER_MACHINE}, "application-not-named"),
+    "another measurement": ({"mrenclave": "22" * 32}, "application-not-named"),
+    "another signer": ({"mrsigner": OTHER_SIGNER}, "application-not-named"),
+    "another product": ({"isv_prod_id": 2}, "application-not-named"),
+    "debug": ({"debug": True}, "debug-enclave"),
+    "an older version": ({"isv_svn": 2}, "version-too-low"),
+    "the TCB status": ({"tcb_status": "Revoked"}, "tcb-status"),
+    "expired collateral": ({"expires": NOW - 1}, "tcb-too-old"),
+}
+
+
 def content() -> Json:
     """The file's content."""
     shared: Json = {"text": GOOD, "claims": CLAIMS, "now": NOW}
@@ -185,8 +240,12 @@ def content() -> Json:
             case("digest of a lax policy", "read policy", text=LAX),
             case("digest of a policy for simulated", "read policy", text="version = 1\n" + table("simulated")),
             case("digest of a policy with grace", "read policy", text=GRACE),
+            case("digest of a policy with applications", "read policy", text=APPLICATIONS),
             case("a comment counts", "read policy", text=GOOD + "# another digest\n"),
-            *(case(f"refused: {name}", "read policy", text=text, error="Misuse") for name, text in REFUSED.items()),
+            *(
+                case(f"refused: {name}", "read policy", text=text, error="Misuse")
+                for name, text in (REFUSED | APPLICATIONS_REFUSED).items()
+            ),
             case("as long as it may be", "read policy", comment=131_072 - len(GOOD)),
             case("refused: a character longer", "read policy", comment=131_073 - len(GOOD), error="Misuse"),
             *(case(f"accepted: {name}", "appraise", claims=CLAIMS | given) for name, given in ACCEPTED.items()),
@@ -206,6 +265,16 @@ def content() -> Json:
                 for name, (given, reason) in alone.items()
             ),
             *broken,
+            *(
+                case(f"application: {name}", "appraise application", text=APPLICATIONS, claims=CLAIMS | given)
+                for name, given in APPLICATION_ACCEPTED.items()
+            ),
+            *(
+                case(f"no application: {name}", "appraise application", text=APPLICATIONS, claims=CLAIMS | given)
+                | {"error": reason}
+                for name, (given, reason) in APPLICATION_REFUSED.items()
+            ),
+            case("no application: a policy without any", "appraise application", error="application-not-named"),
         ],
         shared,
     )
