@@ -485,8 +485,13 @@ def test_no_environment_variable_is_read() -> None:
             .replace("Nothing of the environment", "")
         )
     }
-    # Where the service manager listens, and where the interpreter of the workers finds its own library.
-    assert found == {"rkeyserver/service/notify.py", "rkeyserver/service/interpreter.py"}
+    assert found == {
+        "rkeyserver/service/notify.py",  # where the service manager listens
+        "rkeyserver/service/interpreter.py",  # where the interpreter of the workers finds its own library
+        "rkeyserver/cli/enclave.py",  # takes all of it away
+        "rkeyserver/cli/launch.py",  # outside of the enclave, trusted with nothing: whether a service manager waits
+        "rkeyserver/cli/run_folder.py",  # the same: where folders of this run may be
+    }
 
 
 def test_the_environment_changes_nothing(machines: Machines) -> None:
