@@ -91,6 +91,9 @@ class Reason(StrEnum):
     SHARE_GIVEN_TWICE = "share-given-twice"
     COLLATERAL_EXPIRED = "collateral-expired"
     TLS_FAILED = "tls-failed"
+    NOT_PERMITTED = "not-permitted"
+    NO_SUCH_GENERATION = "no-such-generation"
+    DOES_NOT_OPEN = "does-not-open"
 
 
 class Rejected(RkeyError):

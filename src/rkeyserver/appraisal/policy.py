@@ -39,6 +39,8 @@ Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Switch = Literal["accept", "refuse"]
 
 MAX_APPLICATIONS: Final = 64
+MAX_CALLERS: Final = 64
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 2)]  # the last one stands for nobody (chown(2))
 
 # Statuses by Intel's names. "Revoked" is not among them: no policy accepts it.
 TcbStatus = Literal[
@@ -91,6 +93,20 @@ class Application(SgxPolicy, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     generation: GenerationName
 
 
+class CallerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one kind of caller may do. Exactly one of uid, gid and token_sha256 says who it is.
+
+    uid, gid: of a process on the machine of the instance that it asks. token_sha256: of the token it shows, hex.
+    may: what; labels: with which; one that ends with "*" stands for all that begin with what is before it.
+    """
+
+    uid: Id | None = None
+    gid: Id | None = None
+    token_sha256: Hex32 | None = None
+    may: Annotated[list[Literal["derive", "wrap", "unwrap", "rewrap"]], NotEmpty]
+    labels: Annotated[list[Label], NotEmpty]
+
+
 class ProvisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How applications know this domain's servers. ca_generation: of the root key that the CA is derived from."""
 
@@ -125,6 +141,7 @@ class PolicyDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     simulated: SgxPolicy | None = None
     provision: ProvisionTable | None = None
     applications: Annotated[list[Application], msgspec.Meta(min_length=1, max_length=MAX_APPLICATIONS)] | None = None
+    callers: Annotated[list[CallerEntry], msgspec.Meta(min_length=1, max_length=MAX_CALLERS)] | None = None
     admins: AdminsTable | None = None
     recovery: RecoveryTable | None = None
 
@@ -151,6 +168,7 @@ class Policy:
     text: the document as written; digest: its SHA-256 (hex), which audit lines name; tables: by platform.
     admins: who may change it, None where its owner alone may. recovery: None for a domain without.
     applications: who gets a derived key; empty for a domain that gives none. ca_generation: as ProvisionTable has it.
+    callers: who on this machine may do what; empty for its own user alone.
     """
 
     text: str
@@ -160,6 +178,7 @@ class Policy:
     recovery: RecoveryTable | None = None
     applications: tuple[Application, ...] = ()
     ca_generation: GenerationName | None = None
+    callers: tuple[CallerEntry, ...] = ()
 
     def generations_named(self) -> set[str]:
         """Ids of the generations that it names, which the keyring has to have."""
@@ -202,6 +221,8 @@ def parse_policy(text: str) -> Policy:
     for name, table in tables.items():
         _check_table(text, (name,), table)
     _check_applications(text, document)
+    for index, one in enumerate(document.callers or ()):
+        _check_caller(text, index, one)
     if document.admins is not None:
         check_quorum(text, "admins", "keys", document.admins.threshold, document.admins.keys)
     if document.recovery is not None:
@@ -213,6 +234,7 @@ def parse_policy(text: str) -> Policy:
         admins=document.admins,
         recovery=document.recovery,
         applications=tuple(document.applications or ()),
+        callers=tuple(document.callers or ()),
         ca_generation=None if document.provision is None else document.provision.ca_generation,
     )
 
@@ -306,6 +328,15 @@ def _check_applications(text: str, document: PolicyDocument) -> None:
             "name machines, mrenclave, mrsigner and isv_prod_id so that no enclave is both"
         )
         raise wrong(text, ("applications", both[1]), says)
+
+
+def _check_caller(text: str, index: int, entry: CallerEntry) -> None:
+    path = ("callers", index)
+    said = [name for name in ("uid", "gid", "token_sha256") if getattr(entry, name) is not None]
+    if len(said) != 1:
+        raise wrong(text, path, f"it names {' and '.join(said) or 'nobody'}; wanted is uid, gid or token_sha256, one")
+    for key in ("may", "labels"):
+        _check_once(text, (*path, key), getattr(entry, key))
 
 
 def check_quorum(text: str, name: str, key: str, threshold: int, keys: list[str]) -> None:

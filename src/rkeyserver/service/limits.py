@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from rkeyserver.errors import Unavailable
+from rkeyserver.service.local import LOCAL_CALLER, local_caller
 
 CONNECTION_SECONDS: Final = 30.0
 MAX_CONNECTION_BYTES: Final = 1024 * 1024
@@ -159,7 +160,12 @@ class GuardedProtocol(HttpToolsProtocol):
         """Count it, and set its deadline."""
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
-        self._address = client_of(str(peer[0])) if peer else ""
+        if peer:
+            self._address = client_of(str(peer[0]))
+        else:  # a Unix socket's has no name; the kernel knows who it is
+            caller = local_caller(transport.get_extra_info("socket"))
+            self.app_state = self.app_state | {LOCAL_CALLER: caller}
+            self._address = str(caller)
         self.guard.enter(self, self._address)
         self._deadline = self.loop.call_later(self.guard.seconds, self.abort)
 

@@ -45,7 +45,7 @@ def owner_socket(path: Path) -> Iterator[socket.socket]:
         try:
             with reachable(path) as name:
                 _clear(path, name)
-                before = os.umask(0o177)  # from the first moment on nobody else can connect
+                before = os.umask(0o111)  # anyone may connect: the kernel says who it is, and the policy what he may do
                 try:
                     listener.bind(name)
                 finally:

@@ -15,6 +15,11 @@ HAND_OVER_PATH: Final = "/v1/hand-over"
 HINT_PATH: Final = "/v1/hint"
 POLICY_PATH: Final = "/v1/policy"  # on the operations listener and on the owner's socket
 RECOVERY_PATH: Final = "/v1/recovery"
+DERIVE_PATH: Final = "/v1/derive"  # these, where callers are
+WRAP_PATH: Final = "/v1/wrap"
+UNWRAP_PATH: Final = "/v1/unwrap"
+REWRAP_PATH: Final = "/v1/rewrap"
+PING_PATH: Final = "/v1/ping"
 CONTENT_TYPE: Final = "application/msgpack"
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]

@@ -22,7 +22,7 @@ from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.limits import Guard, guarded
 from rkeyserver.service.notify import notify
-from rkeyserver.service.ops import make_ops_app, make_owner_app
+from rkeyserver.service.ops import make_local_app, make_ops_app
 
 BACKLOG: Final = 2048
 STOP_SECONDS: Final = 3
@@ -145,7 +145,7 @@ async def serve(
     servers = [
         (_server(make_app(instance), Guard(total=_connections())), peers),
         (_server(make_ops_app(authority, ops_name), Guard(total=MAX_OPS_CONNECTIONS)), ops),
-        (_server(make_owner_app(authority), Guard(total=MAX_OPS_CONNECTIONS)), owner),
+        (_server(make_local_app(authority), Guard(total=MAX_OPS_CONNECTIONS)), owner),
     ]
     servers = [(server, sockets) for server, sockets in servers if sockets]
     tasks = [loop.create_task(server.serve(sockets)) for server, sockets in servers]

@@ -13,15 +13,29 @@ from tests.fakes.platform import FakePlatform
 from tests.fakes.scene import Scene
 from tests.fakes.signing import HERE, NEW, change_of, policy_text
 
+from rkeyserver.appraisal.callers import LocalCaller
 from rkeyserver.appraisal.change import MAX_CHANGE, PolicyChange, digest
 from rkeyserver.errors import Unavailable
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Role
-from rkeyserver.service.ops import make_ops_app, make_owner_app
+from rkeyserver.service.local import LOCAL_CALLER
+from rkeyserver.service.ops import make_local_app, make_ops_app
 from rkeyserver.service.routes import POLICY_PATH
 
 SIGNED = policy_text(HERE, admins=["alice"])
 OWNED = policy_text(HERE)
+
+
+def of_owner(app: Any) -> Any:
+    """The application of the local socket as its owner has it: the server adds who has connected."""
+    return connected(app, LocalCaller(pid=1, uid=4711, gids=frozenset({4711}), own=True))
+
+
+def connected(app: Any, caller: LocalCaller) -> Any:
+    async def called(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope | {"state": {LOCAL_CALLER: caller}}, receive, send)
+
+    return called
 
 
 def app_of(scene: Scene, policy: str = SIGNED, *, owner: bool = False) -> Any:
@@ -30,7 +44,7 @@ def app_of(scene: Scene, policy: str = SIGNED, *, owner: bool = False) -> Any:
     scene.holds_record_of(keyring)
     scene.instance.hold(keyring)
     authority = Authority(scene.instance)
-    return make_owner_app(authority) if owner else make_ops_app(authority, "127.0.0.1")
+    return of_owner(make_local_app(authority)) if owner else make_ops_app(authority, "127.0.0.1")
 
 
 def asked(app: Any, method: str, body: bytes = b"", *, path: str = POLICY_PATH, **headers: str) -> httpx.Response:
@@ -76,7 +90,7 @@ def test_an_unsigned_one_is_applied_for_the_owner_alone(scene: Scene) -> None:
     refused = asked(app, "POST", document)
     assert (refused.status_code, refused.json()["reason"]) == (403, "not-signed")
     assert scene.store.writes == 0
-    answer = asked(make_owner_app(Authority(scene.instance)), "POST", document)
+    answer = asked(of_owner(make_local_app(Authority(scene.instance))), "POST", document)
     assert (answer.status_code, answer.json()["change"]) == (200, 1)
 
 
@@ -154,3 +168,25 @@ def test_what_cannot_be_told_now_says_why(scene: Scene, monkeypatch: pytest.Monk
     assert answer.status_code == 503
     said = {"error": "unavailable", "message": "There is no key memory.", "advice": "Raise RLIMIT_MEMLOCK."}
     assert answer.json() == said
+
+
+NOT_OWNERS = {
+    "another user": LocalCaller(pid=1, uid=4711, gids=frozenset({4711}), own=False),
+    "another user in root's group": LocalCaller(pid=1, uid=4711, gids=frozenset({0}), own=False),
+}
+
+
+@pytest.mark.parametrize("caller", NOT_OWNERS.values(), ids=NOT_OWNERS)
+def test_whoever_else_can_connect_changes_nothing(scene: Scene, caller: LocalCaller) -> None:
+    app_of(scene, OWNED)
+    app = connected(make_local_app(Authority(scene.instance)), caller)
+    answer = asked(app, "POST", next_change(scene).text().encode())
+    assert (answer.status_code, answer.json()["reason"]) == (403, "not-signed")
+    assert asked(app, "GET").json()["policy"] == OWNED
+
+
+def test_root_is_an_owner(scene: Scene) -> None:
+    app_of(scene, OWNED)
+    root = LocalCaller(pid=1, uid=0, gids=frozenset({0}), own=False)
+    app = connected(make_local_app(Authority(scene.instance)), root)
+    assert asked(app, "POST", next_change(scene).text().encode()).status_code == 200
