@@ -189,4 +189,4 @@ def test_root_is_an_owner(scene: Scene) -> None:
     app_of(scene, OWNED)
     root = LocalCaller(pid=1, uid=0, gids=frozenset({0}), own=False)
     app = connected(make_local_app(Authority(scene.instance)), root)
-    assert asked(app, "POST", next_change(scene).text().encode()).status_code == 200
+    assert asked(app, "POST", next_change(scene, policy=policy_text(HERE, NEW)).text().encode()).status_code == 200
