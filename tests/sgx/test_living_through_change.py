@@ -129,23 +129,18 @@ def test_the_primary_does_not_raise_a_floor_above_itself(machines: SgxMachines) 
     assert doctor(old).change(LATER) == (False, "", [THE_IMAGE])
 
 
-@BOTH
-def test_a_new_version_over_the_old_record_changes_nothing_and_says_what_differs(
-    machines: SgxMachines, seal_to: str
-) -> None:
-    old = alone(machines, seal_to=seal_to)
-    peer = machines("peer", beside=old, seal_to=seal_to)
+def test_a_new_version_over_the_old_record_changes_nothing_and_says_what_differs(machines: SgxMachines) -> None:
+    old = alone(machines)
+    peer = machines("peer", beside=old)
     peer.start("-i", old.address)
     old.started[-1].stop()
     record, before = old.record, values(old)
-    assert THE_IMAGE in doctor(old, peer).change(LATER)[2]
-    assert f"peer {peer.address}" in doctor(old, peer).change(LATER)[2]
+    assert doctor(old, peer).change(LATER) == (False, "", [THE_IMAGE, f"peer {peer.address}"])
 
     old.load(mrenclave=SECOND, isv_svn=2)
     ended = old.run()
     assert ended.status == CORRUPT
     assert "since it was sealed, isv_svn was 1, is 2" in ended.err
-    assert (f"mrenclave was {FIRST.mrenclave}, is {SECOND}" in ended.err) == (seal_to == "mrenclave")
     assert (old.record, old.kept()) == (record, [])
     told = doctor(old, peer)
     assert (told.status, told.ways) == (CORRUPT, [f"peer {peer.address}"])
