@@ -69,16 +69,16 @@ def open_platform(config: Config, clock: Clock) -> Platform:
 def look_at_machine(config: Config, clock: Clock) -> Seen:
     """The same with what goes with it, to look at only: what is not there is not made, and nothing is changed.
 
-    Raises: as open_platform().
+    Raises: as open_platform(), and Misuse for what is not this platform's host's to say.
     """
     name = _name(config)
-    measured = _measured() if name == SGX else None
+    given = Given.read(config, _measured()) if name == SGX else None
     platform = _platform(config, clock, looking=True)
     verifier = InlineVerifier(registry.load_verifier(name))
     held = held_for(config, platform, clock, verifier.hold, keeps=False)
     if held is not None:
         held.load()
-    return Seen(platform, verifier, held, measured)
+    return Seen(platform, verifier, held, None if given is None else given.measured)
 
 
 def _platform(config: Config, clock: Clock, *, looking: bool) -> Platform:
