@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.fakes.admins import DOMAIN, OTHER_DOMAIN, admins, bare_line, change, key, line, policy
+from tests.fakes.application import entry, provision
 from tests.fakes.recipients import age, recovery_table
 
 from rkeyserver.appraisal.change import (
@@ -495,6 +496,7 @@ OTHERWISE: Final[dict[str, tuple[Held, Policy | None]]] = {
     "nothing to compare with": (state([], P[0], 1), None),
     "other rules": (state([], re.sub("min_isv_svn = .*", "min_isv_svn = 77", P[0]), 1), MADE),
     "other admins": (state([], OPEN[0], 1), MADE),
+    "an application": (state([], P[0] + provision() + entry("db"), 1), MADE),
     "recovery recipients": (state([], P[0] + recovery_table(1, [age()]), 1), MADE),
     "changed, to what it would have been made as": (state(BY_OWNER, OPEN[1], 2), parse_policy(OPEN[1])),
 }
