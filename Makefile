@@ -31,10 +31,12 @@ out: $(VENV)/.ready
 ADMINS   =
 RECOVERY =
 SEAL     = mrsigner
+FORMER   =
 KEY      =
 enclave: $(VENV)/.ready
 	@PYTHONPATH=src $(BIN)/python tools/build-enclave.py out --seal "$(SEAL)" $(if $(ADMINS),--admins "$(ADMINS)") \
-	  $(if $(RECOVERY),--recovery "$(RECOVERY)") $(if $(KEY),--key "$(KEY)")
+	  $(if $(RECOVERY),--recovery "$(RECOVERY)") $(foreach one,$(FORMER),--former-signer "$(one)") \
+	  $(if $(KEY),--key "$(KEY)")
 
 # The four values of a signature: what was built here, or with SIG=FILE another's.
 SIG = out/rkeyserver/rkeyserver.sig

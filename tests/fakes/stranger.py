@@ -20,6 +20,7 @@ from rkeyserver.clock import Clock
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.service import join, start
+from rkeyserver.service.given import Given
 from rkeyserver.service.instance import Instance
 from tests.fakes import machines
 from tests.fakes.claims import claims_with
@@ -42,7 +43,7 @@ def run() -> int:
     def opened(folder: Path, clock: Clock) -> SimulatedPlatform:
         return machines.machine(folder, clock, **STRANGERS[name])
 
-    def honest(instance: Instance) -> Policy:  # noqa: ARG001 - what it is like does not matter
+    def honest(instance: Instance, given: Given | None = None) -> Policy:  # noqa: ARG001 - what it is like does not matter
         enclave = machines.running()
         return default_policy("simulated", mrsigner=enclave.mrsigner.hex(), isv_prod_id=enclave.isv_prod_id)
 

@@ -29,6 +29,7 @@ from tests.fakes.processes import (
 import rkeyserver as package
 from rkeyserver.config import Config
 from rkeyserver.errors import EXIT_STATUS, Unavailable
+from rkeyserver.platforms.simulated.tcb import CURRENT_CPU_SVN
 from rkeyserver.service.ops import is_own
 
 UNAVAILABLE = EXIT_STATUS[Unavailable]
@@ -80,7 +81,14 @@ def test_status_has_everything(machines: Machines) -> None:
             "recovering": None,
             "provision": {"listening": [], "problem": "", "given": 0, "ca_generation": None, "ca_sha256": None},
             "collateral": {"pccs": "", "last_success": None, "last_error": "", "held": []},
-            "slots": [{"type": "platform", "platform": "simulated", "policy": "mrsigner"}],
+            "slots": [
+                {
+                    "type": "platform",
+                    "platform": "simulated",
+                    "policy": "mrsigner",
+                    "versions": {"cpu_svn": CURRENT_CPU_SVN.hex(), "isv_svn": "1", "config_svn": "0"},
+                }
+            ],
             "ways_back": {"record": 1, "hosts": 1 - handed, "recovery": 0},
             "ways_back_total": 2 - handed,
         }

@@ -95,7 +95,13 @@ def test_who_it_is_comes_from_its_own_report_and_where_from_the_quote(stand: Sta
     assert platform.attester_identity().platform == "sgx"
     identity = platform.identity()
     assert (identity.platform, identity.machine, identity.policy) == ("sgx", chip.ppid.hex(), "mrsigner")
-    assert identity.versions == {"cpu_svn": chip.cpu_svn.hex(), "isv_svn": "1", "config_svn": "0"}
+    assert identity.versions == {
+        "cpu_svn": chip.cpu_svn.hex(),
+        "isv_svn": "1",
+        "config_svn": "0",
+        "isv_prod_id": "1",
+        "mrsigner": IMAGE.mrsigner,
+    }
 
 
 def test_evidence_is_genuine_under_its_root_and_under_no_other(device: Device) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from rkeyserver.appraisal.applications import check_generations
 from rkeyserver.appraisal.change import PolicyChange, appended, check_authority, check_next, last_sequence, propose
 from rkeyserver.appraisal.narrowing import narrows
-from rkeyserver.appraisal.policy import AdminsTable, parse_policy
+from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_policy
 from rkeyserver.appraisal.succession import check_succession
 from rkeyserver.attestation.evidence import Attester
 from rkeyserver.config import Config
@@ -96,6 +96,7 @@ class Recoverer:
 
     admins: who must have signed the policy in the record, None where nobody was named. change: what is to be done to
     that policy before it is judged, None for nothing. attester: of the request, None for the platform itself.
+    built_in: as succession.check_succession().
     """
 
     config: Config
@@ -104,6 +105,7 @@ class Recoverer:
     admins: AdminsTable | None = None
     change: PolicyChange | None = None
     attester: Attester | None = None
+    built_in: Policy | None = None
 
     async def run(self, own: Own) -> None:
         """Serve from the record if it opens here; else collect shares until it opens, however long that takes.
@@ -181,11 +183,22 @@ class Recoverer:
                 owner, now = self.instance.platform.trusts_host, self.instance.clock.now()
                 with contextlib.closing(keyring) as before:
                     keyring = changed(before, self.change, owner=owner, now=now)
-            check_succession(held_of(keyring), held=None, root=self.admins)
+            self._believed(keyring)
             return keyring, await self._judged(keyring, collected)
         except BaseException:  # whatever it is, the secret does not stay
             keyring.close()
             raise
+
+    def _believed(self, keyring: Keyring) -> None:
+        try:
+            check_succession(held_of(keyring), held=None, root=self.admins, built_in=self.built_in)
+        except Rejected as error:
+            self._say_what_to_change(keyring)
+            raise Rejected(
+                error.reason,
+                f"The record opens, but this instance does not believe the domain's policy. {error.message}",
+                advice="Nothing was changed. Have its admins sign what was printed, and recover with --change.",
+            ) from error
 
     async def _judged(self, keyring: Keyring, collected: Collected) -> Line:
         policy = parse_policy(keyring.header.policy)
