@@ -7,10 +7,10 @@ believe() is that walk, and the only thing that makes a policy believed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rkeyserver.appraisal.change import Link, digest, last_sequence, parse_link, signers
-from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_policy
+from rkeyserver.appraisal.policy import AdminsTable, parse_policy
 from rkeyserver.errors import Misuse, Reason, Rejected
 
 
@@ -25,19 +25,16 @@ class Held:
     changes: Sequence[str]
 
 
-def check_succession(
-    found: Held, *, held: Held | None, root: AdminsTable | None, built_in: Policy | None = None
-) -> None:
+def check_succession(found: Held, *, held: Held | None, root: AdminsTable | None) -> None:
     """Whether the policy of a keyring that was received is one to believe, by whatever this instance goes by.
 
     held: what it holds itself, None for nothing; root: the admins that it was started with, None for none. What is
-    older than `held` is not judged by it: it cannot be adopted anyway. built_in: what this instance gives a domain that
-    it makes; one that is still as it was made so takes nobody's signature.
+    older than `held` is not judged by it: it cannot be adopted anyway.
 
     Raises: Rejected(POLICY_NOT_BELIEVED).
     """
     links = _links(found.domain, found.policy, found.changes)
-    if root is not None and not _as_made(found, built_in):
+    if root is not None:
         believe(domain=found.domain, policy=found.policy, changes=found.changes, admins=root)
     if held is None or held.domain != found.domain or (found.epoch, found.sequence) <= (held.epoch, held.sequence):
         return
@@ -55,15 +52,6 @@ def check_succession(
             f"this instance has another one, made by change {before}.",
             advice="Two primaries have each changed it. Nothing was changed here.",
         )
-
-
-def _as_made(found: Held, built_in: Policy | None) -> bool:
-    """Whether the domain never had another policy than one that accepts and names exactly what `built_in` does."""
-    if built_in is None or found.changes:
-        return False
-    policy = parse_policy(found.policy)
-    # All of it but how it is written.
-    return replace(policy, text=built_in.text, digest=built_in.digest) == built_in
 
 
 def believe(*, domain: str, policy: str, changes: Sequence[str], admins: AdminsTable) -> int:

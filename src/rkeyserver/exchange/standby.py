@@ -44,8 +44,7 @@ from rkeyserver.keyring.keyring import Keyring
 class Asking:
     """What an instance asks with: its own attester, verifiers, policy, clock and source of randomness.
 
-    held: the keyring's state that it has already; admins: those it was started with; None for none. built_in: as
-    succession.check_succession().
+    held: the keyring's state that it has already; admins: those it was started with; None for none.
     """
 
     attester: Attester
@@ -56,7 +55,6 @@ class Asking:
     instance: bytes
     held: Held | None
     admins: AdminsTable | None
-    built_in: Policy | None = None
 
 
 def held_of(keyring: Keyring) -> Held:
@@ -182,7 +180,7 @@ def _check_policy(keyring: Keyring, verdict: Verdict, asking: Asking, now: int) 
     try:
         policy = parse_policy(keyring.header.policy)
         appraise(verdict.claims, policy, now=now)
-        check_succession(held_of(keyring), held=asking.held, root=asking.admins, built_in=asking.built_in)
+        check_succession(held_of(keyring), held=asking.held, root=asking.admins)
     except (Misuse, Rejected) as error:
         raise Rejected(
             Reason.POLICY_NOT_BELIEVED,

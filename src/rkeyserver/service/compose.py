@@ -47,7 +47,7 @@ from rkeyserver.service.seen import Seen
 from rkeyserver.service.serve import Afterwards, open_sockets, serve
 from rkeyserver.service.sharing import ProcessSharing
 from rkeyserver.service.sharing_inline import InlineSharing
-from rkeyserver.service.start import domain_default, start_primary
+from rkeyserver.service.start import start_primary
 from rkeyserver.service.surroundings import HOW_TO_HIDE
 from rkeyserver.service.verification import InlineVerifier, VerifierPool
 from rkeyserver.service.vouching import AttesterWithHeld, VerifierWithHeld
@@ -223,9 +223,6 @@ def assemble(config: Config) -> Iterator[Parts]:
         )
         stack.callback(instance.close)
 
-        # Where the host has no say, a domain that one of these images has made on this very machine needs no signature.
-        built_in = None if given.measured is None else given.for_a_new_domain(domain_default(instance))
-
         def asking(policy: Policy, held: Held | None) -> Asking:
             return Asking(
                 attester=joining,
@@ -236,14 +233,13 @@ def assemble(config: Config) -> Iterator[Parts]:
                 instance=own_id,
                 held=held,
                 admins=given.admins,
-                built_in=built_in,
             )
 
         yield Parts(
             instance,
             Joiner(config, instance, given, asking, random.random),
             given,
-            Recoverer(config, instance, secrets.token_bytes, given.admins, given.change, joining, built_in),
+            Recoverer(config, instance, secrets.token_bytes, given.admins, given.change, joining),
             refresher,
             _quotes(platform, pool, refresher),
         )

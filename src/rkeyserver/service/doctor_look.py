@@ -211,8 +211,7 @@ class Look:
             says = "those that are measured into the image are the policy's"
         else:
             says = "the policy has others than are measured into the image, who have signed for them"
-        signed = "" if self._state.changes else "; they have signed nothing yet, so no other machine can join"
-        yield Finding(Topic.ADMINS, State.GOOD, says + signed)
+        yield Finding(Topic.ADMINS, State.GOOD, says)
 
     def accepted(self) -> Iterator[Finding]:
         """Whether the domain's policy accepts this machine, and until when its collateral is good."""

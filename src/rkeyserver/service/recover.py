@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from rkeyserver.appraisal.applications import check_generations
 from rkeyserver.appraisal.change import PolicyChange, appended, check_authority, check_next, last_sequence, propose
 from rkeyserver.appraisal.narrowing import narrows
-from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_policy
+from rkeyserver.appraisal.policy import AdminsTable, parse_policy
 from rkeyserver.appraisal.succession import check_succession
 from rkeyserver.attestation.evidence import Attester
 from rkeyserver.config import Config
@@ -96,7 +96,6 @@ class Recoverer:
 
     admins: who must have signed the policy in the record, None where nobody was named. change: what is to be done to
     that policy before it is judged, None for nothing. attester: of the request, None for the platform itself.
-    built_in: as succession.check_succession().
     """
 
     config: Config
@@ -105,7 +104,6 @@ class Recoverer:
     admins: AdminsTable | None = None
     change: PolicyChange | None = None
     attester: Attester | None = None
-    built_in: Policy | None = None
 
     async def run(self, own: Own) -> None:
         """Serve from the record if it opens here; else collect shares until it opens, however long that takes.
@@ -191,7 +189,7 @@ class Recoverer:
 
     def _believed(self, keyring: Keyring) -> None:
         try:
-            check_succession(held_of(keyring), held=None, root=self.admins, built_in=self.built_in)
+            check_succession(held_of(keyring), held=None, root=self.admins)
         except Rejected as error:
             self._say_what_to_change(keyring)
             raise Rejected(

@@ -7,8 +7,7 @@ import secrets
 from dataclasses import dataclass
 
 from rkeyserver.appraisal.appraise import Verdict
-from rkeyserver.appraisal.defaults import default_policy
-from rkeyserver.appraisal.measured import Measured, first_policy
+from rkeyserver.appraisal.measured import Measured
 from rkeyserver.appraisal.policy import Policy
 from rkeyserver.appraisal.succession import Held, check_succession
 from rkeyserver.exchange.attested import Verifier, appraise_self
@@ -46,12 +45,4 @@ class Seen:
         """
         if self.measured is None:
             return
-        platform = self.platform
-        default = default_policy(
-            platform.name,
-            mrsigner=platform.mrsigner,
-            isv_prod_id=platform.isv_prod_id,
-            machine=platform.attester_identity().machine,
-        )
-        built_in = first_policy(default, self.measured)
-        check_succession(state, held=None, root=self.measured.admins, built_in=built_in)
+        check_succession(state, held=None, root=self.measured.admins)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Final
@@ -11,8 +10,6 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.fakes.admins import DOMAIN, OTHER_DOMAIN, admins, bare_line, change, key, line, policy
-from tests.fakes.application import entry, provision
-from tests.fakes.recipients import age, recovery_table
 
 from rkeyserver.appraisal.change import (
     MAX_CHANGE,
@@ -30,7 +27,7 @@ from rkeyserver.appraisal.change import (
     sign,
     signers,
 )
-from rkeyserver.appraisal.policy import MAX_POLICY, AdminsTable, Policy, parse_policy
+from rkeyserver.appraisal.policy import MAX_POLICY, AdminsTable, parse_policy
 from rkeyserver.appraisal.succession import Held, believe, check_succession
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.framing import framed
@@ -477,38 +474,3 @@ def test_what_may_not_follow(found: Held, held: Held | None, root: AdminsTable |
         check_succession(found, held=held, root=root)
     assert raised.value.reason is Reason.POLICY_NOT_BELIEVED
     assert says in str(raised.value)
-
-
-MADE: Final = parse_policy(P[0])
-AS_MADE: Final[dict[str, Held]] = {
-    "as it was made": state([], P[0], 1),
-    "with other comments": state([], f"# written otherwise\n{P[0]}", 1),
-    "later, and the policy still as it was made": state([], P[0], 9),
-}
-
-
-@pytest.mark.parametrize("found", AS_MADE.values(), ids=AS_MADE)
-def test_a_domain_that_is_still_as_this_instance_would_have_made_it_takes_no_signature(found: Held) -> None:
-    check_succession(found, held=None, root=THREE, built_in=MADE)
-
-
-OTHERWISE: Final[dict[str, tuple[Held, Policy | None]]] = {
-    "nothing to compare with": (state([], P[0], 1), None),
-    "other rules": (state([], re.sub("min_isv_svn = .*", "min_isv_svn = 77", P[0]), 1), MADE),
-    "other admins": (state([], OPEN[0], 1), MADE),
-    "an application": (state([], P[0] + provision() + entry("db"), 1), MADE),
-    "recovery recipients": (state([], P[0] + recovery_table(1, [age()]), 1), MADE),
-    "changed, to what it would have been made as": (state(BY_OWNER, OPEN[1], 2), parse_policy(OPEN[1])),
-}
-
-
-@pytest.mark.parametrize(("found", "built_in"), OTHERWISE.values(), ids=OTHERWISE)
-def test_any_other_takes_one(found: Held, built_in: Policy | None) -> None:
-    with pytest.raises(Rejected) as raised:
-        check_succession(found, held=None, root=THREE, built_in=built_in)
-    assert raised.value.reason is Reason.POLICY_NOT_BELIEVED
-
-
-def test_what_is_held_is_not_replaced_by_what_was_made() -> None:
-    with pytest.raises(Rejected, match="made by change 0"):
-        check_succession(state([], P[0], 9), held=state(BY_OWNER, OPEN[1], 2), root=None, built_in=MADE)

@@ -364,7 +364,9 @@ CASES: dict[str, Case] = {
     "of another machine": (_another_machine, Topic.OPENS, BAD, "sealed by machine a1", CORRUPT),
     "damaged": (_damaged, Topic.OPENS, BAD, "changed after it was sealed", CORRUPT),
     "a policy that cannot be read": (_no_policy, Topic.OPENS, BAD, "The record opens; The policy", CORRUPT),
-    "the admins of the image": (_measured("ann"), Topic.ADMINS, GOOD, "signed nothing yet, so no other", NO_WAY_BACK),
+    "the admins of the image, who have not signed": (
+        _measured("ann"), Topic.ADMINS, WARNING, "would not believe .* never signed", NO_WAY_BACK
+    ),
     "admins whom those of the image have put there": (
         _signed, Topic.ADMINS, GOOD, "others than are measured into the image, who have signed for them$", NO_WAY_BACK
     ),
