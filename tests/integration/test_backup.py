@@ -29,6 +29,7 @@ def drill(machine: Machine, domain: str) -> Running:
     return running
 
 
+@pytest.mark.sgx_too
 def test_a_copy_taken_while_it_runs_is_tried_beside_it(machines: Machines) -> None:
     host = machines("host")
     host.start()

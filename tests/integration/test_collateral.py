@@ -72,6 +72,7 @@ def down(_path: str, _reply: Reply) -> Reply:
 DAYS_LEFT = f'rkeyserver_collateral_days_left{{ca="processor",fmspc="{SIMULATED.fmspc}",own="true"}}'
 
 
+@pytest.mark.sgx_too
 def test_a_machine_without_a_way_out_lives_on_what_is_sent_along(machines: Machines, service: PccsStandIn) -> None:
     host, backup, third = machines("host"), machines("backup"), machines("third")
     running = host.start(*fetching(service))

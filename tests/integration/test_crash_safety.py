@@ -94,6 +94,7 @@ MODES = {
 }
 
 
+@pytest.mark.sgx_too("a replacement")
 @pytest.mark.parametrize("shard", range(SHARDS))
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
 def test_killed_at_every_system_call(tmp_path: Path, platform: str, mode: Mode, shard: int) -> None:

@@ -221,6 +221,7 @@ def test_two_of_three_sign_in_files_that_go_from_one_to_the_next(
     assert host.record == after
 
 
+@pytest.mark.sgx_too
 def test_documents_that_nobody_may_have_applied_leave_the_record_to_the_byte(
     machines: Machines, host: Machine, people: list[Admin]
 ) -> None:

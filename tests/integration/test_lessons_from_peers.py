@@ -162,6 +162,7 @@ SPOILT: dict[str, Callable[[Request], bytes]] = {
 }
 
 
+@pytest.mark.sgx_too
 @pytest.mark.simulated_only("on sgx a host that holds collateral needs none to be sent along", "empty endorsements")
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 def test_no_hand_over_without_evidence(host: Machine, asking: Asking, spoil: Callable[[Request], bytes]) -> None:
@@ -171,6 +172,7 @@ def test_no_hand_over_without_evidence(host: Machine, asking: Asking, spoil: Cal
     assert sum(host.status()["refused"].values()) == before + 1
 
 
+@pytest.mark.sgx_too
 def test_evidence_of_another_exchange(host: Machine, asking: Asking) -> None:
     old, new = request(host, asking), request(host, asking)
     answer = post(host, HAND_OVER_PATH, encode(msgspec.structs.replace(new, attested=old.attested)))
@@ -201,6 +203,7 @@ def test_challenges_are_fresh(host: Machine, asking: Asking) -> None:
     assert 0.45 < ones / (256 * len(nonces)) < 0.55  # twelve standard deviations
 
 
+@pytest.mark.sgx_too
 def test_a_challenge_serves_once(machines: Machines, asking: Asking) -> None:
     host = machines("host")
     host.start()
@@ -280,6 +283,7 @@ OF_COLLATERAL: Final = pytest.mark.simulated_only(
 )
 
 
+@pytest.mark.sgx_too("another signer", "a debug enclave", "a root of its own")
 @OF_COLLATERAL
 @pytest.mark.parametrize(("name", "reason"), (GENUINE | UNPROVED).items(), ids=GENUINE | UNPROVED)
 def test_a_stranger_gets_nothing(machines: Machines, name: str, reason: Reason) -> None:
@@ -303,6 +307,7 @@ def test_a_stranger_gets_nothing(machines: Machines, name: str, reason: Reason) 
         assert str(reason) not in said
 
 
+@pytest.mark.sgx_too("another signer", "a debug enclave", "a root of its own")
 @OF_COLLATERAL
 @pytest.mark.parametrize(("name", "reason"), (GENUINE | UNPROVED).items(), ids=GENUINE | UNPROVED)
 def test_nothing_is_taken_from_a_stranger(machines: Machines, name: str, reason: Reason) -> None:
@@ -320,6 +325,7 @@ def test_nothing_is_taken_from_a_stranger(machines: Machines, name: str, reason:
 # Anyone's genuine machine may join elsewhere; here the policy names machines.
 
 
+@pytest.mark.sgx_too
 def test_a_refused_join_prints_the_line_that_would_enrol_it(machines: Machines) -> None:
     host, backup = machines("host"), machines("backup")
     platform = host.platform()
@@ -359,6 +365,7 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.sgx_too("changed at its end")
 @pytest.mark.parametrize("breaking", BROKEN.values(), ids=BROKEN)
 def test_a_record_that_does_not_open_stays(machines: Machines, breaking: Callable[[bytes], bytes]) -> None:
     host = machines("host")
@@ -391,6 +398,7 @@ def test_a_backup_whose_record_does_not_open_gets_the_same_domain_again(machines
 # A microcode update changes the sealing key: the ways back are counted and shown before it, and one of them is a peer.
 
 
+@pytest.mark.sgx_too
 def test_a_microcode_update_is_survived_by_a_living_peer(machines: Machines) -> None:
     host, backup = machines("host"), machines("backup")
     host.start()
@@ -422,6 +430,7 @@ def test_a_domain_is_one_file(machines: Machines) -> None:
     }
 
 
+@pytest.mark.sgx_too
 def test_two_that_start_at_once_make_one_domain(machines: Machines) -> None:
     one = machines("one")
     other = machines("other", beside=one)

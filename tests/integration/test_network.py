@@ -134,6 +134,7 @@ def shown(place: Place, name: str) -> list[str]:
     return re.findall(rf"^ *{name} +(\w+)$", ended.out, re.MULTILINE)
 
 
+@pytest.mark.sgx_too
 def test_two_machines_with_the_commands_of_the_readme(network: tuple[Place, Place], which: list[str]) -> None:
     host, backup = network
     before = sorted(Path("/etc").glob("rkey.bin*"))

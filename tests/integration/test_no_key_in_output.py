@@ -151,6 +151,7 @@ def exercise(machines: Machines, kernel: Sequence[str]) -> tuple[Machine, list[M
     return host, [host, backup, third, other, thief], [first, second]
 
 
+@pytest.mark.sgx_too("this kernel")
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 def test_no_key_in_what_is_printed_or_stored_or_in_memory(machines: Machines, kernel: Sequence[str]) -> None:
     host, everyone, running = exercise(machines, kernel)

@@ -44,6 +44,7 @@ def health(machine: Machine) -> tuple[int, Any]:
     return answer.status_code, answer.json()
 
 
+@pytest.mark.sgx_too
 def test_status_has_everything(machines: Machines) -> None:
     host, backup = machines("host"), machines("backup")
     host.start()

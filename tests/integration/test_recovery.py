@@ -124,6 +124,7 @@ def scanned(machine: Machine, running: Running, values: dict[str, bytes]) -> Non
     assert names == {"domain", "domain, first half", "domain, second half"}, "that the domain's id is there, is right"
 
 
+@pytest.mark.sgx_too
 def test_a_domain_comes_back_from_its_shares_and_a_record(machines: Machines, people: People) -> None:
     first, second, new = machines("first"), machines("second"), machines("new")
     policy = people.file("domain.toml", policy_of(first) + recovery_table(2, people.recipients))

@@ -35,6 +35,7 @@ KERNELS = {
 }
 
 
+@pytest.mark.sgx_too("this kernel")
 @pytest.mark.parametrize(("under", "kind"), KERNELS.values(), ids=KERNELS)
 def test_says_how_keys_lie_in_memory(machines: Machines, under: Sequence[str], kind: MemoryKind) -> None:
     machine = machines("machine")
