@@ -12,13 +12,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.fakes.admins import admins, key
-from tests.fakes.processes import DEADLINE, Ended, key_proof, opened, rkeyserver
-from tests.fakes.recipients import age, recovery_table
+from tests.fakes.processes import DEADLINE, Ended, Running, finished, key_proof, opened, rkeyserver
+from tests.fakes.recipients import Recipient, age, recovery_table
 from tests.sgx.machines import SgxMachine, SgxMachines, sgx_machines_in
 
 from rkeyserver.appraisal.policy import parse_policy
@@ -172,6 +173,75 @@ def test_what_is_measured_is_the_first_policy(closed: SgxMachines) -> None:
     assert set(policy.tables) == {"sgx"}
     assert host.status()["ways_back"] == {"record": 1, "hosts": 0, "recovery": 1}
     assert parse(host.record).header.slot.policy == "mrenclave"
+
+
+@dataclass(frozen=True)
+class Office:
+    """Where the people sit who bring a domain back: recipients, each with his key, and one admin."""
+
+    folder: Path
+    domain: str
+    recipients: list[Recipient]
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        for number, one in enumerate(self.recipients):
+            (self.folder / f"{number}.key").write_bytes(one.file)
+
+    def contribute(self, running: Running, to: SgxMachine, policy: str) -> None:
+        """Give a machine every share, as soon as it asks."""
+        (self.folder / "own.toml").write_text(re.sub(r"machines = \[[^\]]*\]", f'machines = ["{to.ppid}"]', policy))
+        running.out.wait_for("-----END RKEYSERVER RECOVERY REQUEST-----")
+        for number in range(len(self.recipients)):
+            given = ("--identity", f"{number}.key", "--policy", "own.toml", "--domain", self.domain, "-i", to.address)
+            command = [*to.program(), "recovery", "contribute", *given]
+            done(finished(command, cwd=self.folder, env=to.environment()))
+
+    def amend(self, printed: str, *words: str) -> str:
+        """What an instance printed last, made a change: its path."""
+        (self.folder / "printed.json").write_text(printed.splitlines()[-1] + "\n")
+        path = self.folder / "change.json"
+        path.write_text(done(rkeyserver("recovery", "amend", "printed.json", *words, cwd=self.folder)))
+        return str(path)
+
+
+def recovered(machine: SgxMachine, office: Office, policy: str, *admit: str) -> None:
+    """Bring a domain back whose first policy nobody has signed: its admin does now."""
+    recover, copy = ("--recover", "--domain", office.domain), machine.record
+    asking = machine.begin(*recover)
+    office.contribute(asking, machine, policy)
+    refused = asking.wait()
+    assert (refused.status, machine.record) == (REFUSED, copy)
+    assert "was never signed by admins" in refused.err
+    if admit:
+        asking = machine.begin(*recover, "--change", office.amend(refused.out, *admit))
+        office.contribute(asking, machine, policy)
+        assert (asking.wait().status, machine.record) == (REFUSED, copy), "nobody signed that"
+    change = office.amend(refused.out, *admit, "--key", key_file(machine, "ada"))
+    asking = machine.begin(*recover, "--change", change)
+    office.contribute(asking, machine, policy)
+    asking.err.wait_for("Serving as primary")
+
+
+def test_measured_recipients_and_admins_bring_a_domain_back(closed: SgxMachines) -> None:
+    people = [age(), age()]
+    first, new = (closed(name, recovery=recovery_table(2, people)) for name in ("first", "new"))
+    running = first.start()
+    office = Office(first.folder.with_name("people"), first.status()["domain"], people)
+    policy, proof, copy = done(told(first, "show")), key_proof(first), first.record
+
+    # On the machine that made it, which does not open its own record after an update of microcode.
+    running.stop()
+    first.update_microcode(bytes([8] * 16))
+    recovered(first, office, policy)
+    assert (key_proof(first), named(first)) == (proof, [first.ppid])
+
+    # And on another, when that one is lost before anybody was let in.
+    first.started[-1].kill()
+    new.keystore.write_bytes(copy)
+    new.keystore.chmod(0o600)
+    recovered(new, office, policy, "--admit", f"sgx {new.ppid}")
+    assert (key_proof(new), named(new)) == (proof, [first.ppid, new.ppid])
 
 
 SAID = {
