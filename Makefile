@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 COVERAGE := 95
 
-.PHONY: all out enclave enclave-show demo test check bench fuzz lint venv clean
+.PHONY: all out enclave enclave-show demo test test-sgx check bench fuzz lint venv clean
 
 all: out
 
@@ -65,6 +65,11 @@ bench: out
 test:
 	tools/install-test-tools
 	$(MAKE) lint check
+
+# Hand-over, attacks and crash safety once more, all of it, on sgx over its stand-in; docs/testing.md says what of it is
+# in `make check` too.
+test-sgx: venv
+	timeout 20m $(BIN)/python -m pytest -n 2 -m sgx
 
 # Hostile input to every parser, for as long as that; docs/testing.md says how to read what it prints.
 FUZZ_SECONDS ?= 600

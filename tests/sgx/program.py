@@ -108,8 +108,14 @@ def tell_the_test() -> None:
     notify.notify = tell
 
 
-if __name__ == "__main__":
-    compose(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Composition))
+def run(composition: str, words: list[str], otherwise: Callable[[], None] = lambda: None) -> int:
+    """The program, put together by the file `composition`. otherwise: what is changed in it after that."""
+    compose(msgspec.json.decode(Path(composition).read_bytes(), type=Composition))
+    otherwise()
     tell_the_test()
     answer_as_gramine()
-    sys.exit(main(sys.argv[2:]))
+    return main(words)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1], sys.argv[2:]))
