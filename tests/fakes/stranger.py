@@ -67,7 +67,7 @@ def as_a_stranger() -> None:
     join.joiner_default = honest  # type: ignore[attr-defined]  # it has its own name for it
 
 
-def honest(instance: Instance, _given: Given | None = None) -> Policy:
+def honest(instance: Instance, given: Given | None = None) -> Policy:  # noqa: ARG001 - whatever it is given
     """What an honest instance of its platform would have."""
     enclave = IMAGE.identity if instance.platform.name == "sgx" else machines.running()
     policy = default_policy(
