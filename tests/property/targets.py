@@ -384,7 +384,8 @@ STATUS: Final[dict[str, Any]] = {
     "role": "primary", "domain": "d", "epoch": 0, "sequence": 1, "platform": "simulated", "machine": "m",
     "protects": "p", "key_memory": "k", "hand_overs": 1, "started": "s", "refused": {"a": 1}, "peers": {"m": "t"},
     "generations": [{"id": "i", "state": "s", "created": "c"}], "recovering": None, "record_problem": "",
-    "slots": [{"type": "platform", "platform": "p", "policy": "q"}], "simulated": True, "ways_back_total": 1,
+    "slots": [{"type": "platform", "platform": "p", "policy": "q", "versions": {"v": "1"}}],
+    "simulated": True, "ways_back_total": 1,
     "ways_back": {"record": 1, "hosts": 0, "recovery": 0},
     "collateral": {
         "pccs": "https://pccs", "last_success": None, "last_error": "no answer",

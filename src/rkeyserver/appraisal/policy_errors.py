@@ -23,6 +23,7 @@ WANTED: Final[dict[str, str]] = {
     "sgx": _PLATFORM,
     "simulated": _PLATFORM,
     "seal_to": '"mrsigner" or "mrenclave"',
+    "former_signers": "a list of at most 8 MRSIGNERs, each 64 lower-case hex digits",
     "admins": "a table with threshold and keys",
     "recovery": "a table with threshold and recipients",
     "provision": "a table with ca_generation",

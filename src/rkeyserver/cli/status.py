@@ -55,7 +55,8 @@ def _warning(found: dict[str, Any]) -> str:
 def _slot(slot: dict[str, Any]) -> str:
     if slot["type"] == "recovery":
         return f"recovery, {slot['threshold']} of {len(slot['recipients'])}: {', '.join(slot['recipients'])}"
-    return f"{slot['platform']}, key {slot['policy']}"
+    versions = ", ".join(f"{name} {value}" for name, value in sorted(slot["versions"].items()))
+    return f"{slot['platform']}, key {slot['policy']} at {versions}"
 
 
 def _collateral(found: dict[str, Any]) -> list[str]:

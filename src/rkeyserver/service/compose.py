@@ -35,7 +35,7 @@ from rkeyserver.secret import MemoryKind, SecretBytes, harden_process
 from rkeyserver.service.adopt import Nothing, look
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.given import Given
-from rkeyserver.service.held import HeldCollateral
+from rkeyserver.service.held import held_for
 from rkeyserver.service.instance import Instance, Role, no_collateral
 from rkeyserver.service.join import Joiner, start_standby
 from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOwnEndorsements
@@ -43,6 +43,7 @@ from rkeyserver.service.owner import owner_socket
 from rkeyserver.service.provision import Provisioner
 from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.refresh import Refresher
+from rkeyserver.service.seen import Seen
 from rkeyserver.service.serve import Afterwards, open_sockets, serve
 from rkeyserver.service.sharing import ProcessSharing
 from rkeyserver.service.sharing_inline import InlineSharing
@@ -65,12 +66,19 @@ def open_platform(config: Config, clock: Clock) -> Platform:
     return _platform(config, clock, looking=False)
 
 
-def look_at_platform(config: Config, clock: Clock) -> Platform:
-    """The same, to look at only: what is not there is not made, and nothing is changed.
+def look_at_machine(config: Config, clock: Clock) -> Seen:
+    """The same with what goes with it, to look at only: what is not there is not made, and nothing is changed.
 
-    Raises: as open_platform().
+    Raises: as open_platform(), and Misuse for what is not this platform's host's to say.
     """
-    return _platform(config, clock, looking=True)
+    name = _name(config)
+    given = Given.read(config, _measured()) if name == SGX else None
+    platform = _platform(config, clock, looking=True)
+    verifier = InlineVerifier(registry.load_verifier(name))
+    held = held_for(config, platform, clock, verifier.hold, keeps=False)
+    if held is not None:
+        held.load()
+    return Seen(platform, verifier, held, None if given is None else given.measured)
 
 
 def _platform(config: Config, clock: Clock, *, looking: bool) -> Platform:
@@ -244,7 +252,8 @@ def _collateral(
 
     Raises: Misuse if its file is another one's, or the CA of the PCCS is none.
     """
-    if config.pccs is None and config.collateral is None and platform.endorsements():
+    held = held_for(config, platform, clock, pool.hold)
+    if held is None:
         return None
     path = config.collateral_path
     if store.owns(path) or path.absolute() == config.audit_path.absolute():
@@ -252,7 +261,6 @@ def _collateral(
             f"The collateral file {path} is the audit file, or part of the keystore {config.keystore}.",
             advice="Nothing was changed. Name another file with --collateral.",
         )
-    held = HeldCollateral(path, registry.load_anchor(platform.name), platform, clock, pool.hold)
     held.load()
     source = None
     if config.pccs is not None:

@@ -290,7 +290,7 @@ def check_recoverable(policy: Policy) -> None:
 
 def _slots(header: Header) -> list[dict[str, Any]]:
     return [
-        {"type": "platform", "platform": one.platform, "policy": one.policy}
+        {"type": "platform", "platform": one.platform, "policy": one.policy, "versions": one.versions}
         if isinstance(one, PlatformSlot)
         else {
             "type": "recovery",
