@@ -75,6 +75,7 @@ def test_status_has_everything(machines: Machines) -> None:
             "platform": "simulated",
             "simulated": True,
             "hand_overs": handed,
+            "released": 0,
             "refused": {},
             "record_problem": "",
             "recovering": None,
