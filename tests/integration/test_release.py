@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import socket
 import threading
@@ -51,10 +52,10 @@ def derived(host: Machine, label: str, size: int = 32, generation: str = "curren
         return bytes(secret.view)
 
 
-def serving(host: Machine, *tables: str) -> Running:
+def serving(host: Machine, *tables: str, words: tuple[str, ...] = ()) -> Running:
     file = host.folder / "policy.toml"
     file.write_text("\n".join((base(), *tables)))
-    return host.start("--policy", str(file))
+    return host.start("--policy", str(file), *words)
 
 
 def domain_of(host: Machine) -> str:
@@ -82,7 +83,7 @@ def test_an_enclave_gets_the_keys_of_its_labels_from_any_machine_of_the_domain(
     machines: Machines, enclave: SimulatedPlatform
 ) -> None:
     host, backup = machines("host"), machines("backup")
-    running_host = serving(host, entry(enclave, ["db/*", "backup"]))
+    running_host = serving(host, entry(enclave, ["db/*", "backup"]), words=("--log-level", "debug"))
     domain = domain_of(host)
     wanted: list[str | WantedKey] = ["db/orders", key("backup", size=64), key("db/orders", size=16, generation="first")]
 
@@ -110,6 +111,15 @@ def test_an_enclave_gets_the_keys_of_its_labels_from_any_machine_of_the_domain(
     metrics = httpx.get(f"http://{host.ops}/metrics", trust_env=False, timeout=DEADLINE).text
     assert "rkeyserver_releases_total 1.0" in metrics
     assert b"Released keys to an enclave" in running_host.err.text.encode()
+
+    printed = running_host.err.text + running_host.out.text
+    stored = b"".join(path.read_bytes() for path in host.folder.rglob("*") if path.is_file())
+    for label, size in (("db/orders", 32), ("backup", 64), ("db/orders", 16)):
+        made = derived(host, label, size)
+        for form in (made.hex(), base64.b64encode(made).decode()):
+            assert form not in printed
+            assert form.encode() not in stored
+        assert made not in stored
 
     # The same from a backup, which is asked after a machine that is gone.
     backup.start("-i", host.address)
