@@ -23,7 +23,7 @@ from rkeyserver.keyring.derived import derive
 
 __all__ = ["processes"]
 
-TIMES: Final = 10
+TIMES: Final = 5
 LABELS: Final = ("db/a", "db/b")
 
 
