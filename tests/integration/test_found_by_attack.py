@@ -318,7 +318,7 @@ MOST_MEMORY: Final = 256 * 1024 * 1024
 BOMB: Final = 400
 HONEST: Final[dict[str, Any]] = {
     **dict.fromkeys(("domain", "machine", "protects", "key_memory", "started"), "x"),
-    **dict.fromkeys(("epoch", "sequence", "hand_overs"), 1),
+    **dict.fromkeys(("epoch", "sequence", "hand_overs", "released"), 1),
     "role": "primary",
     "platform": "p",
     "record_problem": "",

@@ -81,6 +81,7 @@ def test_status_has_everything(machines: Machines) -> None:
             "platform": host.platform_name,
             "simulated": simulated,
             "hand_overs": handed,
+            "released": 0,
             "refused": {},
             "record_problem": "",
             "recovering": None,

@@ -48,6 +48,7 @@ WITHOUT: Final[dict[str, str]] = {
     "cli/host_lock.py _note": "a line for people; what is no note of ours is not shown",
     "cli/identity_file.py _decrypted": "age opens its owner's own file under his passphrase, slowly on purpose",
     "attestation/sgx/choose.py _in_force": "decode(), as in choose(); tests/unit/service/test_held.py",
+    "client/release.py _wanting": "reads what it has written itself; tests/integration/test_release.py",
     "cli/collateral.py run": "prints what it has written",
     "cli/enclave.py _run": "parse() of the one file that the host writes; tests/attacks/test_hostile_host.py",
     "cli/recovery.py _request": "dearmour() or decode() of a file; tests/unit/cli/test_recovery.py",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from rkeyserver.appraisal.ed25519_keys import bare
-from rkeyserver.appraisal.policy import Application, Policy, RecoveryTable, SgxPolicy
+from rkeyserver.appraisal.labels import covers
+from rkeyserver.appraisal.policy import Application, EnclaveEntry, Policy, RecoveryTable, SgxPolicy
 
 _LISTS: Final = {
     "machines": "machine",
@@ -30,6 +31,7 @@ def narrows(old: Policy, new: Policy) -> list[str]:
         else:
             said += [f"[{name}] {sentence}" for sentence in _narrower(before, after)]
     said += _fewer_applications(old.applications, new.applications)
+    said += _fewer_enclaves(old.enclaves, new.enclaves)
     if old.recovery is not None:
         said += [f"[recovery] {sentence}" for sentence in _fewer_recipients(old.recovery, new.recovery)]
     return said
@@ -56,6 +58,22 @@ def _fewer_applications(old: tuple[Application, ...], new: tuple[Application, ..
         else:
             said.append(f"[applications {one.label!r}]: gets no key any more.")
     return said
+
+
+def _fewer_enclaves(old: tuple[EnclaveEntry, ...], new: tuple[EnclaveEntry, ...]) -> list[str]:
+    # As an application: it keeps what it got. They have no names, so an entry stays where another accepts as much.
+    said = []
+    for number, one in enumerate(old, 1):
+        if not any(_accepts_as_much(other, one) for other in new):
+            labels = ", ".join(one.labels)
+            said.append(f"[enclaves] no entry accepts all that the entry {number} of before did, for {labels}.")
+    return said
+
+
+def _accepts_as_much(new: EnclaveEntry, old: EnclaveEntry) -> bool:
+    return (
+        not _narrower(old, new) and set(old.may) <= set(new.may) and all(covers(new.labels, one) for one in old.labels)
+    )
 
 
 def _narrower(old: SgxPolicy, new: SgxPolicy) -> list[str]:

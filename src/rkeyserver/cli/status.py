@@ -111,6 +111,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"key memory   {found['key_memory']}",
         *(f"slot         {_slot(one)}" for one in found["slots"]),
         f"hand-overs   {found['hand_overs']} since {found['started']}",
+        *([f"releases     {found['released']} to enclaves elsewhere"] if found["released"] else []),
         *(f"refused      {count} for {reason}" for reason, count in sorted(found["refused"].items())),
         *(f"peer         {machine}, last {at}" for machine, at in found["peers"].items()),
         f"ways back    {found['ways_back_total']}: " + ", ".join(f"{name} {count}" for name, count in ways.items()),

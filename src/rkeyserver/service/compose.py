@@ -26,6 +26,7 @@ from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.exchange.attested import Verifier
 from rkeyserver.exchange.primary import Granter
+from rkeyserver.exchange.releaser import Releaser
 from rkeyserver.exchange.standby import Asking
 from rkeyserver.keystore.file import FileKeystore
 from rkeyserver.platforms import registry
@@ -38,11 +39,12 @@ from rkeyserver.service.given import Given
 from rkeyserver.service.held import held_for
 from rkeyserver.service.instance import Instance, Role, no_collateral
 from rkeyserver.service.join import Joiner, start_standby
-from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOwnEndorsements
+from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOrWithout, WithOwnEndorsements
 from rkeyserver.service.owner import owner_socket
 from rkeyserver.service.provision import Provisioner
 from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.refresh import Refresher
+from rkeyserver.service.release import AttestedRelease
 from rkeyserver.service.seen import Seen
 from rkeyserver.service.serve import Afterwards, open_sockets, serve
 from rkeyserver.service.sharing import ProcessSharing
@@ -209,6 +211,15 @@ def assemble(config: Config) -> Iterator[Parts]:
             attester=granting, verifiers=verifiers, clock=clock, random=secrets.token_bytes, instance=own_id
         )
         stack.callback(granter.close)
+        quotes = _quotes(platform, pool, refresher)
+        releaser = Releaser(
+            attester=granting,
+            verifiers={platform.name: WithOrWithout(verifiers[platform.name], quotes)},
+            clock=clock,
+            random=secrets.token_bytes,
+            instance=own_id,
+        )
+        stack.callback(releaser.close)
         instance = Instance(
             role=Role.STANDBY if config.hosts else Role.PRIMARY,
             platform=platform,
@@ -222,6 +233,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             collateral=no_collateral if refresher is None else refresher.status,
         )
         stack.callback(instance.close)
+        instance.releases = AttestedRelease(instance, releaser)
 
         def asking(policy: Policy, held: Held | None) -> Asking:
             return Asking(
@@ -241,7 +253,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             given,
             Recoverer(config, instance, secrets.token_bytes, given.admins, given.change, joining),
             refresher,
-            _quotes(platform, pool, refresher),
+            quotes,
         )
 
 
