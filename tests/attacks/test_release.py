@@ -14,8 +14,9 @@ from typing import Any, Final, cast
 
 import msgspec
 import pytest
-from tests.attacks.parties import Machines, Pair, WatchedVerifier, changed, edited, policy_of
-from tests.fakes.machines import NOW, HostTime, loaded, machine, other_signer
+from tests.attacks.parties import Machines, Pair, WatchedVerifier, changed, edited, verifiers_of
+from tests.fakes.flavours import VERIFY, machine_of, policy_of
+from tests.fakes.machines import NOW, HostTime, loaded, other_signer
 
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.attestation.report_data import transcript_hash
@@ -44,8 +45,9 @@ from rkeyserver.exchange.releaser import Releaser
 from rkeyserver.exchange.requester import Greeting, Released, Requesting, Wanting
 from rkeyserver.keyring.derived import derive
 from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.platforms.interface import Platform
 from rkeyserver.platforms.simulated import image
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+from rkeyserver.platforms.simulated.processor import STATE_FILE
 from rkeyserver.secret import SecretBytes
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.instance import Instance
@@ -71,18 +73,19 @@ def policy_with(base: Policy, *entries: str) -> Policy:
 class Server:
     """An instance that releases keys, driven by hand."""
 
-    platform: SimulatedPlatform
+    platform: Platform
     policy: Policy
     keyring: Keyring
     host: HostTime = field(default_factory=HostTime)
-    verifier: WatchedVerifier = field(default_factory=WatchedVerifier)
+    verifier: WatchedVerifier = field(init=False)
     sealed: int = 0
     releaser: Releaser = field(init=False)
 
     def __post_init__(self) -> None:
+        self.verifier = WatchedVerifier(VERIFY[self.platform.name])
         self.releaser = Releaser(
             attester=self.platform,
-            verifiers={"simulated": self.verifier},
+            verifiers={self.platform.name: self.verifier},
             clock=Clock(self.host),
             random=secrets.token_bytes,
             instance=secrets.token_bytes(16),
@@ -110,7 +113,7 @@ class Server:
 class Enclave:
     """An enclave that asks a server of `domain`, which has to be what `policy` says."""
 
-    platform: SimulatedPlatform
+    platform: Platform
     policy: Policy
     domain: str
     keys: tuple[WantedKey, ...] = (wanted(),)
@@ -120,7 +123,7 @@ class Enclave:
         return Greeting.begin(
             Wanting(
                 attester=self.platform,
-                verifiers={"simulated": WatchedVerifier()},
+                verifiers=verifiers_of(self.platform),
                 policy=self.policy,
                 clock=Clock(self.host),
                 random=secrets.token_bytes,
@@ -146,6 +149,10 @@ class Scene:
     server: Server
     enclave: Enclave
     folder: Path
+
+    def machine(self, folder: Path, **differences: Any) -> Platform:
+        """Another machine of their platform; `differences` as tests.fakes.machines.Making has them."""
+        return machine_of(self.server.platform.name, folder, **differences)
 
     def works(self) -> None:
         requesting = self.enclave.ask(self.server)
@@ -178,14 +185,14 @@ class Scene:
 class Elsewhere:
     """The machine that enclaves run on."""
 
-    platform: SimulatedPlatform
+    platform: Platform
     folder: Path
 
 
 @pytest.fixture(scope="session")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
-    folder = tmp_path_factory.mktemp("elsewhere")
-    return Elsewhere(machine(folder / "machine", enclave=enclave_of()), folder)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, platform: str) -> Elsewhere:
+    folder = tmp_path_factory.mktemp("elsewhere") / "machine"
+    return Elsewhere(machine_of(platform, folder, enclave=enclave_of()), folder)
 
 
 @pytest.fixture
@@ -194,9 +201,9 @@ def scene(machines: Machines, elsewhere: Elsewhere) -> Iterator[Scene]:
     policy = policy_with(policy_of(own), entry(elsewhere.platform, ["db/*"]))
     keyring = Keyring.mint(now=NOW, policy=policy.text)
     server = Server(own, policy, keyring)
-    trusted = servers("simulated", mrsigner=own.mrsigner, isv_prod_id=own.isv_prod_id)
+    trusted = servers(own.name, mrsigner=own.mrsigner, isv_prod_id=own.isv_prod_id)
     try:
-        yield Scene(server, Enclave(elsewhere.platform, trusted, keyring.domain), elsewhere.folder)
+        yield Scene(server, Enclave(elsewhere.platform, trusted, keyring.domain), elsewhere.folder.parent)
     finally:
         server.close()
 
@@ -213,7 +220,7 @@ def vouched(
     request: bytes,
     claims: bytes,
     context: Context = Context.RELEASE_REQUEST,
-    by: SimulatedPlatform | None = None,
+    by: Platform | None = None,
 ) -> bytes:
     """A request with other claims, genuinely vouched for."""
     found = decode(request, ReleaseRequest)
@@ -305,7 +312,7 @@ def test_anothers_evidence_relayed_to_a_challenge_of_ones_own(scene: Scene) -> N
 
 
 def test_a_hello_in_anothers_name(scene: Scene) -> None:
-    stranger = machine(scene.folder / "stranger", enclave=enclave_of())
+    stranger = scene.machine(scene.folder / "stranger", enclave=enclave_of())
     greeting = scene.enclave.greet()
     challenge = scene.server.challenge(greeting.message)
     claims = ReleaseRequestClaims(
@@ -435,7 +442,7 @@ def test_a_grant_of_a_keyring_as_a_release(scene: Scene, pair: Pair) -> None:
 # What is not permitted
 
 
-def asking_for(scene: Scene, *keys: WantedKey, platform: SimulatedPlatform | None = None) -> bytes:
+def asking_for(scene: Scene, *keys: WantedKey, platform: Platform | None = None) -> bytes:
     """A request for these keys, genuinely vouched for, from whoever makes no check of his own."""
     enclave = replace(scene.enclave, platform=platform or scene.enclave.platform)
     request = enclave.ask(scene.server).message
@@ -543,16 +550,16 @@ OTHERS: Final[dict[str, tuple[dict[str, Any], Reason]]] = {
 def test_an_enclave_that_is_another(
     scene: Scene, elsewhere: Elsewhere, differences: dict[str, Any], reason: Reason
 ) -> None:
-    honest = (elsewhere.platform.folder / "processor.json").read_text()
-    other = machine(elsewhere.platform.folder, **differences)
-    (elsewhere.platform.folder / "processor.json").write_text(honest)
+    honest = (elsewhere.folder / STATE_FILE).read_text()
+    other = scene.machine(elsewhere.folder, **differences)
+    (elsewhere.folder / STATE_FILE).write_text(honest)
     enclave = replace(scene.enclave, platform=other)
     with scene.refuses(reason):
         scene.server.answer(enclave.ask(scene.server).message)
 
 
 def test_the_same_enclave_on_a_machine_that_is_not_named(scene: Scene) -> None:
-    stranger = replace(scene.enclave, platform=machine(scene.folder / "stranger", enclave=enclave_of()))
+    stranger = replace(scene.enclave, platform=scene.machine(scene.folder / "stranger", enclave=enclave_of()))
     with scene.refuses(Reason.MACHINE_NOT_NAMED, asked=0):
         scene.server.answer(stranger.ask(scene.server).message)
 
@@ -570,7 +577,7 @@ def test_an_enclave_of_the_policy_is_no_machine_of_the_domain(scene: Scene, pair
 # Servers that are false
 
 
-def release_by(scene: Scene, requesting: Requesting, platform: SimulatedPlatform, **changes: Any) -> bytes:
+def release_by(scene: Scene, requesting: Requesting, platform: Platform, **changes: Any) -> bytes:
     """What a server on `platform` would send, but for `changes`: of its claims, or keys, or context."""
     claims = claims_in(requesting.message)
     keys = changes.pop("keys", b"k" * 32)
@@ -636,7 +643,7 @@ FALSE_SERVERS: Final[dict[str, tuple[dict[str, Any], Reason]]] = {
 @pytest.mark.parametrize(("differences", "reason"), FALSE_SERVERS.values(), ids=FALSE_SERVERS)
 def test_a_server_that_is_another(scene: Scene, tmp_path: Path, differences: dict[str, Any], reason: Reason) -> None:
     false = Server(
-        machine(tmp_path / "false", **differences),
+        scene.machine(tmp_path / "false", **differences),
         scene.server.policy,
         Keyring.mint(now=NOW, policy=scene.server.policy.text),
     )
@@ -649,7 +656,9 @@ def test_a_server_that_is_another(scene: Scene, tmp_path: Path, differences: dic
 
 def test_the_genuine_program_with_a_domain_of_its_own(scene: Scene, tmp_path: Path) -> None:
     # Anyone can run it. That it serves another domain is what it says by itself.
-    own = Server(machine(tmp_path / "own"), scene.server.policy, Keyring.mint(now=NOW, policy=scene.server.policy.text))
+    own = Server(
+        scene.machine(tmp_path / "own"), scene.server.policy, Keyring.mint(now=NOW, policy=scene.server.policy.text)
+    )
     requesting = scene.enclave.ask(own)
     try:
         with scene.refuses(Reason.ANOTHER_DOMAIN):

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 from tests.attacks.left_in_memory import Recorded
-from tests.attacks.test_left_in_memory import KnownKey, processes, scan, under
+from tests.attacks.test_left_in_memory import KnownKey, scan, under
 from tests.fakes.machines import running
 from tests.fakes.processes import ROOT, Machine, Machines, Running, environment, opened
 
@@ -21,7 +21,9 @@ from rkeyserver.exchange.messages import Release, decode
 from rkeyserver.exchange.requester import Released, Requesting
 from rkeyserver.keyring.derived import derive
 
-__all__ = ["processes"]
+pytestmark = pytest.mark.simulated_only(
+    "what releases and what takes keys is the same code on both; on sgx tests/sgx/test_release.py has it"
+)
 
 TIMES: Final = 5
 LABELS: Final = ("db/a", "db/b")

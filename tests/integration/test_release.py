@@ -7,7 +7,6 @@ import base64
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +14,7 @@ from typing import Any, Final
 import httpx
 import pytest
 from tests.fakes.machines import loaded, machine, other_signer, running
-from tests.fakes.processes import DEADLINE, Machine, Machines, Running, machines_in, opened, reserve
+from tests.fakes.processes import DEADLINE, Machine, Machines, Running, opened, reserve
 
 from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.policy import Policy
@@ -27,6 +26,10 @@ from rkeyserver.errors import Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.messages import WantedKey
 from rkeyserver.keyring.derived import derive
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+
+pytestmark = pytest.mark.simulated_only(
+    "the host says the policy, which on sgx it cannot: tests/sgx/test_release.py has admins sign one"
+)
 
 CODE: Final = b"the code of an enclave elsewhere"
 
@@ -60,12 +63,6 @@ def serving(host: Machine, *tables: str, words: tuple[str, ...] = ()) -> Running
 
 def domain_of(host: Machine) -> str:
     return str(host.status()["domain"])
-
-
-@pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Machines]:
-    with machines_in(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +196,8 @@ def test_no_enclave_gets_the_keyring(machines: Machines, enclave: SimulatedPlatf
     host = machines("host")
     serving(host, entry(enclave, ["*"]))
     # Named for every label there is, it is no machine of the domain all the same: another product than the server's.
-    from tests.attacks.parties import Standby, policy_of  # noqa: PLC0415 - what asks for a keyring
+    from tests.attacks.parties import Standby  # noqa: PLC0415 - what asks for a keyring
+    from tests.fakes.flavours import policy_of  # noqa: PLC0415 - as above
 
     standby = Standby(enclave, policy_of(enclave), host=lambda: Clock().now())  # type: ignore[arg-type]
     greeting = standby.greet()
