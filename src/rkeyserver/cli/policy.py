@@ -172,7 +172,7 @@ def apply(ops: str, change: PolicyChange, now: Present) -> str:
 
     Raises: what the instance says.
     """
-    socket = _owner_socket(ops) if now.policy.admins is None else None
+    socket = _local_socket(ops) if now.policy.admins is None else None
     done = talk.post(ops, POLICY_PATH, change.text().encode(), "answer to a change", socket=socket)
     try:
         return _told(msgspec.convert(done, _Applied))
@@ -239,7 +239,7 @@ def _told(done: _Applied) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _owner_socket(ops: str) -> str:
+def _local_socket(ops: str) -> str:
     found = talk.get(ops, "/status", "status").get("socket")
     if not isinstance(found, str):
         raise Misuse(

@@ -1,4 +1,4 @@
-"""Talking to a running instance on this machine: its operations listener, or its owner's socket."""
+"""Talking to a running instance on this machine: its operations listener, or its local socket."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from rkeyserver.address import parse_address
 from rkeyserver.config import DEFAULT_OPS
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.service.http_client import body_of, client
-from rkeyserver.service.owner import reachable
+from rkeyserver.service.local_socket import reachable
 from rkeyserver.service.why import why
 
 SECONDS: Final = 5.0
 CHANGE_SECONDS: Final = 30.0  # it verifies, writes to the disk and waits for it
 MAX_ANSWER: Final = 1024 * 1024
+_UNREACHED: Final = (
+    "Is it running, with this --socket? Where its folder does not let this user in, only the user who runs it, and root, "
+    "can reach it."
+)
 
 
 def get(ops: str, path: str, what: str) -> dict[str, Any]:
@@ -57,7 +61,7 @@ def post(ops: str, path: str, body: bytes, what: str, *, socket: str | None) -> 
             raise _unanswered(where, error) from error
         raise Unavailable(
             f"No instance answers on {where}: {why(error)}.",
-            advice="Only the user who runs the instance, and root, can reach its owner's socket." if socket else "",
+            advice=_UNREACHED if socket else "",
         ) from error
     except httpx.TransportError as error:
         raise _unanswered(where, error) from error

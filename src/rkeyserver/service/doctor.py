@@ -244,7 +244,7 @@ class _Look:
         yield Finding(Topic.KEPT_COPIES, State.GOOD, ", ".join(self._kept) or "none")
         checks = [(Topic.AUDIT_FILE, surroundings.check_audit, self.config.audit_path)]
         if self._platform is None or self._platform.trusts_host:
-            checks.append((Topic.OWNER_SOCKET, surroundings.check_socket, self.config.socket_path))
+            checks.append((Topic.LOCAL_SOCKET, surroundings.check_socket, self.config.socket_path))
         for topic, check, path in checks:
             try:
                 yield Finding(topic, State.GOOD, check(path))
