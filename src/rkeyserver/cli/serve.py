@@ -21,6 +21,10 @@ commands:
   rkeyserver collateral ...   fetch what quotes are verified with, look at it, carry it to another machine
   rkeyserver doctor           does the record open here, and what would open it after an update
   rkeyserver identity         print the line by which a policy names this machine
+  rkeyserver derive LABEL     print the key of a label, for this user
+  rkeyserver wrap LABEL       wrap the secret on standard input
+  rkeyserver unwrap LABEL     open a wrapped secret, and print it
+  rkeyserver rewrap LABEL     wrap a wrapped secret anew, under the current generation
   rkeyserver policy ...       show the policy of a running instance, and change it
   rkeyserver recovery ...     show, verify or contribute the shares that bring a lost domain back
 

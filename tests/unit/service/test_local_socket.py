@@ -145,7 +145,7 @@ PASSED_ON: dict[str, str] = {
 @pytest.mark.parametrize("then", PASSED_ON.values(), ids=PASSED_ON)
 def test_a_connection_stays_that_of_who_made_it(tmp_path: Path, path: Path, then: str) -> None:
     reachable_by_all(tmp_path)
-    script = f"{AS_4711}{then}print('done', file=sys.stderr, flush=True); "
+    script = f"{AS_4711}{then}os.write(2, b'done\\n'); "
     with local_socket(path) as listener:
         listener.settimeout(DEADLINE)
         with connected_as(path, 0, 0, [], script) as process:
