@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
-from rkeyserver.appraisal.policy import CallerEntry, Policy
+from rkeyserver.appraisal.policy import ANY_REST, CallerEntry, Policy
 from rkeyserver.errors import Reason, Rejected
-
-ANY_REST: Final = "*"
 
 
 class Action(StrEnum):

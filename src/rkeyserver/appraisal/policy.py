@@ -41,6 +41,8 @@ Switch = Literal["accept", "refuse"]
 MAX_APPLICATIONS: Final = 64
 MAX_CALLERS: Final = 64
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 2)]  # the last one stands for nobody (chown(2))
+OVERFLOW_ID: Final = 65534
+ANY_REST: Final = "*"
 
 # Statuses by Intel's names. "Revoked" is not among them: no policy accepts it.
 TcbStatus = Literal[
@@ -337,6 +339,13 @@ def _check_caller(text: str, index: int, entry: CallerEntry) -> None:
         raise wrong(text, path, f"it names {' and '.join(said) or 'nobody'}; wanted is uid, gid or token_sha256, one")
     for key in ("may", "labels"):
         _check_once(text, (*path, key), getattr(entry, key))
+    if OVERFLOW_ID in {entry.uid, entry.gid}:
+        says = f"{OVERFLOW_ID} is whoever the kernel has no number for (user_namespaces(7)), not one user: name another"
+        raise wrong(text, (*path, said[0]), says)
+    for number, label in enumerate(entry.labels):
+        if ANY_REST in label[:-1]:
+            says = f'{label!r} has a "*" before its end, where it stands for nothing'
+            raise wrong(text, (*path, "labels", number), says)
 
 
 def check_quorum(text: str, name: str, key: str, threshold: int, keys: list[str]) -> None:

@@ -21,7 +21,7 @@ from rkeyserver.appraisal.change import (
     public_line,
     sign,
 )
-from rkeyserver.appraisal.narrowing import narrows
+from rkeyserver.appraisal.narrowing import narrows, takes_from_users
 from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
@@ -218,12 +218,12 @@ def _signed(change: PolicyChange, keys: Sequence[Path]) -> PolicyChange:
 
 
 def _tell(before: Policy, change: PolicyChange) -> None:
-    narrowed = narrows(before, parse_policy(change.policy))
+    after = parse_policy(change.policy)
+    narrowed, coming = narrows(before, after), after.admins
     lines = [f"Change {change.sequence} of domain {change.domain}."]
-    lines += [f"Accepts less: {one}" for one in narrowed]
+    lines += [f"Accepts less: {one}" for one in (*narrowed, *takes_from_users(before, after))]
     if narrowed:
         lines.append("So it will add a generation of the root key.")
-    coming = parse_policy(change.policy).admins
     if before.admins is not None:
         lines.append(f"Signatures wanted: {before.admins.threshold} of {len(before.admins.keys)} admins.")
     if coming is not None and coming != before.admins:
