@@ -137,7 +137,7 @@ U = "[callers uid 1000]: may no longer "
 LESS: dict[str, tuple[list[str], list[str], list[str]]] = {
     "nothing": ([DB], [DB], []),
     "more": ([DB], [DB, GROUP, TOKEN], []),
-    "said in other words": ([DB], [entry(labels='["x"]', may='["wrap", "derive"]'), entry(may='["derive", "wrap"]')], []),
+    "in two": ([DB], [entry(labels='["x"]', may='["wrap", "derive"]'), entry(may='["derive", "wrap"]')], []),
     "a wider pattern": ([entry(labels='["db/a", "db/b*"]')], [entry(labels='["db/*"]')], []),
     "a narrower pattern": ([entry(labels='["db/*"]')], [entry(labels='["db/a*"]')], [f"{U}derive for label 'db/*'."]),
     "one label of a pattern": ([entry(labels='["db*"]')], [entry(labels='["db"]')], [f"{U}derive for label 'db*'."]),
