@@ -99,7 +99,7 @@ POLICY: Final[Json] = {
     },
     "post": {
         "operationId": "changePolicy",
-        "summary": "Apply a change that its admins have signed; where there are none, the owner's, on the local socket.",
+        "summary": "Apply a change that its admins have signed; where there are none, the owner's by the local socket.",
         "requestBody": {
             "required": True,
             "description": f"A change (docs/spec/policy.md), at most {MAX_CHANGE} bytes.",
@@ -212,7 +212,7 @@ def operations() -> str:
                 one["responses"] = one["responses"] | {
                     "421": _errors(_ref("Error"))["400"] | {"description": "Asked for by a name that is not its own."}
                 }
-    about = "For whoever watches an instance. Nothing here is secret. Host is an IP address, localhost, or the name in --ops."
+    about = "For whoever watches an instance; nothing is secret. Host is an IP address, localhost or the name in --ops."
     return _document("rkeyserver: the operations listener", "http://127.0.0.1:9888", about, paths, {"Error": ERROR})
 
 
