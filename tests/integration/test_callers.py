@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from tests.fakes.others import open_folder
 from tests.fakes.processes import DEADLINE, PROGRAM, Ended, Machine, Machines, Running, environment
 from tests.integration.test_enrolment import done, identity, policy, told, written
 
@@ -33,13 +35,16 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 
 @pytest.fixture
-def host(machines: Machines) -> Machine:
+def path() -> Iterator[Path]:
+    """Of the host's socket; everybody can reach it."""
+    with open_folder() as folder:
+        yield folder / "s"
+
+
+@pytest.fixture
+def host(machines: Machines, path: Path) -> Machine:
     made = machines("host")
-    text = policy(made) + ENTRIES
-    made.start("--policy", written(made, "policy.toml", text), "--socket", str(made.folder / "s"))
-    for folder in (made.folder, *made.folder.parents):
-        if not folder.stat().st_mode & 0o001:
-            folder.chmod(folder.stat().st_mode | 0o011)
+    made.start("--policy", written(made, "policy.toml", policy(made) + ENTRIES), "--socket", str(path))
     return made
 
 
@@ -56,7 +61,7 @@ def as_user(host: Machine, uid: int, gids: list[int], *words: str, stdin: str = 
         "sys.exit(main(sys.argv[5:]))"
     )
     ids = [str(host.folder / stdin), str(host.folder / out) if out else "", str(uid), str(gids)]
-    command = [PROGRAM[0], "-c", script, *ids, *words, "--socket", str(host.folder / "s")]
+    command = [PROGRAM[0], "-c", script, *ids, *words, "--socket", host.status()["socket"]]
     return Running(command, cwd=Path("/"), env=environment()).wait()
 
 
@@ -99,8 +104,8 @@ def test_what_is_taken_back_is_refused_from_then_on(host: Machine) -> None:
 
 
 @needs_root
-def test_a_folder_that_lets_nobody_in_is_said_to_be_so(host: Machine) -> None:
-    host.folder.chmod(0o700)
+def test_a_folder_that_lets_nobody_in_is_said_to_be_so(host: Machine, path: Path) -> None:
+    path.parent.chmod(0o700)
     refused = as_user(host, USER, [USER], "derive", "db/main")
     assert refused.status == UNAVAILABLE, refused
     assert "Permission denied" in refused.err
@@ -108,7 +113,7 @@ def test_a_folder_that_lets_nobody_in_is_said_to_be_so(host: Machine) -> None:
 
 
 def asked(host: Machine, path: str, **said: Any) -> httpx.Response:
-    transport = httpx.HTTPTransport(uds=str(host.folder / "s"))
+    transport = httpx.HTTPTransport(uds=host.status()["socket"])
     with httpx.Client(transport=transport, base_url="http://localhost", timeout=DEADLINE) as client:
         return client.post(path, content=json.dumps(said))
 

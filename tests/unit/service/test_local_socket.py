@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.fakes.others import open_folder
 from tests.fakes.processes import DEADLINE
 
 from rkeyserver.appraisal.callers import LocalCaller
@@ -67,10 +68,11 @@ def test_it_can_be_connected_to(path: Path) -> None:
     assert not connects(path)
 
 
-def reachable_by_all(folder: Path) -> None:
-    for one in (folder, *folder.parents):
-        if not one.stat().st_mode & 0o001:
-            one.chmod(one.stat().st_mode | 0o011)
+@pytest.fixture
+def reached() -> Iterator[Path]:
+    """A path that everybody can reach."""
+    with open_folder() as folder:
+        yield folder / "socket"
 
 
 # It becomes somebody else when it runs already: where the interpreter lies, others may have no way to.
@@ -113,11 +115,10 @@ WHO: dict[str, tuple[Ids, set[int]]] = {
 
 @needs_root
 @pytest.mark.parametrize(("ids", "groups"), WHO.values(), ids=WHO)
-def test_the_kernel_says_who_connected(tmp_path: Path, path: Path, ids: Ids, groups: set[int]) -> None:
-    reachable_by_all(tmp_path)
-    with local_socket(path) as listener:
+def test_the_kernel_says_who_connected(reached: Path, ids: Ids, groups: set[int]) -> None:
+    with local_socket(reached) as listener:
         listener.settimeout(DEADLINE)
-        with connected_as(path, *ids) as process, listener.accept()[0] as server:
+        with connected_as(reached, *ids) as process, listener.accept()[0] as server:
             found = local_caller(server)
             own = ids[0] == os.geteuid()
             assert found == LocalCaller(pid=process.pid, uid=ids[0], gids=frozenset(groups), own=own)
@@ -143,12 +144,11 @@ PASSED_ON: dict[str, str] = {
 
 @needs_root
 @pytest.mark.parametrize("then", PASSED_ON.values(), ids=PASSED_ON)
-def test_a_connection_stays_that_of_who_made_it(tmp_path: Path, path: Path, then: str) -> None:
-    reachable_by_all(tmp_path)
+def test_a_connection_stays_that_of_who_made_it(reached: Path, then: str) -> None:
     script = f"{AS_4711}{then}os.write(2, b'done\\n'); "
-    with local_socket(path) as listener:
+    with local_socket(reached) as listener:
         listener.settimeout(DEADLINE)
-        with connected_as(path, 0, 0, [], script) as process:
+        with connected_as(reached, 0, 0, [], script) as process:
             assert process.stderr is not None
             listener.accept()[0].close()  # the first one, by root
             with listener.accept()[0] as server:
@@ -159,9 +159,8 @@ def test_a_connection_stays_that_of_who_made_it(tmp_path: Path, path: Path, then
 
 
 @needs_root
-def test_a_folder_that_lets_nobody_in_lets_nobody_connect(tmp_path: Path) -> None:
-    reachable_by_all(tmp_path)
-    folder = tmp_path / "closed"
+def test_a_folder_that_lets_nobody_in_lets_nobody_connect(reached: Path) -> None:
+    folder = reached.with_name("closed")
     folder.mkdir(mode=0o700)
     with local_socket(folder / "socket"), connected_as(folder / "socket", NOBODY, NOBODY, []) as process:
         _, err = process.communicate(timeout=DEADLINE)

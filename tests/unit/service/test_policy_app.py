@@ -137,6 +137,13 @@ def test_without_a_keyring_there_is_none(scene: Scene, method: str) -> None:
     assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
 
 
+def test_without_a_keyring_nothing_is_derived(scene: Scene) -> None:
+    app = app_of(scene, owner=True)
+    scene.instance.close()
+    answer = asked(app, "POST", b'{"label": "db"}', path=DERIVE_PATH)
+    assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
 def test_nothing_else_is_answered(scene: Scene, method: str) -> None:
     assert asked(app_of(scene), method).status_code == 405
