@@ -1,7 +1,7 @@
 """Makes OUT/rkeyserver with the program whose server runs in an SGX enclave, built and signed with Gramine.
 
     PYTHONPATH=src python tools/build-enclave.py OUT --admins FILE [--recovery FILE] [--seal mrsigner|mrenclave]
-                                                 [--key FILE]
+                                                 [--former-signer MRSIGNER ...] [--key FILE]
     PYTHONPATH=src python tools/build-enclave.py --show FILE.sig
 
 The same source, lock, Python, shared objects of the system and Gramine give the same MRENCLAVE, in any folder. All is
@@ -32,7 +32,7 @@ from rkeyserver.platforms import sigstruct
 from rkeyserver.platforms.product import ISV_PROD_ID, ISV_SVN
 from rkeyserver.platforms.simulated.image import build_image
 
-USAGE: Final = "make enclave ADMINS=FILE [RECOVERY=FILE] [SEAL=mrsigner|mrenclave] [KEY=FILE]"
+USAGE: Final = "make enclave ADMINS=FILE [RECOVERY=FILE] [SEAL=mrsigner|mrenclave] [FORMER=MRSIGNER] [KEY=FILE]"
 TEMPLATE: Final = ROOT / "packaging" / "rkeyserver.manifest.template"
 TREE: Final = "enclave"
 HOST: Final = "host.zip"
@@ -60,6 +60,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--admins", type=Path)
     parser.add_argument("--recovery", type=Path)
     parser.add_argument("--seal", choices=("mrsigner", "mrenclave"), default="mrsigner")
+    parser.add_argument("--former-signer", action="append", default=[])
     parser.add_argument("--key", type=Path)
     parser.add_argument("--show", type=Path)
     found = parser.parse_args(words)
@@ -71,13 +72,13 @@ def main(words: list[str]) -> None:
             "An enclave is built for somebody: whose signatures change the policy of the domains that it makes?",
             advice=f"Name the file with the [admins] table: {USAGE}. docs/operations/enclave.md has an example.",
         )
-    measured = read_measured(found.seal, found.admins, found.recovery)
+    measured = read_measured(found.seal, found.admins, found.recovery, found.former_signer)
     gramine = find_gramine()
     build(found.out, measured, gramine, find_key(found.key, found.out))
 
 
-def read_measured(seal: str, admins: Path, recovery: Path | None) -> str:
-    """What is measured into the image beside its code.
+def read_measured(seal: str, admins: Path, recovery: Path | None, former_signers: list[str]) -> str:
+    """What is measured into the image beside its code. former_signers: hex.
 
     Raises: Misuse, naming the file, the line and what is wanted.
     """
@@ -86,6 +87,7 @@ def read_measured(seal: str, admins: Path, recovery: Path | None) -> str:
             seal_to="mrenclave" if seal == "mrenclave" else "mrsigner",
             admins=_read("admins", admins, parse_admins),
             recovery=None if recovery is None else _read("recovery", recovery, parse_recovery),
+            former_signers=former_signers,
         )
     )
     parse_measured(text)  # as the enclave will
@@ -192,7 +194,9 @@ def _whose(measured: Measured) -> str:
         if recovery is None
         else f"recovery by {recovery.threshold} of {len(recovery.recipients)} recipients"
     )
-    return f"policies by {admins.threshold} of {len(admins.keys)} admins, {back}, records sealed to {measured.seal_to}"
+    former = "".join(f", keys also from images of {one}" for one in measured.former_signers)
+    by = f"policies by {admins.threshold} of {len(admins.keys)} admins, {back}"
+    return f"{by}, records sealed to {measured.seal_to}{former}"
 
 
 def show(path: Path) -> str:

@@ -94,6 +94,7 @@ class Reason(StrEnum):
     NOT_PERMITTED = "not-permitted"
     NO_SUCH_GENERATION = "no-such-generation"
     DOES_NOT_OPEN = "does-not-open"
+    ENCLAVE_NOT_NAMED = "enclave-not-named"
 
 
 class Rejected(RkeyError):

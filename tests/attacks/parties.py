@@ -8,12 +8,13 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
-from tests.fakes.machines import NOW, HostTime, machine
+from tests.fakes.flavours import VERIFY, machine_of, policy_of
+from tests.fakes.machines import NOW, HostTime
 
-from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.attestation.report_data import transcript_hash
 from rkeyserver.attestation.sgx.claims import SgxClaims
@@ -24,9 +25,7 @@ from rkeyserver.exchange.messages import AttestedMessage, Message, Request, Requ
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.standby import Asking, Greeting, Received, Requesting
 from rkeyserver.keyring.keyring import Keyring
-from rkeyserver.platforms.interface import VerifyFunction
-from rkeyserver.platforms.simulated import anchor
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+from rkeyserver.platforms.interface import Platform, VerifyFunction
 
 
 class WatchedKeyring(Keyring):
@@ -44,7 +43,7 @@ class WatchedKeyring(Keyring):
 class WatchedVerifier:
     """Verifies on the spot and counts; `meanwhile` is what happens in the world until it is done."""
 
-    function: VerifyFunction = anchor.verify
+    function: VerifyFunction
     asked: int = 0
     meanwhile: Callable[[], None] = lambda: None
 
@@ -55,8 +54,9 @@ class WatchedVerifier:
         return self.function(evidence, endorsements, expected_report_data, now)
 
 
-def policy_of(platform: SimulatedPlatform) -> Policy:
-    return default_policy("simulated", mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id)
+def verifiers_of(platform: Platform) -> dict[str, Verifier]:
+    """What an instance on that platform verifies with."""
+    return {platform.name: WatchedVerifier(VERIFY[platform.name])}
 
 
 def changed(policy: Policy, **changes: str | int | list[str]) -> Policy:
@@ -72,7 +72,7 @@ def changed(policy: Policy, **changes: str | int | list[str]) -> Policy:
 class Primary:
     """An instance that holds a keyring. `open` it, so that it is closed."""
 
-    platform: SimulatedPlatform
+    platform: Platform
     policy: Policy
     keyring: WatchedKeyring
     host: HostTime
@@ -84,7 +84,7 @@ class Primary:
     @contextlib.contextmanager
     def open(
         cls,
-        platform: SimulatedPlatform,
+        platform: Platform,
         *,
         policy: Policy | None = None,
         verifiers: dict[str, VerifyFunction] | None = None,
@@ -93,8 +93,8 @@ class Primary:
     ) -> Iterator[Primary]:
         """policy: by which it appraises, and which its keyring carries; the rest as a Granter takes it."""
         host = HostTime()
-        verifier = WatchedVerifier()
-        all_verifiers: dict[str, Verifier] = {"simulated": verifier}
+        verifier = WatchedVerifier(VERIFY[platform.name])
+        all_verifiers: dict[str, Verifier] = {platform.name: verifier}
         for name, function in (verifiers or {}).items():
             all_verifiers[name] = WatchedVerifier(function)
         policy = policy or policy_of(platform)
@@ -126,15 +126,18 @@ class Primary:
 class Standby:
     """An instance that asks for a keyring."""
 
-    platform: SimulatedPlatform
+    platform: Platform
     policy: Policy
     host: HostTime = field(default_factory=HostTime)
-    verifier: WatchedVerifier = field(default_factory=WatchedVerifier)
+    verifier: WatchedVerifier = field(init=False)
     instance: bytes = field(default_factory=lambda: secrets.token_bytes(16))
     random: Callable[[int], bytes] = secrets.token_bytes
 
+    def __post_init__(self) -> None:
+        self.verifier = WatchedVerifier(VERIFY[self.platform.name])
+
     @classmethod
-    def of(cls, platform: SimulatedPlatform) -> Standby:
+    def of(cls, platform: Platform) -> Standby:
         """One that appraises by the default policy, as a start with an empty keystore does."""
         return cls(platform, policy_of(platform))
 
@@ -142,7 +145,7 @@ class Standby:
         return Greeting.begin(
             Asking(
                 attester=self.platform,
-                verifiers={"simulated": self.verifier},
+                verifiers={self.platform.name: self.verifier},
                 policy=self.policy,
                 clock=Clock(self.host),
                 random=self.random,
@@ -174,7 +177,16 @@ class Pair:
 
     primary: Primary
     standby: Standby
-    third: SimulatedPlatform
+    third: Platform
+
+    @property
+    def name(self) -> str:
+        """Of the platform that they are on."""
+        return self.third.name
+
+    def machine(self, folder: Path, **differences: Any) -> Platform:
+        """Another machine of the platform; `differences` as tests.fakes.machines.Making has them, none for honest."""
+        return machine_of(self.name, folder, **differences)
 
     def works(self) -> None:
         """Check that the honest exchange still does."""
@@ -207,13 +219,13 @@ class Pair:
 class Machines:
     """Machines that live as long as the tests: making one costs certificates."""
 
-    first: SimulatedPlatform
-    second: SimulatedPlatform
-    third: SimulatedPlatform
+    first: Platform
+    second: Platform
+    third: Platform
 
     @classmethod
-    def in_folder(cls, folder: Path) -> Machines:
-        return cls(*(machine(folder / name) for name in ("first", "second", "third")))
+    def in_folder(cls, folder: Path, platform: str = "simulated") -> Machines:
+        return cls(*(machine_of(platform, folder / name) for name in ("first", "second", "third")))
 
 
 @contextlib.contextmanager

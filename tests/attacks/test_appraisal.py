@@ -17,20 +17,19 @@ from tests.attacks.parties import (
     changed,
     granted,
     judging,
-    policy_of,
 )
+from tests.fakes.flavours import for_the_other, other_than, policy_of
 from tests.fakes.machines import (
     STATUSES,
     expired,
     expired_in,
     from_the_future,
     loaded,
-    machine,
     other_signer,
-    private_authority,
     revoking_the_pck_ca,
     revoking_the_processor,
     revoking_the_tcb_signer,
+    unknown_authority,
     with_qe_identity,
     with_tcb_info,
 )
@@ -39,8 +38,8 @@ from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.errors import Reason, Rejected
 from rkeyserver.exchange.hpke import OneTimeKey
 from rkeyserver.platforms import sigstruct
+from rkeyserver.platforms.interface import Platform
 from rkeyserver.platforms.simulated.image import running_image
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.secret import SecretBytes
 
 Document = dict[str, Any]
@@ -178,7 +177,7 @@ ROWS: dict[str, Row] = {
         Reason.NOT_GENUINE, "expired", {"collateral": expired_in("qe_identity", "qe_identity_signature")}
     ),
     "collateral from the future": Row(Reason.NOT_GENUINE, "in the future", {"collateral": from_the_future}),
-    "a private root": Row(Reason.NOT_GENUINE, "root CA CRL", {"authority": private_authority}),
+    "a private root": Row(Reason.NOT_GENUINE, "root CA CRL", {"authority": unknown_authority}),
     "a machine that is not named": Row(
         Reason.MACHINE_NOT_NAMED, "is not among the 2 that the policy names", {}, {"machines": ["00" * 16, "11" * 16]}
     ),
@@ -205,13 +204,13 @@ class WatchedKey(OneTimeKey):
         return self.key.open(ciphertext, info)
 
 
-def judged_by(row: Row, honest: SimulatedPlatform) -> Policy:
+def judged_by(row: Row, honest: Platform) -> Policy:
     return changed(policy_of(honest), **row.policy)
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 def test_the_primary_refuses(row: Row, pair: Pair, tmp_path: Path) -> None:
-    stranger = Standby.of(machine(tmp_path / "stranger", **row.differences))
+    stranger = Standby.of(pair.machine(tmp_path / "stranger", **row.differences))
     request = stranger.ask(pair.primary).message
     with (
         pair.refuses(row.reason, says=row.says),
@@ -224,7 +223,7 @@ def test_the_primary_refuses(row: Row, pair: Pair, tmp_path: Path) -> None:
 def test_the_standby_refuses(row: Row, pair: Pair, tmp_path: Path) -> None:
     policy = policy_of(pair.primary.platform)
     standby = Standby(pair.standby.platform, judged_by(row, pair.primary.platform))
-    with Primary.open(machine(tmp_path / "stranger", **row.differences), policy=policy) as stranger:
+    with Primary.open(pair.machine(tmp_path / "stranger", **row.differences), policy=policy) as stranger:
         requesting = standby.ask(stranger)
         key = WatchedKey(requesting._key)
         grant = stranger.answer(requesting.message)
@@ -235,21 +234,21 @@ def test_the_standby_refuses(row: Row, pair: Pair, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", ACCEPTED)
 def test_an_accepted_status_gets_it_and_gives_it(status: str, pair: Pair, tmp_path: Path) -> None:
-    other = machine(tmp_path / "other", status=status)
+    other = pair.machine(tmp_path / "other", status=status)
     Pair(pair.primary, Standby.of(other), pair.third).works()
     with Primary.open(other) as primary:
         Pair(primary, pair.standby, pair.third).works()
 
 
 def test_a_higher_version_gets_it_and_gives_it(pair: Pair, tmp_path: Path) -> None:
-    other = machine(tmp_path / "other", enclave=lambda: loaded(isv_svn=2))
+    other = pair.machine(tmp_path / "other", enclave=lambda: loaded(isv_svn=2))
     Pair(pair.primary, Standby.of(other), pair.third).works()
     with Primary.open(other) as primary:
         Pair(primary, pair.standby, pair.third).works()
 
 
-def named(machines: Machines, *which: SimulatedPlatform) -> Policy:
-    return changed(policy_of(machines.first), machines=[one.processor.ppid.hex() for one in which])
+def named(machines: Machines, *which: Platform) -> Policy:
+    return changed(policy_of(machines.first), machines=[one.attester_identity().machine for one in which])
 
 
 def test_only_machines_that_are_named_get_it(machines: Machines) -> None:
@@ -257,7 +256,7 @@ def test_only_machines_that_are_named_get_it(machines: Machines) -> None:
         pair = Pair(primary, Standby.of(machines.second), machines.third)
         pair.works()
         request = Standby.of(machines.third).ask(primary).message
-        line = f"The line that would admit it: simulated {machines.third.processor.ppid.hex()}"
+        line = f"The line that would admit it: {machines.first.name} {machines.third.attester_identity().machine}"
         with pair.refuses(Reason.MACHINE_NOT_NAMED, asked=0, says=line):
             primary.answer(request)
 
@@ -266,7 +265,7 @@ def test_only_from_machines_that_are_named_it_is_taken(pair: Pair, machines: Mac
     standby = Standby(machines.second, named(machines, machines.third))
     requesting = standby.ask(pair.primary)
     grant = pair.primary.answer(requesting.message)
-    line = f"The line that would admit it: simulated {machines.first.processor.ppid.hex()}"
+    line = f"The line that would admit it: {machines.first.name} {machines.first.attester_identity().machine}"
     with pair.refuses(Reason.MACHINE_NOT_NAMED, says=line):
         granted(requesting, grant)
 
@@ -277,8 +276,8 @@ def test_the_line_that_enrols_does_so(machines: Machines) -> None:
         with pytest.raises(Rejected) as refused:
             primary.answer(standby.ask(primary).message)
         platform, ppid = refused.value.advice.removeprefix("The line that would admit it: ").split()
-        assert platform == "simulated"
-        primary.policy = changed(primary.policy, machines=[machines.first.processor.ppid.hex(), ppid])
+        assert platform == machines.first.name
+        primary.policy = changed(primary.policy, machines=[machines.first.attester_identity().machine, ppid])
         requesting = standby.ask(primary)
         assert granted_domain(requesting, primary) == primary.keyring.domain
 
@@ -290,12 +289,12 @@ def granted_domain(requesting: Any, primary: Primary) -> str:
 
 
 def test_a_platform_that_is_not_named(pair: Pair) -> None:
-    sgx = parse_policy(pair.primary.policy.text.replace("[simulated]", "[sgx]"))
-    says = "simulated is not accepted; the policy names: sgx"
+    policy = parse_policy(for_the_other(pair.primary.policy))
+    says = f"{pair.name} is not accepted; the policy names: {other_than(pair.name)}"
     request = pair.standby.ask(pair.primary).message
-    with pair.refuses(Reason.PLATFORM_NOT_NAMED, asked=0, says=says), judging(pair.primary, sgx):
+    with pair.refuses(Reason.PLATFORM_NOT_NAMED, asked=0, says=says), judging(pair.primary, policy):
         pair.primary.answer(request)
-    standby = Standby(pair.standby.platform, sgx)
+    standby = Standby(pair.standby.platform, policy)
     requesting = standby.ask(pair.primary)
     grant = pair.primary.answer(requesting.message)
     with pair.refuses(Reason.PLATFORM_NOT_NAMED, says=says):

@@ -17,8 +17,8 @@ from tests.attacks.parties import (
     exchange,
     granted,
     judging,
-    policy_of,
 )
+from tests.fakes.flavours import for_the_other, policy_of
 
 from rkeyserver.errors import Reason, Rejected
 from rkeyserver.exchange import hpke
@@ -160,11 +160,9 @@ def test_claims_that_are_vouched_for_and_wrong(changes: dict[str, object], reaso
 POLICIES: dict[str, tuple[Callable[[Pair], str], str]] = {
     "no TOML": (lambda _: "machines", "cannot be read"),
     "that names no platform": (lambda _: "version = 1", "names no platform"),
-    "for hardware": (lambda pair: pair.primary.policy.text.replace("[simulated]", "[sgx]"), "is not accepted"),
-    "for hardware and simulation": (
-        lambda pair: (
-            pair.primary.policy.text + pair.primary.policy.text.replace("version = 1", "").replace("simulated", "sgx")
-        ),
+    "for another platform": (lambda pair: for_the_other(pair.primary.policy), "is not accepted"),
+    "for two of which one is simulated": (
+        lambda pair: pair.primary.policy.text + for_the_other(pair.primary.policy).replace("version = 1", ""),
         "mixes",
     ),
     "of any code": (

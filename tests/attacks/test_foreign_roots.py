@@ -12,12 +12,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.attacks.parties import Machines, Pair, Primary, Standby, edited, granted
+from tests.fakes.flavours import VERIFY, for_the_other, other_than
 from tests.fakes.machines import (
     NOW,
     anchor_of,
     machine,
     private_authority,
     resigned,
+    unknown_authority,
     with_tcb_info,
 )
 from tests.vectors import intel
@@ -29,10 +31,10 @@ from rkeyserver.attestation.sgx.verify import SgxVerifier
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected
 from rkeyserver.exchange.messages import Hello
 from rkeyserver.platforms import registry
+from rkeyserver.platforms.interface import Platform
 from rkeyserver.platforms.simulated import anchor, certificates, keys
 from rkeyserver.platforms.simulated.anchor import SIMULATED_ROOT
 from rkeyserver.platforms.simulated.pki import Authority, development_authority
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.platforms.simulated.processor import Processor
 
 DATA = bytes(range(64))
@@ -45,6 +47,7 @@ def refused(verifier: SgxVerifier, quote: bytes, endorsements: bytes, data: byte
     return caught.value
 
 
+@pytest.mark.simulated_only("it is about the anchor of the simulated platform")
 def test_a_verifier_for_hardware_refuses_simulated_evidence(machines: Machines) -> None:
     quote, endorsements = machines.first.evidence(DATA), machines.first.endorsements()
     assert anchor.verify(quote, endorsements, DATA, NOW).identity == machines.first.attester_identity()
@@ -62,13 +65,14 @@ def test_a_verifier_for_hardware_refuses_evidence_of_a_private_root(tmp_path: Pa
     assert refused(anchor.verify, quote, endorsements).reason is Reason.NOT_GENUINE
 
 
+@pytest.mark.simulated_only("it is about the anchor of the simulated platform")
 def test_who_believes_a_private_root_believes_no_other(machines: Machines) -> None:
     believer = SgxVerifier(platform="simulated", anchor=anchor_of(private_authority()))
     quote, endorsements = machines.first.evidence(DATA), machines.first.endorsements()
     assert refused(believer, quote, endorsements).reason is Reason.NOT_GENUINE
 
 
-def with_parts_of(genuine: SimulatedPlatform, *parts: str) -> Callable[[dict[str, str]], dict[str, str]]:
+def with_parts_of(genuine: Platform, *parts: str) -> Callable[[dict[str, str]], dict[str, str]]:
     donor = json.loads(genuine.endorsements())
     return lambda collateral: collateral | {part: donor[part] for part in parts}
 
@@ -84,6 +88,7 @@ MIXED: dict[str, tuple[str, ...]] = {
 }
 
 
+@pytest.mark.simulated_only("it is about the anchor of the simulated platform")
 @pytest.mark.parametrize("parts", MIXED.values(), ids=MIXED)
 def test_genuine_collateral_does_not_carry_a_private_quote(
     parts: tuple[str, ...], machines: Machines, tmp_path: Path
@@ -101,6 +106,7 @@ PRIVATE: dict[str, tuple[str, ...]] = {
 }
 
 
+@pytest.mark.simulated_only("it is about the anchor of the simulated platform")
 @pytest.mark.parametrize("parts", PRIVATE.values(), ids=PRIVATE)
 def test_private_collateral_does_not_judge_a_genuine_quote(
     parts: tuple[str, ...], machines: Machines, tmp_path: Path
@@ -168,6 +174,7 @@ smt = "accept"
 """
 
 
+@pytest.mark.simulated_only("on sgx it is one case of the next test")
 def test_a_simulated_machine_that_says_it_is_hardware(pair: Pair) -> None:
     # The policy names its signer and any machine: nothing but the root is in its way.
     policy = parse_policy(SGX_POLICY.format(mrsigner=pair.primary.platform.mrsigner))
@@ -181,8 +188,13 @@ def test_a_simulated_machine_that_says_it_is_hardware(pair: Pair) -> None:
         assert primary.keyring.released == 0
 
 
-def test_a_machine_under_a_private_root(pair: Pair, tmp_path: Path) -> None:
-    other = machine(tmp_path / "m", authority=private_authority)
+@pytest.mark.parametrize("root", [development_authority, private_authority, unknown_authority])
+def test_a_machine_under_another_root(pair: Pair, root: Callable[[], Authority], tmp_path: Path) -> None:
+    """All else is as it should be, the platform's name too: under the root that is trusted it would be let in."""
+    other = pair.machine(tmp_path / "m", authority=root)
+    if anchor_of(root()) == VERIFY[pair.name].anchor:
+        Pair(pair.primary, Standby.of(other), pair.third).works()
+        return
     with pair.refuses(Reason.NOT_GENUINE, asked=1):
         pair.primary.answer(Standby.of(other).ask(pair.primary).message)
     with Primary.open(other) as primary:
@@ -193,12 +205,12 @@ def test_a_machine_under_a_private_root(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_a_platform_that_the_policy_names_and_nothing_here_verifies(pair: Pair) -> None:
-    policy = parse_policy(SGX_POLICY.format(mrsigner=pair.primary.platform.mrsigner))
+    policy = parse_policy(for_the_other(pair.primary.policy))
     with Primary.open(pair.third, policy=policy) as primary:
         greeting = pair.standby.greet()
-        hello = edited(greeting.message, Hello, platform="sgx")
+        hello = edited(greeting.message, Hello, platform=other_than(pair.name))
         requesting = type(greeting)(hello, greeting.asking).challenged(primary.challenge(hello))
-        with pytest.raises(Rejected, match="verifies simulated, not sgx") as caught:
+        with pytest.raises(Rejected, match=f"verifies {pair.name}, not {other_than(pair.name)}") as caught:
             primary.answer(requesting.message)
         assert caught.value.reason is Reason.PLATFORM_NOT_NAMED
         assert primary.keyring.released == 0
@@ -257,6 +269,7 @@ def test_the_simulated_verifier_refuses_hardware(name: str) -> None:
     assert caught.value.reason is Reason.NOT_GENUINE
 
 
+@pytest.mark.simulated_only("it is about the anchor of the simulated platform")
 @genuine
 def test_simulated_collateral_does_not_carry_a_quote_of_hardware(machines: Machines) -> None:
     given = intel.submission("sgx-phala")
@@ -265,6 +278,7 @@ def test_simulated_collateral_does_not_carry_a_quote_of_hardware(machines: Machi
     assert refused(HARDWARE, given.quote, machines.first.endorsements(), given.report_data).reason is Reason.NOT_GENUINE
 
 
+@pytest.mark.simulated_only("it is about the anchor of the simulated platform")
 @genuine
 def test_collateral_of_hardware_does_not_carry_a_simulated_quote(machines: Machines) -> None:
     given = intel.submission("sgx-phala")

@@ -15,25 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.attacks.parties import WatchedVerifier, edited, policy_of
-from tests.fakes.processes import DEADLINE, Machine, Machines, Running, machines_in
+from tests.attacks.parties import edited, verifiers_of
+from tests.fakes.flavours import policy_of, processes_in
+from tests.fakes.processes import DEADLINE, Machine, Machines, Running
 
 from rkeyserver.clock import Clock
 from rkeyserver.exchange.messages import MAX_MESSAGE, AttestedMessage, Request, decode
 from rkeyserver.exchange.standby import Asking, Greeting
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.service.limits import MAX_BYTES, MAX_CONNECTION_BYTES
-from rkeyserver.service.routes import HAND_OVER_PATH, HELLO_PATH, HINT_PATH
+from rkeyserver.service.routes import HAND_OVER_PATH, HELLO_PATH, HINT_PATH, RELEASE_HELLO_PATH, RELEASE_PATH
 
 ATTACKER, HONEST = "127.0.0.66", "127.0.0.9"
 MOST_GROWTH = 32 * 1024 * 1024
 GET = f"GET {HINT_PATH} HTTP/1.1\r\n\r\n".encode()
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Machines]:
-    with machines_in(tmp_path) as made:
-        yield made
 
 
 def most_memory(pid: int) -> int:
@@ -101,11 +95,11 @@ def test_requests_sent_ahead_with_answers_unread_take_no_memory(processes: Machi
 
 def greeting(machine: Machine) -> Greeting:
     """Of a machine of the attacker's own."""
-    platform = SimulatedPlatform.open(machine.folder / "attacker", Clock())
+    platform = machine.another("attacker")
     return Greeting.begin(
         Asking(
             attester=platform,
-            verifiers={"simulated": WatchedVerifier()},
+            verifiers=verifiers_of(platform),
             policy=policy_of(platform),
             clock=Clock(),
             random=secrets.token_bytes,
@@ -165,6 +159,7 @@ def until_read(machine: Machine) -> None:
         assert time.monotonic() < end, (on_their_way, arrived)
 
 
+@pytest.mark.simulated_only("it holds the processes that verify: sgx has none, and verifies in the event loop")
 @pytest.mark.parametrize("ahead", [b"", GET, GET * 100], ids=["alone", "one ahead", "many ahead"])
 def test_whoever_resets_its_connection_writes_nothing_to_the_log(processes: Machines, ahead: bytes) -> None:
     host, number = processes("host"), 8
@@ -184,6 +179,7 @@ def test_whoever_resets_its_connection_writes_nothing_to_the_log(processes: Mach
     assert running.err.text == before
 
 
+@pytest.mark.simulated_only("it holds the processes that verify: sgx has none, and verifies in the event loop")
 def test_requests_that_are_being_answered_crowd_nobody_out(processes: Machines) -> None:
     """One address fills the memory that all may take with requests whose answers it lets wait."""
     host, number, others = processes("host"), 1 + MAX_BYTES // MAX_CONNECTION_BYTES, 5
@@ -217,14 +213,14 @@ ODD: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    with machines_in(tmp_path_factory.mktemp("odd")) as made:
+def host(tmp_path_factory: pytest.TempPathFactory, platform: str) -> Iterator[Machine]:
+    with processes_in(platform, tmp_path_factory.mktemp("odd")) as made:
         machine = made("host")
         machine.start()
         yield machine
 
 
-@pytest.mark.parametrize("path", [HELLO_PATH, HAND_OVER_PATH])
+@pytest.mark.parametrize("path", [HELLO_PATH, HAND_OVER_PATH, RELEASE_HELLO_PATH, RELEASE_PATH])
 @pytest.mark.parametrize(("length", "status"), ODD.values(), ids=ODD)
 def test_a_length_that_is_none(host: Machine, path: str, length: bytes, status: int) -> None:
     (running,) = host.started

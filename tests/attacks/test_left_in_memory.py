@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,25 +23,20 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 from tests.attacks import left_in_memory
 from tests.attacks.left_in_memory import Recorded
-from tests.attacks.parties import WatchedVerifier, policy_of
-from tests.fakes.processes import DEADLINE, ROOT, Machine, Machines, Running, environment, machines_in
+from tests.attacks.parties import verifiers_of
+from tests.fakes.flavours import policy_of
+from tests.fakes.processes import DEADLINE, ROOT, Machine, Machines, Running, environment
 
 from rkeyserver.attestation.report_data import transcript_hash
 from rkeyserver.clock import Clock
 from rkeyserver.exchange import hpke, standby
 from rkeyserver.exchange.messages import Grant, decode
 from rkeyserver.exchange.standby import Asking, Greeting
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+from rkeyserver.platforms.interface import Platform
 from rkeyserver.service.routes import HAND_OVER_PATH, HELLO_PATH
 
 LEAST_LOOKED = 10 * 1024 * 1024
 LEAST_TRIED = 5_000
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Machines]:
-    with machines_in(tmp_path) as made:
-        yield made
 
 
 def under() -> list[str]:
@@ -83,11 +77,11 @@ class KnownKey(hpke.OneTimeKey):
         self.public = self.mlkem.public_key().public_bytes_raw() + self.x25519.public_key().public_bytes_raw()
 
 
-def handed_over(host: Machine, platform: SimulatedPlatform) -> dict[str, bytes]:
+def handed_over(host: Machine, platform: Platform) -> dict[str, bytes]:
     """Fetch the keyring as a standby; every secret that the primary came through."""
     asking = Asking(
         attester=platform,
-        verifiers={"simulated": WatchedVerifier()},
+        verifiers=verifiers_of(platform),
         policy=policy_of(platform),
         clock=Clock(),
         random=secrets.token_bytes,
@@ -111,13 +105,11 @@ def handed_over(host: Machine, platform: SimulatedPlatform) -> dict[str, bytes]:
     return Recorded(decode(grant, Grant).ciphertext, requesting.transcript).secrets(key.mlkem, key.x25519)
 
 
-def test_a_primary_keeps_no_secret_of_a_hand_over(
-    processes: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_primary_keeps_no_secret_of_a_hand_over(processes: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standby, "OneTimeKey", KnownKey)
     host = processes("host")
     running = host.start(under=under())
-    platform = SimulatedPlatform.open(tmp_path / "backup", Clock())
+    platform = host.another("backup")
     domain = host.status()["domain"].encode()
     values: dict[str, bytes] = {}
     # Where memory was just freed, and what it is used for next, differs from one to the next.

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 from tests.attacks.parties import Machines, changed
-from tests.fakes.lost import VERIFIERS, Lost, Recovering, default_of
-from tests.fakes.machines import NOW, expired, loaded, machine, other_signer, private_authority, revoking_the_processor
+from tests.fakes.flavours import for_the_other, machine_of, other_than, policy_of
+from tests.fakes.lost import VERIFIERS, Lost, Recovering
+from tests.fakes.machines import NOW, expired, loaded, other_signer, revoking_the_processor, unknown_authority
 from tests.fakes.recipients import age
 
 from rkeyserver.appraisal.policy import Policy, parse_policy
@@ -310,7 +311,7 @@ def request_of(day: Recovering, **changes: object) -> bytes:
 def check(message: bytes, day: Recovering, **said: Any) -> Checked:
     honest: dict[str, Any] = {
         "domain": day.lost.domain,
-        "policy": default_of(day.platform),
+        "policy": policy_of(day.platform),
         "verifiers": VERIFIERS,
         "now": NOW,
     }
@@ -341,24 +342,21 @@ def test_an_instance_that_is_not_enrolled_gets_no_share_and_the_line_that_would_
 ) -> None:
     own = day.platform.attester_identity().machine
     with pytest.raises(Rejected) as refused:
-        check(message, day, policy=named(default_of(day.platform), "00" * 16))
+        check(message, day, policy=named(policy_of(day.platform), "00" * 16))
     assert refused.value.reason is Reason.MACHINE_NOT_NAMED
-    assert f"simulated {own}" in refused.value.advice
-    assert check(message, day, policy=named(default_of(day.platform), own)).claims.domain == day.lost.domain
+    assert f"{day.platform.name} {own}" in refused.value.advice
+    assert check(message, day, policy=named(policy_of(day.platform), own)).claims.domain == day.lost.domain
 
 
-def hardware(policy: Policy) -> Policy:
-    return parse_policy(policy.text.replace("[simulated]", "[sgx]"))
-
-
-def test_who_recovers_hardware_gives_nothing_to_a_simulated_machine(day: Recovering, message: bytes) -> None:
+def test_who_recovers_on_one_platform_gives_nothing_to_a_machine_of_the_other(day: Recovering, message: bytes) -> None:
+    elsewhere = parse_policy(for_the_other(policy_of(day.platform)))
     with refusing(Reason.PLATFORM_NOT_NAMED):
-        check(message, day, policy=hardware(default_of(day.platform)))
-    claims = msgspec.structs.replace(claims_in(message), platform="sgx")
+        check(message, day, policy=elsewhere)
+    claims = msgspec.structs.replace(claims_in(message), platform=other_than(day.platform.name))
     attested = decode(message, RecoveryRequest).attested
     renamed = encode(RecoveryRequest(attested=msgspec.structs.replace(attested, claims=encode(claims))))
     with refusing(Reason.NOT_BOUND):
-        check(renamed, day, policy=hardware(default_of(day.platform)))
+        check(renamed, day, policy=elsewhere)
 
 
 STRANGERS: dict[str, tuple[dict[str, Any], Reason]] = {
@@ -369,7 +367,7 @@ STRANGERS: dict[str, tuple[dict[str, Any], Reason]] = {
     "a TCB out of date": ({"status": "OutOfDate"}, Reason.TCB_STATUS),
     "a revoked processor": ({"collateral": revoking_the_processor}, Reason.NOT_GENUINE),
     "collateral out of date": ({"collateral": expired}, Reason.NOT_GENUINE),
-    "a root of its own": ({"authority": private_authority}, Reason.NOT_GENUINE),
+    "a root of its own": ({"authority": unknown_authority}, Reason.NOT_GENUINE),
 }
 
 
@@ -377,7 +375,7 @@ STRANGERS: dict[str, tuple[dict[str, Any], Reason]] = {
 def test_an_instance_that_is_not_what_it_should_be_gets_no_share(
     tmp_path: Path, day: Recovering, message: bytes, differences: dict[str, Any], reason: Reason
 ) -> None:
-    honest = default_of(day.platform)
+    honest = policy_of(day.platform)
     stranger = Recovering(tmp_path / "stranger", day.lost, differences=differences)
 
     async def asked() -> bytes:
@@ -509,9 +507,9 @@ def test_a_machine_that_the_domain_s_policy_does_not_name_is_not_served_on(tmp_p
     day.close()
 
 
-def test_shares_of_one_recipient_with_two_keys_are_two(tmp_path: Path) -> None:
+def test_shares_of_one_recipient_with_two_keys_are_two(tmp_path: Path, platform: str) -> None:
     """Who holds two recipients' keys counts twice: a threshold counts keys, not people."""
-    day = Recovering(tmp_path / "new", Lost.of(machine(tmp_path / "lost"), recipients=[age(), age()]))
+    day = Recovering(tmp_path / "new", Lost.of(machine_of(platform, tmp_path / "lost"), recipients=[age(), age()]))
 
     async def check_it() -> None:
         async with under_way(day) as task:

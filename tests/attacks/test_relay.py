@@ -22,7 +22,8 @@ from tests.attacks.parties import (
     with_attested,
     with_claims,
 )
-from tests.fakes.machines import loaded, machine, other_signer
+from tests.fakes.flavours import other_than
+from tests.fakes.machines import loaded, other_signer
 
 from rkeyserver.errors import Reason, Rejected
 from rkeyserver.exchange import hpke
@@ -38,17 +39,17 @@ from rkeyserver.exchange.messages import (
     encode,
 )
 from rkeyserver.exchange.standby import Requesting
+from rkeyserver.platforms.interface import Platform
 from rkeyserver.platforms.simulated.image import EnclaveIdentity
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 
 
-def vouched_by(platform: SimulatedPlatform, request: bytes, **changes: object) -> bytes:
+def vouched_by(platform: Platform, request: bytes, **changes: object) -> bytes:
     """The request with other claims, and evidence for them by another machine."""
     claims = encode(msgspec.structs.replace(claims_of(request), **changes))
     return with_attested(request, vouch(platform, Context.HAND_OVER_REQUEST, transcript_before(request), claims))
 
 
-def forged_grant(platform: SimulatedPlatform, request: bytes, keyring: WatchedKeyring) -> bytes:
+def forged_grant(platform: Platform, request: bytes, keyring: WatchedKeyring) -> bytes:
     """What a relay answers to a standby's request by itself: another keyring, vouched for by its own machine."""
     claims = claims_of(request)
     transcript = transcript_of(request)
@@ -119,7 +120,7 @@ def test_one_that_answers_as_itself_but_relays_the_challenge(pair: Pair) -> None
 
 REWRITTEN: dict[str, Callable[[ChallengeBody, Pair], ChallengeBody]] = {
     "its own machine": lambda body, pair: msgspec.structs.replace(body, machine=pair.third.attester_identity().machine),
-    "another platform": lambda body, _pair: msgspec.structs.replace(body, platform="sgx"),
+    "another platform": lambda body, pair: msgspec.structs.replace(body, platform=other_than(pair.name)),
     "another nonce": lambda body, _pair: msgspec.structs.replace(body, nonce=bytes(32)),
     "a later time": lambda body, _pair: msgspec.structs.replace(body, time=body.time + 60),
     "another instance": lambda body, _pair: msgspec.structs.replace(body, instance=bytes(16)),
@@ -194,7 +195,7 @@ RELAYS: dict[str, tuple[Callable[[], EnclaveIdentity], Reason]] = {
 def test_one_that_is_standby_to_one_side_and_primary_to_the_other(
     enclave: Callable[[], EnclaveIdentity], reason: Reason, pair: Pair, tmp_path: Path
 ) -> None:
-    relay = machine(tmp_path / "relay", enclave=enclave)
+    relay = pair.machine(tmp_path / "relay", enclave=enclave)
     asking = Standby.of(relay).ask(pair.primary)
     with pair.refuses(reason, asked=1):
         pair.primary.answer(asking.message)

@@ -8,40 +8,36 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from tests.attacks.parties import WatchedVerifier, policy_of
-from tests.fakes.processes import DEADLINE, Machines, Running, machines_in, rkeyserver
-from tests.fakes.signing import policy_text
+from tests.attacks.parties import verifiers_of
+from tests.fakes.flavours import policy_of
+from tests.fakes.processes import DEADLINE, Machines, Running, rkeyserver
+from tests.fakes.signing import key_file, policy_text
 
 from rkeyserver.address import Address
 from rkeyserver.appraisal.policy import parse_policy
 from rkeyserver.clock import Clock
 from rkeyserver.errors import RkeyError
 from rkeyserver.exchange.standby import Asking
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.service.fetch import fetch_keyring
 
 ROUNDS = 2
 ASKERS = 3
 
 
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Machines]:
-    with machines_in(tmp_path) as made:
-        yield made
-
-
 def test_a_machine_gets_no_keyring_whose_policy_does_not_name_it(processes: Machines) -> None:
     host = processes("host")
-    own = SimulatedPlatform.open(host.processor, Clock())
-    stranger = SimulatedPlatform.open(host.folder / "stranger", Clock())
+    own = host.platform()
+    stranger = host.another("stranger")
     mine, its = (one.attester_identity().machine for one in (own, stranger))
     rules = host.folder / "policy.toml"
-    rules.write_text(policy_text(mine, its, mrsigner=own.mrsigner, isv_prod_id=own.isv_prod_id))
+    rules.write_text(
+        policy_text(
+            *(mine, its), admins=["alice"], mrsigner=own.mrsigner, platform=own.name, isv_prod_id=own.isv_prod_id
+        )
+    )
     running: Running = host.start("--policy", str(rules))
+    key = key_file(host.folder, "alice")
     got: list[tuple[bool, tuple[str, ...]]] = []
     refused: list[str] = []
     over = threading.Event()
@@ -49,7 +45,7 @@ def test_a_machine_gets_no_keyring_whose_policy_does_not_name_it(processes: Mach
     async def ask() -> None:
         asking = Asking(
             attester=stranger,
-            verifiers={"simulated": WatchedVerifier()},
+            verifiers=verifiers_of(stranger),
             policy=policy_of(own),
             clock=Clock(),
             random=secrets.token_bytes,
@@ -64,7 +60,7 @@ def test_a_machine_gets_no_keyring_whose_policy_does_not_name_it(processes: Mach
                 refused.append(str(error))
                 continue
             with contextlib.closing(received.keyring) as keyring:
-                named = parse_policy(keyring.header.policy).tables["simulated"].machines
+                named = parse_policy(keyring.header.policy).tables[own.name].machines
                 got.append((its in named, keyring.generation_ids))
 
     async def ask_all() -> None:
@@ -74,7 +70,7 @@ def test_a_machine_gets_no_keyring_whose_policy_does_not_name_it(processes: Mach
     thread.start()
     try:
         for action in ["remove", "admit"] * ROUNDS + ["remove"]:
-            words = ("policy", action, "--ops", host.ops, f"simulated {its}")
+            words = ("policy", action, "--ops", host.ops, f"{own.name} {its}", "--key", key)
             ended = rkeyserver(*words, cwd=host.folder)
             assert ended.status == 0, ended
     finally:

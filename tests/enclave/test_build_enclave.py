@@ -86,8 +86,10 @@ def test_built_again_with_other_admins(built: Built, gramine: Gramine, tmp_path:
     age = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
     recovery = tmp_path / "recovery.toml"
     recovery.write_text(f'[recovery]\nthreshold = 1\nrecipients = ["{age}"]\n')
-    said = again.build(f"RECOVERY={recovery}", "SEAL=mrenclave", ADMINS="/none", SEAL="mrsigner")
-    assert "policies by 1 of 2 admins, recovery by 1 of 1 recipients, records sealed to mrenclave:" in said
+    said = again.build(f"RECOVERY={recovery}", "SEAL=mrenclave", f"FORMER={FORMER}", ADMINS="/none", SEAL="mrsigner")
+    assert (
+        "policies by 1 of 2 admins, recovery by 1 of 1 recipients, records sealed to mrenclave, keys also from" in said
+    )
     assert again.measured().mrenclave != tree.measured().mrenclave
     assert again.measured().mrsigner == tree.measured().mrsigner
     before, after = tree.files(), again.files()
@@ -101,6 +103,10 @@ def test_built_again_with_other_admins(built: Built, gramine: Gramine, tmp_path:
     assert measured.admins.keys == [line("ada"), line("bob")]
     assert measured.recovery is not None
     assert measured.recovery.recipients == [age]
+    assert measured.former_signers == FORMER.split()
+
+
+FORMER = f"{'a1' * 32} {'b2' * 32}"
 
 
 # With what arguments, and the words that are said. `{tmp}` is a folder of the test's own, with the files below in it.
@@ -130,6 +136,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("recovery.toml", "line 3", "recovery.recipients[1]", "age1"),
     ),
     "admins as recovery": ((*ADMINS, "--recovery", "{tmp}/admins.toml"), ("admins.toml", "line 1", "admins")),
+    "a signer that is none": ((*ADMINS, "--former-signer", "A1" * 32), ("former_signers[1]", "64 lower-case hex")),
     "no key": (
         (*ADMINS, "--key", "{tmp}/none.pem"),
         ("none.pem", "gramine-sgx-gen-private-key", "never lies in the tree", "docs/operations/signing.md"),

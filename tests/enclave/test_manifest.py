@@ -22,7 +22,7 @@ TEMPLATE: Final = ROOT / "packaging" / "rkeyserver.manifest.template"
 
 # `{gramine}` is where Gramine's own files are. The reasons stand in the template.
 WANTED: Final[dict[str, Any]] = {
-    "loader.entrypoint": "file:{gramine}/libsysdb.so",
+    "loader.entrypoint.uri": "file:{gramine}/libsysdb.so",
     "loader.argv": ["/rkeyserver/bin/python3", "-I", "-S", "-B", "/rkeyserver/start.py"],
     "loader.log_level": "error",
     "loader.env.LD_LIBRARY_PATH": "/lib:/rkeyserver/lib/native",
@@ -80,6 +80,8 @@ def manifest(built: Built) -> dict[str, Any]:
 def test_every_key_that_there_is(built: Built, manifest: dict[str, Any]) -> None:
     found = dict(flat(manifest))
     del found["sgx.trusted_files"]
+    libos = built[0].gramine.package / "libsysdb.so"
+    assert found.pop("loader.entrypoint.sha256") == hashlib.sha256(libos.read_bytes()).hexdigest()
     wanted = json.dumps(WANTED).replace("{gramine}", str(built[0].gramine.package))
     assert found == json.loads(wanted) | LEFT_ALONE
 
@@ -141,6 +143,12 @@ def test_the_stand_in_refuses_a_key_that_gramine_does_not_know(key: str, manifes
     table, _, name = key.partition(".")
     with pytest.raises(SystemExit, match=f"extra keys not allowed: {key}"):
         check(manifest | {table: manifest.get(table, {}) | {name: True}})
+
+
+def test_the_stand_in_refuses_the_library_os_as_it_was_named_before_gramine_1_9(manifest: dict[str, Any]) -> None:
+    loader = manifest["loader"] | {"entrypoint": manifest["loader"]["entrypoint"]["uri"]}
+    with pytest.raises(SystemExit, match=r"expected a dictionary: loader\.entrypoint"):
+        check(manifest | {"loader": loader})
 
 
 def test_the_stand_in_fills_in_what_gramine_fills_in() -> None:

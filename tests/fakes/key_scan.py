@@ -23,6 +23,7 @@ from typing import Final
 from rkeyserver.clock import Clock
 from rkeyserver.keyring.derivation import KEY_SIZE, Purpose, derive_into
 from rkeyserver.keyring.sealed import open_keyring
+from rkeyserver.platforms.sgx.platform import KeyPolicy, SgxPlatform
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.platforms.simulated.processor import SEAL_KEY_SIZE
 from rkeyserver.sealing import record
@@ -58,12 +59,21 @@ def patterns(key: bytes) -> dict[bytes, str]:
     return found
 
 
+def machine_in(machine: Path) -> SimulatedPlatform | SgxPlatform:
+    """The machine of a folder: that of a simulated processor, or what stands in for /dev/attestation."""
+    if (machine / "attestation_type").exists():
+        from tests.sgx.machines import HereDevice  # noqa: PLC0415 - it needs FUSE, which simulated machines do not
+
+        return SgxPlatform.open(HereDevice(machine), KeyPolicy.MRSIGNER)
+    return SimulatedPlatform.open(machine, Clock())
+
+
 def keys(machine: Path, path: Path, labels: Sequence[str] = ()) -> Iterator[tuple[str, bytes]]:
     """What has to stay hidden: the keyring's keys, and the record key and the sealing key, which open it.
 
     labels: of applications, whose keys derived from the current root key are looked for as well.
     """
-    platform = SimulatedPlatform.open(machine, Clock())
+    platform = machine_in(machine)
     parsed = record.parse(path.read_bytes())
     keyring = open_keyring(parsed, platform)
     yield "domain secret", bytes(keyring._key(0))
@@ -79,7 +89,10 @@ def keys(machine: Path, path: Path, labels: Sequence[str] = ()) -> Iterator[tupl
     )
     yield "record key", bytes(opened)
     sealing = bytearray(SEAL_KEY_SIZE)
-    platform.processor.seal_key(platform.key_policy, platform.enclave, memoryview(sealing))
+    if isinstance(platform, SgxPlatform):
+        platform.device.seal_key(platform.key_policy, memoryview(sealing))
+    else:
+        platform.processor.seal_key(platform.key_policy, platform.enclave, memoryview(sealing))
     yield "sealing key", bytes(sealing)
 
 

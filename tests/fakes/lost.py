@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from rkeyserver.appraisal.change import PolicyChange
-from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_policy
 from rkeyserver.clock import Clock
 from rkeyserver.config import Config
@@ -20,8 +19,7 @@ from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.recovery import Checked, check_request, contribute
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
-from rkeyserver.platforms.simulated import anchor
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+from rkeyserver.platforms.interface import Platform
 from rkeyserver.sealing.record import parse
 from rkeyserver.sealing.recovery import Recovery
 from rkeyserver.service.audit import Audit
@@ -29,16 +27,13 @@ from rkeyserver.service.instance import Instance, Role, recipients_of
 from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.sharing_inline import InlineSharing
 from rkeyserver.service.verification import InlineVerifier
-from tests.fakes.machines import NOW, HostTime, machine
+from tests.fakes.flavours import VERIFY, machine_of, policy_of
+from tests.fakes.machines import NOW, HostTime
 from tests.fakes.recipients import Recipient, age, recovery_table
 from tests.fakes.store import MemoryKeystore
 
 MakePolicy = Callable[[Policy], Policy]
-VERIFIERS = {"simulated": InlineVerifier(anchor.verify)}
-
-
-def default_of(platform: SimulatedPlatform) -> Policy:
-    return default_policy("simulated", mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id)
+VERIFIERS = {name: InlineVerifier(verify) for name, verify in VERIFY.items()}
 
 
 @dataclass(frozen=True)
@@ -51,10 +46,15 @@ class Lost:
     root_key: bytes
     recipients: list[Recipient]
 
+    @property
+    def platform(self) -> str:
+        """The name of what its machine was."""
+        return parse(self.record).header.slot.platform
+
     @classmethod
     def of(
         cls,
-        platform: SimulatedPlatform,
+        platform: Platform,
         *,
         threshold: int = 2,
         recipients: list[Recipient] | None = None,
@@ -63,7 +63,7 @@ class Lost:
     ) -> Self:
         """What `platform` sealed before it was lost. keyring: another one than a new domain's."""
         recipients = recipients or [age() for _ in range(3)]
-        text = policy(default_of(platform)).text + recovery_table(threshold, recipients)
+        text = policy(policy_of(platform)).text + recovery_table(threshold, recipients)
         keyring = keyring or Keyring.mint(now=NOW, policy=text)
         table = parse_policy(text).recovery
         assert table is not None
@@ -86,7 +86,7 @@ class Recovering:
 
     folder: Path
     lost: Lost
-    platform: SimulatedPlatform = field(init=False)
+    platform: Platform = field(init=False)
     host: HostTime = field(default_factory=HostTime)
     store: MemoryKeystore = field(init=False)
     said: list[str] = field(default_factory=list)
@@ -98,11 +98,11 @@ class Recovering:
     def __post_init__(self) -> None:
         self.folder.mkdir()
         clock = Clock(self.host)
-        self.platform = machine(self.folder / "machine", clock, **self.differences)
+        self.platform = machine_of(self.lost.platform, self.folder / "machine", clock, **self.differences)
         self.store = MemoryKeystore(self.lost.record)
         granter = Granter(
             attester=self.platform,
-            verifiers=dict(VERIFIERS),
+            verifiers={self.platform.name: VERIFIERS[self.platform.name]},
             clock=clock,
             random=secrets.token_bytes,
             instance=secrets.token_bytes(16),
@@ -138,7 +138,7 @@ class Recovering:
         """What any honest recipient makes of its request."""
         honest: dict[str, Any] = {
             "domain": self.lost.domain,
-            "policy": default_of(self.platform),
+            "policy": policy_of(self.platform),
             "verifiers": VERIFIERS,
             "now": NOW,
         }

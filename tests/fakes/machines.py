@@ -34,6 +34,7 @@ NOW: Final = 1_780_000_000
 STATUSES: Final = tuple(tcb.LEVELS)
 OTHER_CODE: Final = b"another image than the one that runs"
 PRIVATE_ROOT_NAME: Final = "a private root of a test"
+UNKNOWN_ROOT_NAME: Final = "an unknown root of a test"
 
 
 @dataclass
@@ -82,16 +83,26 @@ def loaded(code: bytes = OTHER_CODE, **differences: Any) -> EnclaveIdentity:
     return load_signed(signed(code, **differences))
 
 
+def _authority(whose: str, root_name: str) -> Authority:
+    pki_keys = keys.PkiKeys(
+        root=keys.ec_key(f"{whose} root CA"),
+        pck_ca=keys.ec_key(f"{whose} PCK CA"),
+        tcb_signing=keys.ec_key(f"{whose} TCB signing"),
+    )
+    root = certificates.root(pki_keys.root, root_name).public_bytes(Encoding.DER)
+    return Authority(keys=pki_keys, root=root, root_name=root_name)
+
+
 @cache
 def private_authority() -> Authority:
     """Somebody's own authority: everything as the development one has it, but for the keys."""
-    pki_keys = keys.PkiKeys(
-        root=keys.ec_key("a private root CA"),
-        pck_ca=keys.ec_key("a private PCK CA"),
-        tcb_signing=keys.ec_key("a private TCB signing"),
-    )
-    root = certificates.root(pki_keys.root, PRIVATE_ROOT_NAME).public_bytes(Encoding.DER)
-    return Authority(keys=pki_keys, root=root, root_name=PRIVATE_ROOT_NAME)
+    return _authority("a private", PRIVATE_ROOT_NAME)
+
+
+@cache
+def unknown_authority() -> Authority:
+    """Another, which nothing here trusts: the private one is that of `sgx` where tests run on its stand-in."""
+    return _authority("an unknown", UNKNOWN_ROOT_NAME)
 
 
 def anchor_of(authority: Authority) -> TrustAnchor:

@@ -31,6 +31,7 @@ from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.attestation.sgx.model import Model
 from rkeyserver.attestation.sgx.parts import describe
 from rkeyserver.platforms.simulated import tcb
+from rkeyserver.platforms.simulated.pki import Authority, development_authority
 
 BASE: Final = "/sgx/certification/v4"
 SIMULATED: Final = Model(tcb.FMSPC.hex(), "processor")
@@ -195,23 +196,22 @@ def pccs(collateral: Collateral, tls: Tls | None, *, host: str = "127.0.0.1") ->
         thread.join()
 
 
-def with_number(collateral: Collateral, number: int) -> Collateral:
-    """The simulated authority's collateral with another evaluation number, signed anew: its keys are public."""
-    from rkeyserver.platforms.simulated.pki import development_authority  # noqa: PLC0415
+def with_number(collateral: Collateral, number: int, authority: Authority) -> Collateral:
+    """That authority's collateral with another evaluation number, signed anew."""
     from tests.fakes.machines import resigned  # noqa: PLC0415
 
     def change(document: dict[str, object]) -> None:
         document["tcbEvaluationDataNumber"] = number
 
-    return resigned(collateral, development_authority(), tcb_info=change, qe_identity=change)
+    return resigned(collateral, authority, tcb_info=change, qe_identity=change)
 
 
 @cache
-def issued_at(now: int, number: int = tcb.EVALUATION_DATA_NUMBER) -> Collateral:
-    """The simulated authority's collateral, issued at `now`."""
-    from rkeyserver.platforms.simulated.pki import development_authority  # noqa: PLC0415
-
-    return with_number(development_authority().collateral(now), number)
+def issued_at(
+    now: int, number: int = tcb.EVALUATION_DATA_NUMBER, authority: Callable[[], Authority] = development_authority
+) -> Collateral:
+    """An authority's collateral, issued at `now`; the simulated one's, if no other is named."""
+    return with_number(authority().collateral(now), number, authority())
 
 
 def number_of(encoded: bytes) -> int:

@@ -1,9 +1,9 @@
 """A process that changes the policy of a record, so that tests can kill it at each of its system calls.
 
-    policy_writer.py FOLDER
+    policy_writer.py FOLDER PLATFORM
 
 FOLDER has the keystore `store/rkey.bin`, its machine `machine` and a change `change.json`. It says that it waits, waits
-for SIGUSR1, applies the change as the owner's, and says so.
+for SIGUSR1, applies the change, and says so. On `sgx` its system calls are answered as in an enclave.
 """
 
 from __future__ import annotations
@@ -17,34 +17,27 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.clock import Clock
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.keystore.file import FileKeystore
-from rkeyserver.platforms.simulated import anchor
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.service.adopt import Opened, look
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Instance, Role
 from rkeyserver.service.sharing import ProcessSharing
-
-
-class _Inline:
-    """Verifies on the spot."""
-
-    async def verify(self, evidence: bytes, endorsements: bytes, expected_report_data: bytes, now: int) -> SgxClaims:
-        return anchor.verify(evidence, endorsements, expected_report_data, now)
+from rkeyserver.service.verification import InlineVerifier
+from tests.fakes.flavours import SGX, VERIFY, machine_of
+from tests.sgx.gramine_calls import answer_as_gramine
 
 
 @contextlib.contextmanager
-def opened_instance(folder: Path) -> Iterator[Instance]:
+def opened_instance(folder: Path, kind: str) -> Iterator[Instance]:
     """The primary of FOLDER, with its record open."""
     clock = Clock()
-    platform = SimulatedPlatform.open(folder / "machine", clock)
+    platform = machine_of(kind, folder / "machine", clock)
     granter = Granter(
         attester=platform,
-        verifiers={"simulated": _Inline()},
+        verifiers={kind: InlineVerifier(VERIFY[kind])},
         clock=clock,
         random=secrets.token_bytes,
         instance=secrets.token_bytes(16),
@@ -71,15 +64,17 @@ def opened_instance(folder: Path) -> Iterator[Instance]:
         yield instance
 
 
-def _main(folder: Path) -> None:
+def _main(folder: Path, kind: str) -> None:
     document = (folder / "change.json").read_bytes()
-    with opened_instance(folder) as instance:
+    if kind == SGX:
+        answer_as_gramine()
+    with opened_instance(folder, kind) as instance:
         os.write(1, b"waiting\n")
         signal.sigwait({signal.SIGUSR1})
-        done = asyncio.run(Authority(instance).apply(document, owner=True))
+        done = asyncio.run(Authority(instance).apply(document, owner=False))
         os.write(1, f"applied {done.change}\n".encode())
 
 
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    _main(Path(sys.argv[1]))
+    _main(Path(sys.argv[1]), sys.argv[2])

@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import IO, Any, ClassVar, Final, Self
 
 import httpx
 
@@ -154,7 +154,8 @@ class Running:
 
     def ready(self) -> Self:
         """Wait until it serves."""
-        assert self.notified() == "READY=1"
+        told = self.notified()
+        assert told == "READY=1", f"{told}:\n{self.out.text}{self.err.text}"
         return self
 
     def children(self) -> list[int]:
@@ -202,13 +203,18 @@ def wait_for_end_of(pid: int) -> None:
 class Machine:
     """A simulated machine: the folder of its processor, its keystore, and its two addresses.
 
-    A machine of another platform has other ones of the methods from program() to new_policy() (tests/sgx/machines.py).
+    chip: the folder of its processor, where that is another machine's too. platform_name, starts_processes: as its
+    platform has them.
+    A machine of another platform has other ones of the methods from program() to another() (tests/sgx/machines.py).
     """
 
     name: str
     folder: Path
     host: str = "127.0.0.1"
     ops_host: str = "127.0.0.1"
+    chip: Path | None = None
+    platform_name: ClassVar[str] = "simulated"
+    starts_processes: ClassVar[bool] = True
     started: list[Running] = field(default_factory=list, init=False)
     _held: list[socket.socket] = field(default_factory=list, init=False, repr=False)
 
@@ -241,7 +247,7 @@ class Machine:
     @property
     def processor(self) -> Path:
         """The --machine folder."""
-        return self.folder / "machine"
+        return self.chip or self.folder / "machine"
 
     @property
     def record(self) -> bytes:
@@ -255,10 +261,6 @@ class Machine:
     def kept(self) -> list[Path]:
         """The kept copies, by name."""
         return sorted(self.folder.glob("rkey.bin.kept.*"))
-
-    @property
-    def platform_name(self) -> str:
-        return self.platform().name
 
     def program(self) -> list[str]:
         """What is started."""
@@ -280,6 +282,14 @@ class Machine:
         """The policy of a domain that is made here without one."""
         own = self.platform()
         return default_policy(own.name, mrsigner=own.mrsigner, isv_prod_id=own.isv_prod_id)
+
+    def opener(self) -> Path:
+        """The folder by which whoever has the machine opens its record (tests.fakes.key_scan.machine_in)."""
+        return self.processor
+
+    def another(self, name: str) -> Platform:
+        """Another machine of the same platform, in this process: an attester as a peer's."""
+        return SimulatedPlatform.open(self.folder / name, Clock())
 
     def words(self) -> list[str]:
         """The options that make a process this machine's."""
@@ -305,7 +315,7 @@ class Machine:
 
     def command(self, *words: str, **env: str) -> Ended:
         """Run a command that serves nothing to its end, as on this machine; its words have to say which that is."""
-        return _command(self.program(), words, cwd=self.folder, env=self.environment(**env))
+        return finished([*self.program(), *words], cwd=self.folder, env=self.environment(**env))
 
     def status(self) -> dict[str, Any]:
         """What the running instance says of itself."""
@@ -332,8 +342,9 @@ class Machines:
     folder: Path
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
 
-    def __call__(self, name: str, *, host: str = "127.0.0.1") -> Machine:
-        machine = Machine(name, self.folder / name, host=host)
+    def __call__(self, name: str, *, host: str = "127.0.0.1", beside: Machine | None = None) -> Machine:
+        """A machine. beside: one whose processor it shares."""
+        machine = Machine(name, self.folder / name, host=host, chip=None if beside is None else beside.processor)
         self._stack.callback(machine.close)
         return machine
 
@@ -348,12 +359,13 @@ def machines_in(folder: Path) -> Iterator[Machines]:
 
 def rkeyserver(*words: str, cwd: Path, **env: str) -> Ended:
     """Run a command that serves nothing, like `inspect`, to its end."""
-    return _command(PROGRAM, words, cwd=cwd, env=environment(**env))
+    return finished([*PROGRAM, *words], cwd=cwd, env=environment(**env))
 
 
-def _command(program: Sequence[str], words: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Ended:
+def finished(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Ended:
+    """Run any command to its end."""
     done = subprocess.run(
-        [*program, *words],
+        command,
         cwd=cwd,
         env=env,
         capture_output=True,

@@ -1,13 +1,15 @@
-"""Admins whose keys come out of their names, and policies of simulated machines that they change."""
+"""Admins whose keys come out of their names, and policies that they change: of simulated machines, or others."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from rkeyserver.appraisal.change import PolicyChange, last_sequence, propose, public_line, sign
 from rkeyserver.keyring.keyring import KeyringHeader
@@ -32,8 +34,20 @@ def admins_table(names: Iterable[str], threshold: int = 1) -> str:
     return f"\n[admins]\nthreshold = {threshold}\nkeys = {quoted(lines)}\n"
 
 
+def key_file(folder: Path, name: str) -> str:
+    """The path of an admin's private key, which is written there."""
+    path = folder / f"{name}.key"
+    path.write_bytes(private_key(name).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    return str(path)
+
+
 def policy_text(
-    *machines: str, admins: Iterable[str] = (), threshold: int = 1, mrsigner: str = MRSIGNER, **changes: Any
+    *machines: str,
+    admins: Iterable[str] = (),
+    threshold: int = 1,
+    mrsigner: str = MRSIGNER,
+    platform: str = "simulated",
+    **changes: Any,
 ) -> str:
     """A policy that names these machines, none for "any"; changes: values of other keys, as TOML has them."""
     said = {
@@ -51,7 +65,7 @@ def policy_text(
         "smt": '"accept"',
     } | changes
     rows = "".join(f"{key} = {value}\n" for key, value in said.items())
-    return f"version = 1\n\n[simulated]\n{rows}" + (admins_table(admins, threshold) if admins else "")
+    return f"version = 1\n\n[{platform}]\n{rows}" + (admins_table(admins, threshold) if admins else "")
 
 
 def change_of(header: KeyringHeader, policy: str, *signers: str, **differences: Any) -> PolicyChange:

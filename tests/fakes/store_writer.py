@@ -5,6 +5,7 @@
     become:UID         drop root's rights (as another user: nothing to drop)
     umask:OCTAL
     limit:BYTES        no file may grow beyond this (RLIMIT_FSIZE)
+    gramine            from now on have system calls answered as inside an enclave
     wait               say so, then wait for SIGUSR1
     open  load  close
     replace:WORD:NAME  store record(WORD), keeping what it replaces as NAME (empty: not keeping it)
@@ -52,6 +53,10 @@ def _prepare(verb: str, argument: str) -> None:
         os.umask(int(argument, 8))
     elif verb == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(argument), int(argument)))
+    elif verb == "gramine":
+        from tests.sgx.gramine_calls import answer_as_gramine  # noqa: PLC0415 - the others do without
+
+        answer_as_gramine()
     elif verb == "wait":
         os.write(1, b"waiting\n")
         signal.sigwait({signal.SIGUSR1})

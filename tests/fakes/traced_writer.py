@@ -32,7 +32,7 @@ def writer_command(path: Path, *commands: str) -> list[str]:
 
 
 def writer_environment() -> dict[str, str]:
-    return {"PYTHONPATH": str(ROOT / "src"), "PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]}
+    return {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]}
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.processes import Machines, machines_in
+from tests.fakes.flavours import processes_in
+from tests.fakes.processes import Machines
 
 
 @pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Machines]:
-    with machines_in(tmp_path) as made:
+def machines(tmp_path: Path, platform: str) -> Iterator[Machines]:
+    with processes_in(platform, tmp_path) as made:
         yield made

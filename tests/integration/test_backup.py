@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 
-from tests.fakes.processes import PROGRAM, ROOT, Machine, Machines, Running, environment, key_proof
+import pytest
+from tests.fakes.processes import ROOT, Machine, Machines, Running, key_proof
 from tests.integration.test_hand_over import stored
 
 from rkeyserver.errors import EXIT_STATUS, Corrupt
@@ -20,14 +21,15 @@ def drill(machine: Machine, domain: str) -> Running:
     folder.mkdir(mode=0o700)
     shutil.copy2(machine.keystore, folder)
     (line,) = re.findall(r"^    rkeyserver (.* --machine DIR)$", PAGE, re.MULTILINE)
-    given = {"/var/lib/rkeyserver/drill": str(folder), "ID": domain, "DIR": str(machine.processor)}
-    for name, value in given.items():
+    for name, value in {"/var/lib/rkeyserver/drill": str(folder), "ID": domain}.items():
         line = line.replace(name, value)
-    running = Running([*PROGRAM, *line.split()], cwd=machine.folder, env=environment())
+    words = [*line.removesuffix(" --platform simulated --machine DIR").split(), *machine.platform_words()]
+    running = Running([*machine.program(), *words], cwd=machine.folder, env=machine.environment())
     machine.started.append(running)
     return running
 
 
+@pytest.mark.sgx_too
 def test_a_copy_taken_while_it_runs_is_tried_beside_it(machines: Machines) -> None:
     host = machines("host")
     host.start()
@@ -38,6 +40,7 @@ def test_a_copy_taken_while_it_runs_is_tried_beside_it(machines: Machines) -> No
     assert host.status()["domain"] == domain
 
 
+@pytest.mark.simulated_only("only a simulated processor can be copied")
 def test_a_copy_on_another_machine_does_not_open_and_with_the_simulated_one_it_does(machines: Machines) -> None:
     host, other = machines("host"), machines("other")
     host.start().stop()
@@ -80,7 +83,9 @@ def test_every_message_that_is_explained_is_one(machines: Machines) -> None:
     kept.write_bytes(record)
     said.append(machine.run().err)
     machine.keystore.write_bytes(record)
-    said.append(machine.run("--machine", str(machine.folder / "another")).err)
+    another = machines("another")
+    another.keystore.write_bytes(record)
+    said.append(another.run().err)
     text = "\n".join(said)
     rows = re.findall(r"^\| (`.*?) \|", PAGE[PAGE.index("## What a message") :], re.MULTILINE)
     quoted = [re.split(r"\.\.\. ?| A; this is machine B", one) for row in rows for one in re.findall("`(.*?)`", row)]

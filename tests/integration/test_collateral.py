@@ -14,6 +14,7 @@ import httpx
 import msgspec
 import pytest
 from tests.fakes import no_way_out
+from tests.fakes.flavours import AUTHORITY, SGX, processes_in
 from tests.fakes.pccs import SIMULATED, PccsStandIn, Reply, Tls, honest, issued_at, pccs
 from tests.fakes.processes import ROOT, Machine, Machines, key_proof, rkeyserver
 
@@ -22,21 +23,30 @@ from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.errors import EXIT_STATUS, Rejected, Unavailable
 from rkeyserver.platforms.simulated import tcb
 
-# What a process is started with where nobody issues it collateral.
-OFFLINE: dict[str, Any] = {
-    "under": (sys.executable, "-m", no_way_out.__name__),
-    "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
-}
 NUMBER = 21  # what the service has is a later one than what simulated machines issue themselves
 
 
-def an_hour_ago() -> Collateral:
-    return issued_at(int(time.time()) - 3600, NUMBER)
+def offline(machine: Machine) -> dict[str, Any]:
+    """What a process is started with where nobody issues it collateral. On sgx nobody does anyway."""
+    if machine.platform_name == "sgx":
+        return {}
+    return {"under": (sys.executable, "-m", no_way_out.__name__), "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+
+
+def issued(platform: str, ago: int) -> Collateral:
+    return issued_at(int(time.time()) - ago, NUMBER, AUTHORITY[platform])
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[PccsStandIn]:
-    with pccs(an_hour_ago(), Tls.make(tmp_path)) as running:
+def machines(tmp_path: Path, platform: str) -> Iterator[Machines]:
+    """Machines that begin without collateral."""
+    with processes_in(platform, tmp_path, **({"holds_collateral": False} if platform == SGX else {})) as made:
+        yield made
+
+
+@pytest.fixture
+def service(tmp_path: Path, platform: str) -> Iterator[PccsStandIn]:
+    with pccs(issued(platform, 3600), Tls.make(tmp_path)) as running:
         yield running
 
 
@@ -62,6 +72,7 @@ def down(_path: str, _reply: Reply) -> Reply:
 DAYS_LEFT = f'rkeyserver_collateral_days_left{{ca="processor",fmspc="{SIMULATED.fmspc}",own="true"}}'
 
 
+@pytest.mark.sgx_too
 def test_a_machine_without_a_way_out_lives_on_what_is_sent_along(machines: Machines, service: PccsStandIn) -> None:
     host, backup, third = machines("host"), machines("backup"), machines("third")
     running = host.start(*fetching(service))
@@ -77,7 +88,7 @@ def test_a_machine_without_a_way_out_lives_on_what_is_sent_along(machines: Machi
 
     # It has none, and nobody issues it any: its own evidence is verified by what the host holds, the host's by what
     # the host sends along.
-    first = backup.start("-i", host.address, **OFFLINE)
+    first = backup.start("-i", host.address, **offline(backup))
     assert key_proof(backup) == key_proof(host)
     (learned,) = backup.status()["collateral"]["held"]
     assert (learned["own"], learned["evaluation_number"], learned["source"]) == (True, NUMBER, "a peer")
@@ -87,8 +98,8 @@ def test_a_machine_without_a_way_out_lives_on_what_is_sent_along(machines: Machi
     service.change = down
     running.stop()
     first.stop()
-    backup.start(**OFFLINE)
-    third.start("-i", backup.address, **OFFLINE)
+    backup.start(**offline(backup))
+    third.start("-i", backup.address, **offline(third))
     assert key_proof(third) == key_proof(backup)
     assert third.status()["collateral"]["held"][0]["evaluation_number"] == NUMBER
 
@@ -101,7 +112,7 @@ def test_the_service_is_down_at_a_restart(machines: Machines, service: PccsStand
     service.change = down
     asked = len(service.asked)
     running = host.start(*fetching(service))
-    backup.start("-i", host.address, **OFFLINE)
+    backup.start("-i", host.address, **offline(backup))
     assert key_proof(backup) == key_proof(host)
     assert host.status()["collateral"]["held"][0]["source"] == service.url
     assert len(service.asked) == asked  # what is held is an hour old: nobody is asked before it is time
@@ -112,7 +123,7 @@ def test_the_service_is_down_at_a_restart(machines: Machines, service: PccsStand
     file_of(host).write_bytes(write_bundle([msgspec.structs.replace(entry, fetched=entry.fetched - 90_000)]))
     running = host.start(*fetching(service))
     running.err.wait_for("No new collateral; trying again in about 5 seconds. The PCCS .* answers 503")
-    assert third.run("-i", host.address, "--once", **OFFLINE).status == 0
+    assert third.run("-i", host.address, "--once", **offline(third)).status == 0
     assert "answers 503" in host.status()["collateral"]["last_error"]
     assert metrics(host)["rkeyserver_collateral_refresh_failing"] == 1
     said = rkeyserver("status", "--ops", host.ops, cwd=host.folder).out
@@ -122,19 +133,29 @@ def test_the_service_is_down_at_a_restart(machines: Machines, service: PccsStand
     assert "WARNING: the last fetch failed: The PCCS" in said
 
 
+def holds(machine: Machine, service: PccsStandIn, collateral: Collateral) -> None:
+    file_of(machine).write_bytes(write_bundle([Entry(SIMULATED.fmspc, SIMULATED.ca, service.url, 0, collateral)]))
+
+
 def holds_what_has_expired(machine: Machine, service: PccsStandIn) -> None:
-    old = issued_at(int(time.time()) - tcb.VALID_FOR - 3600, NUMBER)
-    file_of(machine).write_bytes(write_bundle([Entry(SIMULATED.fmspc, SIMULATED.ca, service.url, 0, old)]))
+    holds(machine, service, issued(machine.platform_name, tcb.VALID_FOR + 3600))
+
+
+def issues_its_own(machine: Machine, service: PccsStandIn) -> None:
+    """What a simulated machine does; on sgx it is given as much."""
+    if machine.platform_name == SGX:
+        holds(machine, service, issued_at(int(time.time()) - 7200, authority=AUTHORITY[SGX]))
 
 
 def test_what_has_expired_is_refused_by_name(machines: Machines, service: PccsStandIn) -> None:
     host, backup = machines("host"), machines("backup")
+    issues_its_own(host, service)
     host.start().stop()
     holds_what_has_expired(host, service)
     service.change = down
     running = host.start(*fetching(service), "--log-level", "debug")
     running.err.wait_for("The collateral of this machine expired at .*: it can hand over no key")
-    ended = backup.run("-i", host.address, "--once", "--wait", "0", **OFFLINE)
+    ended = backup.run("-i", host.address, "--once", "--wait", "0", **offline(backup))
     assert (ended.status, backup.keystore.exists()) == (EXIT_STATUS[Rejected], False)
     running.err.wait_for(r"Refused .*: collateral-expired\. No collateral was sent with the quote, .* expired at")
     assert host.status()["refused"] == {"collateral-expired": 1}
@@ -146,7 +167,7 @@ def test_what_has_expired_is_refused_by_name(machines: Machines, service: PccsSt
     # The service is back: nobody has to start anything again.
     service.change = honest
     running.err.wait_for("Fetched collateral")
-    assert backup.run("-i", host.address, "--once", **OFFLINE).status == 0
+    assert backup.run("-i", host.address, "--once", **offline(backup)).status == 0
 
 
 def test_no_domain_is_made_by_a_machine_that_could_hand_over_no_key(machines: Machines, service: PccsStandIn) -> None:
@@ -167,17 +188,20 @@ def test_no_domain_is_made_by_a_machine_that_could_hand_over_no_key(machines: Ma
 
 def test_a_peer_brings_what_a_host_lacks(machines: Machines, service: PccsStandIn) -> None:
     host, backup = machines("host"), machines("backup")
+    issues_its_own(host, service)
     host.start().stop()
     holds_what_has_expired(host, service)
-    host.start(**OFFLINE)
+    host.start(**offline(host))
+    issues_its_own(backup, service)
     assert backup.run("-i", host.address, "--once").status == 0
     assert host.status()["collateral"]["held"][0]["source"] == "a peer"
 
 
 def test_a_standby_waits_for_the_first_answer(machines: Machines, service: PccsStandIn) -> None:
     host, backup = machines("host"), machines("backup")
-    host.start()  # it issues its own, with a lower number
-    assert backup.run("-i", host.address, "--once", *fetching(service), **OFFLINE).status == 0
+    issues_its_own(host, service)  # with a lower number
+    host.start()
+    assert backup.run("-i", host.address, "--once", *fetching(service), **offline(backup)).status == 0
     (entry,) = read_bundle(file_of(backup).read_bytes())
     assert (entry.source, entry.collateral) == (service.url, service.collateral)
 
@@ -185,12 +209,10 @@ def test_a_standby_waits_for_the_first_answer(machines: Machines, service: PccsS
 def test_a_bundle_is_carried_to_a_machine_without_a_way_out(machines: Machines, service: PccsStandIn) -> None:
     host, backup, office = machines("host"), machines("backup"), machines("office")
     (office.folder / "quote").write_bytes(host.platform().evidence(bytes(64)))
-    fetched = rkeyserver(
-        *("collateral", "fetch", *fetching(service), "--quote", "quote", "-o", "bundle.json"), cwd=office.folder
-    )
+    fetched = office.command("collateral", "fetch", *fetching(service), "--quote", "quote", "-o", "bundle.json")
     assert (fetched.status, fetched.err) == (0, "")
-    host.start("--collateral", str(office.folder / "bundle.json"), **OFFLINE)
-    backup.start("-i", host.address, **OFFLINE)
+    host.start("--collateral", str(office.folder / "bundle.json"), **offline(host))
+    backup.start("-i", host.address, **offline(backup))
     assert key_proof(backup) == key_proof(host)
     (held,) = host.status()["collateral"]["held"]
     assert (held["source"], held["own"]) == (service.url, True)
@@ -224,6 +246,7 @@ def test_what_cannot_be_said(machines: Machines, words: list[str], says: str) ->
     assert not host.keystore.exists()
 
 
+@pytest.mark.simulated_only("on sgx there is no start without any of it")
 def test_without_any_of_it_nothing_is_held_and_nothing_written(machines: Machines) -> None:
     host, backup = machines("host"), machines("backup")
     host.start()

@@ -21,7 +21,10 @@ from rkeyserver.keystore.store import KEPT
 if TYPE_CHECKING:
     from pathlib import Path
 
-WRITE = ["wait", "open", "load", "replace:new:of-old", "close"]
+WRITE = {
+    "simulated": ["wait", "open", "load", "replace:new:of-old", "close"],
+    "sgx": ["gramine", "wait", "open", "load", "replace:new:of-old", "close"],
+}
 STALE = "rkey.bin.new~0123456789abcdef"
 NO_LINKS = "inject=?link,linkat:error=EPERM"
 SHARDS = 4
@@ -91,11 +94,13 @@ MODES = {
 }
 
 
+@pytest.mark.sgx_too("a replacement")
 @pytest.mark.parametrize("shard", range(SHARDS))
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
-def test_killed_at_every_system_call(tmp_path: Path, mode: Mode, shard: int) -> None:
+def test_killed_at_every_system_call(tmp_path: Path, platform: str, mode: Mode, shard: int) -> None:
+    write = WRITE[platform]
     whole = prepare(tmp_path / "whole", with_record=mode.with_record)
-    undisturbed = traced(whole, WRITE, list(mode.injections), tmp_path / "trace")
+    undisturbed = traced(whole, write, list(mode.injections), tmp_path / "trace")
     assert undisturbed.status == EXIT_OK, undisturbed.output
     points = undisturbed.points()
     assert len(points) > 30, "the trace misses system calls"
@@ -103,7 +108,7 @@ def test_killed_at_every_system_call(tmp_path: Path, mode: Mode, shard: int) -> 
     for number in range(shard, len(points), SHARDS):
         point = points[number]
         path = prepare(tmp_path / str(number), with_record=mode.with_record)
-        killed = traced(path, WRITE, mode.kill_at(point), tmp_path / "trace")
+        killed = traced(path, write, mode.kill_at(point), tmp_path / "trace")
         assert killed.status == -signal.SIGKILL, f"not killed at {point.line}"
         states.append(survey(path, copies=KEPT if mode.with_record else 0))
         shutil.rmtree(path.parent)
@@ -115,7 +120,7 @@ def test_killed_at_every_system_call(tmp_path: Path, mode: Mode, shard: int) -> 
 
 def test_durable_step_by_step(tmp_path: Path) -> None:
     path = prepare(tmp_path / "store")
-    done = traced(path, WRITE, [], tmp_path / "trace")
+    done = traced(path, WRITE["simulated"], [], tmp_path / "trace")
     points = done.points()
     order = [
         done.find(r"openat\(.*new~.*O_EXCL"),
@@ -147,6 +152,7 @@ class Failure:
 
 
 UNAVAILABLE, CORRUPT, MISUSE = EXIT_STATUS[Unavailable], EXIT_STATUS[Corrupt], EXIT_STATUS[Misuse]
+RENAME = r'rename(at2?)?\(.*new~.*/rkey\.bin"'  # over the record: a copy of it is renamed too
 FAILURES = {
     # opening
     "no space for the lock": Failure(r"openat\(.*\.lock", "ENOSPC", UNAVAILABLE, "old", "Free some space"),
@@ -178,9 +184,9 @@ FAILURES = {
     "link: EIO": Failure(r"link(at)?\(.*kept", "EIO", UNAVAILABLE, "old", "keep the old record"),
     "link: ENOSPC": Failure(r"link(at)?\(.*kept", "ENOSPC", UNAVAILABLE, "old", "Free some space"),
     "first fsync of the folder": Failure(r"fsync\(.*/store>", "EIO", UNAVAILABLE, "old", "old record is in place"),
-    "rename: EIO": Failure(r"rename(at2?)?\(.*new~", "EIO", UNAVAILABLE, "old", "rename the new record"),
-    "rename: EROFS": Failure(r"rename(at2?)?\(.*new~", "EROFS", UNAVAILABLE, "old", "writable"),
-    "rename: EBUSY": Failure(r"rename(at2?)?\(.*new~", "EBUSY", MISUSE, "old", "Mount a folder instead"),
+    "rename: EIO": Failure(RENAME, "EIO", UNAVAILABLE, "old", "rename the new record"),
+    "rename: EROFS": Failure(RENAME, "EROFS", UNAVAILABLE, "old", "writable"),
+    "rename: EBUSY": Failure(RENAME, "EBUSY", MISUSE, "old", "Mount a folder instead"),
     "second fsync of the folder": Failure(r"fsync\(.*/store>", "EIO", UNAVAILABLE, "new", "power failure", nth=2),
     # what has a new name, by that name
     "fsync of the kept copy": Failure(r"fsync\(.*kept", "EIO", UNAVAILABLE, "old", "old record is in place"),
@@ -199,9 +205,9 @@ FAILURES = {
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, platform: str) -> Run:
     folder = tmp_path_factory.mktemp("undisturbed")
-    return traced(prepare(folder / "store"), WRITE, [], folder / "trace")
+    return traced(prepare(folder / "store"), WRITE[platform], [], folder / "trace")
 
 
 def check(done: Run, failure: Failure, path: Path) -> None:
@@ -217,10 +223,10 @@ def check(done: Run, failure: Failure, path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES.keys())
-def test_a_failing_call(tmp_path: Path, undisturbed: Run, failure: Failure) -> None:
+def test_a_failing_call(tmp_path: Path, platform: str, undisturbed: Run, failure: Failure) -> None:
     path = prepare(tmp_path / "store")
     point = undisturbed.find(failure.call, failure.nth)
-    check(traced(path, WRITE, [point.inject(f"error={failure.error}")], tmp_path / "trace"), failure, path)
+    check(traced(path, WRITE[platform], [point.inject(f"error={failure.error}")], tmp_path / "trace"), failure, path)
 
 
 COPY_FAILURES = {
@@ -233,28 +239,28 @@ COPY_FAILURES = {
 
 
 @pytest.mark.parametrize("failure", COPY_FAILURES.values(), ids=COPY_FAILURES.keys())
-def test_a_failing_copy(tmp_path: Path, failure: Failure) -> None:
-    first = traced(prepare(tmp_path / "first"), WRITE, [NO_LINKS], tmp_path / "trace")
+def test_a_failing_copy(tmp_path: Path, platform: str, failure: Failure) -> None:
+    first = traced(prepare(tmp_path / "first"), WRITE[platform], [NO_LINKS], tmp_path / "trace")
     path = prepare(tmp_path / "store")
     point = first.find(failure.call, failure.nth)
-    done = traced(path, WRITE, [NO_LINKS, point.inject(f"error={failure.error}")], tmp_path / "trace")
+    done = traced(path, WRITE[platform], [NO_LINKS, point.inject(f"error={failure.error}")], tmp_path / "trace")
     check(done, failure, path)
     assert not (path.parent / "rkey.bin.kept.of-old").exists(), "half a copy under a kept name"
 
 
-def test_fsync_fails_and_so_does_the_cleaning_up(tmp_path: Path, undisturbed: Run) -> None:
+def test_fsync_fails_and_so_does_the_cleaning_up(tmp_path: Path, platform: str, undisturbed: Run) -> None:
     path = prepare(tmp_path / "store")
     injections = [undisturbed.find(r"fsync\(.*new~").inject("error=EIO"), "inject=?unlink,unlinkat:error=EIO"]
-    done = traced(path, WRITE, injections, tmp_path / "trace")
+    done = traced(path, WRITE[platform], injections, tmp_path / "trace")
     assert done.status == UNAVAILABLE
     assert "The next start will" in done.log
     assert survey(path, copies=KEPT) == "old"
 
 
-def test_a_read_that_ends_early_is_corrupt(tmp_path: Path, undisturbed: Run) -> None:
+def test_a_read_that_ends_early_is_corrupt(tmp_path: Path, platform: str, undisturbed: Run) -> None:
     path = prepare(tmp_path / "store")
     point = undisturbed.find(r"read\(.*rkey.bin>")
-    done = traced(path, WRITE, [point.inject("retval=0")], tmp_path / "trace")
+    done = traced(path, WRITE[platform], [point.inject("retval=0")], tmp_path / "trace")
     assert done.status == CORRUPT
     assert f"gave 0 bytes where {len(record('old'))} were wanted" in done.output[-1]
     assert survey(path, copies=KEPT) == "old"

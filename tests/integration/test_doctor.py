@@ -19,6 +19,7 @@ from rkeyserver.keyring.sealed import seal_keyring
 
 CORRUPT, MISUSE, REJECTED, UNAVAILABLE = (EXIT_STATUS[kind] for kind in (Corrupt, Misuse, Rejected, Unavailable))
 UPDATED = bytes([8]).ljust(16, b"\0")
+pytestmark = pytest.mark.simulated_only("the doctor changes nothing and hands over nothing")
 AGE = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
 
 

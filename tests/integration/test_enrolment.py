@@ -16,7 +16,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.fakes.machines import running
 from tests.fakes.processes import (
     DEADLINE,
     PROGRAM,
@@ -32,14 +31,9 @@ from tests.fakes.processes import (
 from tests.fakes.signing import policy_text
 
 from rkeyserver.errors import EXIT_STATUS, Misuse, Rejected, Unavailable
-from rkeyserver.platforms.simulated.image import EnclaveIdentity
 
 REFUSED, UNAVAILABLE, MISUSE = (EXIT_STATUS[kind] for kind in (Rejected, Unavailable, Misuse))
 NOBODY = 65534
-
-
-def signer() -> EnclaveIdentity:
-    return running()
 
 
 def identity(machine: Machine) -> str:
@@ -55,9 +49,10 @@ def ppid(machine: Machine) -> str:
 
 def policy(*machines: Machine, admins: str = "") -> str:
     """A policy that names these machines, whose software is what runs here."""
-    own = signer()
+    platform = machines[0].platform()
     named = [ppid(machine) for machine in machines]
-    return policy_text(*named, mrsigner=own.mrsigner.hex(), isv_prod_id=own.isv_prod_id) + admins
+    text = policy_text(*named, mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id, platform=platform.name)
+    return text + admins
 
 
 @dataclass(frozen=True)
@@ -153,7 +148,7 @@ def test_a_refused_machine_is_admitted_and_gets_the_key_within_seconds(
     assert done(told(standby, "show")) == done(told(host, "show"))
     waiting.stop()
     assert new.run("-i", standby.address, "--once").status == 0
-    refused = told(standby, "admit", f"simulated {'cd' * 16}", "--key", str(people[0].key))
+    refused = told(standby, "admit", f"{standby.platform_name} {'cd' * 16}", "--key", str(people[0].key))
     assert refused.status == MISUSE
     assert "is a standby; a policy is changed at the primary" in refused.err
 
@@ -177,7 +172,7 @@ def test_a_removed_machine_is_refused_and_keeps_only_what_it_held(
         machine.start("-i", host.address)
     (old,) = generations(host)
     said = done(told(host, "remove", identity(goes), "--key", str(people[0].key)))
-    assert f"Accepts less: [simulated] machines: machine {ppid(goes)} is no longer accepted." in said
+    assert f"Accepts less: [{host.platform_name}] machines: machine {ppid(goes)} is no longer accepted." in said
     found = generations(host)
     assert found[0] == old
     assert len(found) == 2
@@ -226,6 +221,7 @@ def test_two_of_three_sign_in_files_that_go_from_one_to_the_next(
     assert host.record == after
 
 
+@pytest.mark.sgx_too
 def test_documents_that_nobody_may_have_applied_leave_the_record_to_the_byte(
     machines: Machines, host: Machine, people: list[Admin]
 ) -> None:
@@ -260,6 +256,7 @@ def test_documents_that_nobody_may_have_applied_leave_the_record_to_the_byte(
 # Without admins
 
 
+@pytest.mark.simulated_only("the local socket: on sgx nobody on the host is the owner, and there is none")
 def test_without_admins_the_owner_alone_admits(machines: Machines, host: Machine) -> None:
     new = machines("new")
     host.start("--policy", written(host, "policy.toml", policy(host)))
@@ -299,6 +296,7 @@ def as_nobody(machine: Machine, *words: str) -> Ended:
     return Running([PROGRAM[0], "-c", script, *words], cwd=Path("/"), env=environment()).wait()
 
 
+@pytest.mark.simulated_only("the local socket: on sgx nobody on the host is the owner, and there is none")
 def test_a_socket_that_a_killed_instance_left_is_in_nobody_s_way(host: Machine) -> None:
     first = host.start()
     socket = Path(host.status()["socket"])
@@ -308,6 +306,7 @@ def test_a_socket_that_a_killed_instance_left_is_in_nobody_s_way(host: Machine) 
     assert Path(host.status()["socket"]) == socket
 
 
+@pytest.mark.simulated_only("the local socket: on sgx nobody on the host is the owner, and there is none")
 def test_a_keystore_in_a_deep_folder(machines: Machines) -> None:
     host, new = machines("h" * 120), machines("new")
     host.start("--policy", written(host, "policy.toml", policy(host)))
@@ -316,6 +315,7 @@ def test_a_keystore_in_a_deep_folder(machines: Machines) -> None:
     assert new.run("-i", host.address, "--once").status == 0
 
 
+@pytest.mark.simulated_only("the local socket: on sgx nobody on the host is the owner, and there is none")
 def test_something_else_where_the_socket_would_be(host: Machine) -> None:
     path = host.folder / "rkey.bin.socket"
     path.write_text("somebody's")
@@ -328,6 +328,7 @@ def test_something_else_where_the_socket_would_be(host: Machine) -> None:
     assert host.status()["socket"] == str(host.folder / "another")
 
 
+@pytest.mark.simulated_only("the local socket: on sgx nobody on the host is the owner, and there is none")
 @pytest.mark.parametrize("name", ["rkey.bin", "rkey.bin.lock", "rkey.bin.kept.1"])
 def test_the_socket_is_no_part_of_the_keystore(host: Machine, name: str) -> None:
     ended = host.run("--socket", str(host.folder / name))
@@ -403,11 +404,11 @@ def test_a_new_domain_whose_policy_leaves_its_own_machine_out_is_not_made(machin
     assert not host.keystore.exists()
 
 
-def test_a_primary_is_not_taken_off_its_own_list(machines: Machines, host: Machine) -> None:
+def test_a_primary_is_not_taken_off_its_own_list(machines: Machines, host: Machine, people: list[Admin]) -> None:
     other = machines("other")
-    host.start("--policy", written(host, "policy.toml", policy(host, other)))
+    host.start("--policy", written(host, "policy.toml", policy(host, other, admins=admins_table(people[:1], 1))))
     before = host.record
-    ended = told(host, "remove", identity(host))
+    ended = told(host, "remove", identity(host), "--key", str(people[0].key))
     assert ended.status == REFUSED
     assert "does not accept this very machine" in ended.err
     assert "make another one the primary first" in ended.err
@@ -449,9 +450,11 @@ def liar(domain: str) -> Iterator[tuple[int, list[str]]]:
         thread.join(DEADLINE)
 
 
-def test_hints_that_lie_cost_a_question_now_and_then_and_change_nothing(machines: Machines, host: Machine) -> None:
+def test_hints_that_lie_cost_a_question_now_and_then_and_change_nothing(
+    machines: Machines, host: Machine, people: list[Admin]
+) -> None:
     standby = machines("standby")
-    host.start()
+    host.start("--policy", written(host, "policy.toml", policy(host, standby, admins=admins_table(people[:1], 1))))
     domain = host.status()["domain"]
     with liar(domain) as (port, asked):
         running = standby.start("-i", host.address, "-i", f"127.0.0.1:{port}")
@@ -463,5 +466,7 @@ def test_hints_that_lie_cost_a_question_now_and_then_and_change_nothing(machines
         assert standby.audit() == lines
         assert running.out.text.count("Successfully received") == 1
         # Nobody else is believed the less.
-        done(told(host, "apply", written(host, "change.json", done(told(host, "propose")))))
+        change = written(host, "change.json", done(told(host, "propose")))
+        signed = done(rkeyserver("policy", "sign", change, "--key", str(people[0].key), cwd=host.folder))
+        done(told(host, "apply", written(host, "change.json", signed)))
         until(lambda: sequence(standby) == 2, "the standby follows")

@@ -10,18 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.fakes.processes import Ended, Running, environment
+from tests.fakes.processes import Ended, Machine, Machines, Running, environment
 
-SIMULATED = ("--platform", "simulated")
 HOST, BACKUP = "10.23.100.2", "10.23.100.1"
 HOST6, BACKUP6 = "fd00:10:23:100::2", "fd00:10:23:100::1"
 RECEIVED = re.compile(r"INFO \[\S+\(\d+\) -> \w+\]: Successfully received the DomainKey from deploy server\.\n")
@@ -45,6 +44,7 @@ class Place:
     holder: subprocess.Popen[str]
     folder: Path
     path: str
+    env: dict[str, str]
     started: list[Running] = field(default_factory=list)
 
     def enter(self) -> list[str]:
@@ -52,7 +52,7 @@ class Place:
         return ["nsenter", f"--target={self.holder.pid}", *user, "--net", "--mount", "--"]
 
     def begin(self, *command: str) -> Running:
-        running = Running([*self.enter(), *command], cwd=self.folder, env=environment(PATH=self.path))
+        running = Running([*self.enter(), *command], cwd=self.folder, env=self.env | {"PATH": self.path})
         self.started.append(running)
         return running
 
@@ -70,10 +70,16 @@ class Place:
 
 
 @contextlib.contextmanager
-def place(folder: Path, path: str, inside: Place | None = None) -> Iterator[Place]:
-    """A machine; `inside`: made in the name space of users of that one."""
+def place(machine: Machine, path: str, inside: Place | None = None) -> Iterator[Place]:
+    """The name spaces of a machine; `inside`: made in the name space of users of that one."""
+    folder = machine.folder
     etc = folder / "etc"
-    etc.mkdir(parents=True)
+    etc.mkdir()
+    program = folder / "bin" / "rkeyserver"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(machine.program())} "$@"\n')
+    program.chmod(0o755)
+    path = f"{program.parent}:{path}"
     command = ["unshare", "--net", "--mount", "sh", "-c", OWN_PLACES, "sh", str(etc)]
     if inside is None and os.geteuid() != 0:
         command.insert(1, "--map-root-user")
@@ -92,23 +98,27 @@ def place(folder: Path, path: str, inside: Place | None = None) -> Iterator[Plac
         try:
             if holder.stdout.readline() != "there\n":
                 pytest.fail(f"No name spaces for networks and mounts can be made here: {holder.stderr.read()}")
-            with contextlib.closing(Place(holder, folder, path)) as made:
+            with contextlib.closing(Place(holder, folder, path, machine.environment())) as made:
+                if (held := machine.folder / "rkey.bin.collateral.json").exists():
+                    assert made.run("cp", str(held), "/etc").status == 0
                 yield made
         finally:
             holder.kill()
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[tuple[Place, Place]]:
+def which(platform: str) -> list[str]:
+    """The options that say what platform this is."""
+    return ["--platform", platform]
+
+
+@pytest.fixture
+def network(machines: Machines) -> Iterator[tuple[Place, Place]]:
     """Host and backup, with a cable between them."""
-    (tmp_path / "bin").mkdir()
-    program = tmp_path / "bin" / "rkeyserver"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rkeyserver "$@"\n')
-    program.chmod(0o755)
-    path = f"{program.parent}:{os.defpath}:/usr/sbin:/sbin"
+    path = f"{os.defpath}:/usr/sbin:/sbin"
     if shutil.which("ip", path=path) is None or shutil.which("nsenter", path=path) is None:
         pytest.fail("ip (iproute2) and nsenter (util-linux) are needed: tools/install-test-tools installs them.")
-    with place(tmp_path / "host", path) as host, place(tmp_path / "backup", path, host) as backup:
+    with place(machines("host"), path) as host, place(machines("backup"), path, host) as backup:
         host.ip("link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", str(backup.holder.pid))
         for one, address, address6 in ((host, HOST, HOST6), (backup, BACKUP, BACKUP6)):
             one.ip("address", "add", f"{address}/24", "dev", "cable")
@@ -124,13 +134,14 @@ def shown(place: Place, name: str) -> list[str]:
     return re.findall(rf"^ *{name} +(\w+)$", ended.out, re.MULTILINE)
 
 
-def test_two_machines_with_the_commands_of_the_readme(network: tuple[Place, Place]) -> None:
+@pytest.mark.sgx_too
+def test_two_machines_with_the_commands_of_the_readme(network: tuple[Place, Place], which: list[str]) -> None:
     host, backup = network
     before = sorted(Path("/etc").glob("rkey.bin*"))
-    primary = host.begin("rkeyserver", *SIMULATED).ready()
+    primary = host.begin("rkeyserver", *which).ready()
     assert "Serving as primary on [::]:8888, 0.0.0.0:8888; operations on 127.0.0.1:9888." in primary.err.text
 
-    standby = backup.begin("rkeyserver", "-i", HOST, "-p", "8888", *SIMULATED).ready()
+    standby = backup.begin("rkeyserver", "-i", HOST, "-p", "8888", *which).ready()
     assert RECEIVED.fullmatch(standby.out.text)
     assert shown(backup, "domain") == shown(host, "domain")
     assert shown(backup, "generation") == shown(host, "generation")
@@ -143,7 +154,7 @@ def test_two_machines_with_the_commands_of_the_readme(network: tuple[Place, Plac
 
     # The port has a default, and IPv6 is as good; each time the file is there already.
     for words in (["-i", HOST], ["-i", f"[{HOST6}]:8888"], ["-i", HOST6]):
-        ended = backup.run("rkeyserver", *words, "--once", *SIMULATED)
+        ended = backup.run("rkeyserver", *words, "--once", *which)
         assert ended.status == 0, ended
         replaced, received = ended.out.splitlines(keepends=True)
         assert replaced == "file already exist, substitute by new file\n"
@@ -152,10 +163,10 @@ def test_two_machines_with_the_commands_of_the_readme(network: tuple[Place, Plac
     # The host is lost with its disk. The backup has the key, and gives it to the machine that takes its place.
     domain = shown(host, "domain")
     assert primary.kill().status == -signal.SIGKILL
-    assert host.run("sh", "-c", "rm -r /etc/rkey.bin* /var/lib/rkeyserver").status == 0
-    standby = backup.begin("rkeyserver", "-i", HOST, *SIMULATED).ready()
+    assert host.run("sh", "-c", "rm -rf /etc/rkey.bin* /var/lib/rkeyserver").status == 0
+    standby = backup.begin("rkeyserver", "-i", HOST, *which).ready()
     assert "No host gave the keyring; serving from the own record and asking on." in standby.err.text
-    ended = host.run("rkeyserver", "-i", BACKUP, "--once", *SIMULATED)
+    ended = host.run("rkeyserver", "-i", BACKUP, "--once", *which)
     assert ended.status == 0, ended
     assert RECEIVED.fullmatch(ended.out)
     assert shown(host, "domain") == domain
@@ -163,15 +174,17 @@ def test_two_machines_with_the_commands_of_the_readme(network: tuple[Place, Plac
     assert sorted(Path("/etc").glob("rkey.bin*")) == before, "nothing of this was on the machine itself"
 
 
-def test_a_host_that_swallows_everything_is_no_reason_not_to_serve(network: tuple[Place, Place]) -> None:
+def test_a_host_that_swallows_everything_is_no_reason_not_to_serve(
+    network: tuple[Place, Place], which: list[str]
+) -> None:
     """No answer, no refusal: packets vanish, as behind a firewall."""
     host, backup = network
-    primary = host.begin("rkeyserver", *SIMULATED).ready()
-    assert backup.run("rkeyserver", "-i", HOST, "--once", *SIMULATED).status == 0
+    primary = host.begin("rkeyserver", *which).ready()
+    assert backup.run("rkeyserver", "-i", HOST, "--once", *which).status == 0
     backup.ip("neighbour", "replace", HOST, "lladdr", "02:00:00:00:00:99", "dev", "cable", "nud", "permanent")
-    standby = backup.begin("rkeyserver", "-i", HOST, *SIMULATED).ready()
+    standby = backup.begin("rkeyserver", "-i", HOST, *which).ready()
     assert f"No answer from {HOST}:8888 ({HOST}:8888: no answer in time)." in standby.err.text
     standby.stop()
-    ended = backup.run("rkeyserver", "-i", HOST, "--wait", "1", "--keystore", "/etc/other.bin", *SIMULATED)
+    ended = backup.run("rkeyserver", "-i", HOST, "--wait", "1", "--keystore", "/etc/other.bin", *which)
     assert (ended.status, ended.out) == (4, "")
     primary.stop()

@@ -31,7 +31,7 @@ def scan(
     machine: Machine, *, processes: Sequence[int] = (), files: Sequence[Path] = (), labels: Sequence[str] = ()
 ) -> dict[str, Any]:
     """What of the keys in a machine's record, and of those labels, is where; in the name space of its processes."""
-    command = [sys.executable, "-m", key_scan.__name__, str(machine.processor), str(machine.keystore)]
+    command = [sys.executable, "-m", key_scan.__name__, str(machine.opener()), str(machine.keystore)]
     command += ["--processes", *map(str, processes), "--files", *map(str, files), "--labels", *labels]
     inside = (
         ["nsenter", "--user", "--preserve-credentials", f"--target={processes[0]}"] if processes and under() else []
@@ -101,7 +101,7 @@ def test_the_scanner_finds_what_is_planted(machines: Machines) -> None:
     machine = machines("machine")
     machine.start().stop()
     leak = machine.folder / "leak"
-    program = [*under(), sys.executable, "-c", PLANT, str(machine.processor), str(machine.keystore), str(leak)]
+    program = [*under(), sys.executable, "-c", PLANT, str(machine.opener()), str(machine.keystore), str(leak)]
     planter = Running(program, cwd=ROOT, env=environment())
     machine.started.append(planter)
     planter.out.wait_for("planted")
@@ -120,6 +120,15 @@ READABLE: dict[MemoryKind, Callable[[int], list[list[str]]]] = {
 }
 
 
+def readable(machine: Machine, pid: int) -> list[list[str]]:
+    """What of its keys root finds in the process that serves on a machine."""
+    if machine.platform_name == "sgx":
+        # Inside an enclave all memory is hidden, and the calls that would tell key memory from other do nothing: here
+        # it is seen in one place that has no name.
+        return [[f"process {pid}, anonymous", f"{name}, raw"] for name in ("domain secret", "root key")]
+    return READABLE[MemoryKind(machine.status()["key_memory"])](pid)
+
+
 def exercise(machines: Machines, kernel: Sequence[str]) -> tuple[Machine, list[Machine], list[Running]]:
     """Everything that handles a key or fails over one, at the chattiest level; host, all machines, what still runs."""
     as_there = [*under(), *kernel]
@@ -127,7 +136,7 @@ def exercise(machines: Machines, kernel: Sequence[str]) -> tuple[Machine, list[M
     first = host.start(*DEBUG, under=as_there)
     second = backup.start("-i", host.address, *DEBUG, under=as_there)
     for body in (b"", b"nonsense", bytes(1000)):
-        for path in ("/v1/hello", "/v1/hand-over"):
+        for path in ("/v1/hello", "/v1/hand-over", "/v1/release/hello", "/v1/release"):
             assert httpx.post(f"http://{host.address}{path}", content=body, trust_env=False).is_client_error
     for _ in range(2):
         assert third.run("-i", backup.address, "--once", *DEBUG, under=as_there).status == 0
@@ -151,22 +160,26 @@ def exercise(machines: Machines, kernel: Sequence[str]) -> tuple[Machine, list[M
     return host, [host, backup, third, other, thief], [first, second]
 
 
+@pytest.mark.sgx_too("this kernel")
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 def test_no_key_in_what_is_printed_or_stored_or_in_memory(machines: Machines, kernel: Sequence[str]) -> None:
     host, everyone, running = exercise(machines, kernel)
     for machine in everyone:
         for number, one in enumerate(machine.started):
             (machine.folder / f"printed.{number}").write_text(one.out.text + one.err.text)
-    files = [path for path in machines.folder.rglob("*") if path.is_file()]
+    # Not what only an enclave may read: its sealing keys are there.
+    files = [path for path in machines.folder.rglob("*") if path.is_file() and "attestation" not in path.parts]
     assert {"printed.0", "rkey.bin", "rkey.bin.audit.jsonl", "status.out"} <= {path.name for path in files}
     assert "DEBUG" in (host.folder / "printed.0").read_text()
     for machine, one in zip(everyone, running, strict=False):
         workers = one.children()
-        assert workers
+        assert bool(workers) == machine.starts_processes
         done = scan(machine, processes=[one.pid, *workers], files=files)
-        assert done["found"] == READABLE[MemoryKind(machine.status()["key_memory"])](one.pid)
-        # The keyring's page and that of the key behind the challenges, nothing left of any exchange.
-        assert done["key_memory"] == {str(one.pid): 2 * mmap.PAGESIZE} | {str(worker): 0 for worker in workers}
+        assert done["found"] == readable(machine, one.pid)
+        if machine.platform_name == "sgx":
+            continue
+        # The keyring's page, and those of the keys behind the challenges of each purpose; nothing left of any exchange.
+        assert done["key_memory"] == {str(one.pid): 3 * mmap.PAGESIZE} | {str(worker): 0 for worker in workers}
         assert done["looked"] > LEAST_MEMORY * (1 + len(workers))
 
 
@@ -174,9 +187,8 @@ def end_of(program: Sequence[str], number: signal.Signals, machine: Machine, *, 
     """Start a program that may dump cores of any size, end it by `number`; how the kernel says that it ended."""
 
     def begin() -> Running:
-        one = Running(
-            ["sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh", *program], cwd=machine.folder, env=environment()
-        )
+        limited = ["sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh", *program]
+        one = Running(limited, cwd=machine.folder, env=machine.environment())
         machine.started.append(one)
         return one
 
@@ -198,7 +210,7 @@ FATAL = [signal.SIGABRT, signal.SIGSEGV, signal.SIGQUIT]
 @pytest.mark.parametrize("number", FATAL)
 def test_no_core(machines: Machines, number: signal.Signals) -> None:
     machine = machines("machine")
-    program = [sys.executable, "-m", "rkeyserver", *machine.words()]
+    program = [*machine.program(), *machine.words()]
     assert end_of(program, number, machine, ready=True) == os.CLD_KILLED
     assert not list(machine.folder.glob("core*"))
 

@@ -16,12 +16,10 @@ import httpx
 import pytest
 from tests.fakes.processes import (
     DEADLINE,
-    PROGRAM,
     Ended,
     Machine,
     Machines,
     Running,
-    environment,
     reserve,
     rkeyserver,
 )
@@ -29,6 +27,7 @@ from tests.fakes.processes import (
 import rkeyserver as package
 from rkeyserver.config import Config
 from rkeyserver.errors import EXIT_STATUS, Unavailable
+from rkeyserver.platforms.simulated.tcb import CURRENT_CPU_SVN
 from rkeyserver.service.ops import is_own
 
 UNAVAILABLE = EXIT_STATUS[Unavailable]
@@ -46,10 +45,12 @@ def health(machine: Machine) -> tuple[int, Any]:
     return answer.status_code, answer.json()
 
 
+@pytest.mark.sgx_too
 def test_status_has_everything(machines: Machines) -> None:
     host, backup = machines("host"), machines("backup")
     host.start()
     backup.start("-i", host.address)
+    simulated = host.platform_name == "simulated"
     for machine, role, peer, handed in ((host, "primary", backup, 1), (backup, "standby", host, 0)):
         found = json.loads(ask(machine, "--json"))
         (generation,) = found.pop("generations")
@@ -63,24 +64,29 @@ def test_status_has_everything(machines: Machines) -> None:
         assert re.fullmatch(TIME, at)
         assert re.fullmatch("[0-9a-f]{32}", found.pop("domain"))
         assert re.fullmatch("[0-9a-f]{32}", found.pop("machine"))
-        assert found.pop("protects").startswith("Nothing: ")
+        assert found.pop("protects").startswith("Nothing: " if simulated else "Against the host ")
         assert found.pop("key_memory") in {"memfd_secret", "locked"}
-        assert isinstance(found.pop("key_memory_hidden"), bool)
-        assert found.pop("socket") == f"{machine.keystore}.socket"
+        assert found.pop("key_memory_hidden") in ({True, False} if simulated else {True})
+        assert found.pop("socket") == (f"{machine.keystore}.socket" if simulated else None)
+        collateral = found.pop("collateral")
+        assert collateral | {"held": []} == {"pccs": "", "last_success": None, "last_error": "", "held": []}
+        assert len(collateral["held"]) == (0 if simulated else 1)
+        versions = machine.platform().identity().versions
+        assert versions["cpu_svn"] == CURRENT_CPU_SVN.hex()
         assert found == {
             "version": package.__version__,
             "role": role,
             "epoch": 0,
             "sequence": 1,
-            "platform": "simulated",
-            "simulated": True,
+            "platform": host.platform_name,
+            "simulated": simulated,
             "hand_overs": handed,
+            "released": 0,
             "refused": {},
             "record_problem": "",
             "recovering": None,
             "provision": {"listening": [], "problem": "", "given": 0, "ca_generation": None, "ca_sha256": None},
-            "collateral": {"pccs": "", "last_success": None, "last_error": "", "held": []},
-            "slots": [{"type": "platform", "platform": "simulated", "policy": "mrsigner"}],
+            "slots": [{"type": "platform", "platform": host.platform_name, "policy": "mrsigner", "versions": versions}],
             "ways_back": {"record": 1, "hosts": 1 - handed, "recovery": 0},
             "ways_back_total": 2 - handed,
         }
@@ -91,7 +97,7 @@ def test_status_for_people_warns_of_the_last_way_back(machines: Machines) -> Non
     host.start()
     said = ask(host)
     assert "lost with this one or its record. Add a backup." in said
-    assert said.endswith("SIMULATED: nothing here is protected.\n")
+    assert said.endswith("SIMULATED: nothing here is protected.\n") == (host.platform_name == "simulated")
     assert backup.run("-i", host.address, "--once").status == 0
     # That the backup has stored it, only the backup can tell.
     assert "or its record. It was given to 1:" in ask(host)
@@ -212,7 +218,7 @@ def test_operations_are_on_the_loopback_alone_and_peers_everywhere(machines: Mac
     assert [str(address) for address in Config().listen] == [":8888"]
     host, backup = machines("host"), machines("backup")
     words = [":0" if word == host.address else word for word in host.words()]
-    running = Running([*PROGRAM, *words], cwd=host.folder, env=environment()).ready()
+    running = Running([*host.program(), *words], cwd=host.folder, env=host.environment()).ready()
     host.started.append(running)
     assert listening(running.pid) == {"0100007F", "00000000", "0" * 32}
     port = running.err.wait_for(r"Serving as primary on \[::\]:(\d+), 0\.0\.0\.0:\1;")[0][1]

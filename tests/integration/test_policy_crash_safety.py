@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.machines import running
+from tests.fakes.flavours import machine_of
 from tests.fakes.policy_writer import opened_instance
 from tests.fakes.processes import ROOT
 from tests.fakes.signing import HERE, PEER, change_of, policy_text
@@ -23,7 +23,6 @@ from rkeyserver.clock import Clock
 from rkeyserver.errors import EXIT_OK, Reason, Rejected
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.service.authority import Authority
 
 SHARDS = 2
@@ -34,35 +33,40 @@ class Before:
     """A machine with a domain, and a change that takes another machine off."""
 
     folder: Path
+    platform: str
     old: str
     new: str
 
     @classmethod
-    def made(cls, folder: Path) -> Before:
+    def made(cls, folder: Path, kind: str) -> Before:
         (folder / "store").mkdir(parents=True)
-        platform = SimulatedPlatform.open(folder / "machine", Clock())
-        own = running()
+        platform = machine_of(kind, folder / "machine", Clock())
         machine = platform.attester_identity().machine
-        said: dict[str, Any] = {"mrsigner": own.mrsigner.hex(), "isv_prod_id": own.isv_prod_id}
+        said: dict[str, Any] = {
+            "mrsigner": platform.mrsigner,
+            "isv_prod_id": platform.isv_prod_id,
+            "platform": kind,
+            "admins": ["alice"],
+        }
         old, new = policy_text(machine, PEER, HERE, **said), policy_text(machine, HERE, **said)
         with contextlib.closing(Keyring.mint(now=1, policy=old)) as keyring:
             (folder / "store" / "rkey.bin").write_bytes(seal_keyring(keyring, platform, now=1))
-            (folder / "change.json").write_text(change_of(keyring.header, new).text())
-        return cls(folder, old, new)
+            (folder / "change.json").write_text(change_of(keyring.header, new, "alice").text())
+        return cls(folder, kind, old, new)
 
     def copied(self, folder: Path) -> Before:
         shutil.copytree(self.folder, folder)
-        return Before(folder, self.old, self.new)
+        return Before(folder, self.platform, self.old, self.new)
 
     def run(self, *injections: str) -> Run:
         script = ROOT / "tests" / "fakes" / "policy_writer.py"
-        command = [sys.executable, "-P", "-B", str(script), str(self.folder)]  # beside it lies a platform.py
-        return traced_command(command, list(injections), self.folder / "trace")
+        command = [sys.executable, "-P", "-B", str(script)]  # beside it lies a platform.py
+        return traced_command([*command, str(self.folder), self.platform], list(injections), self.folder / "trace")
 
     def survey(self) -> str:
         """What is stored now; everything that must hold is checked, and the change is applied (again)."""
         document = (self.folder / "change.json").read_bytes()
-        with opened_instance(self.folder) as instance:
+        with opened_instance(self.folder, self.platform) as instance:
             assert instance.keyring is not None
             header = instance.keyring.header
             state = {self.old: "old", self.new: "new"}[header.policy]
@@ -71,10 +75,10 @@ class Before:
             if state == "new":
                 assert '"event":"policy","verdict":"accepted"' in lines, "in force, and not on record"
                 with pytest.raises(Rejected) as raised:
-                    asyncio.run(Authority(instance).apply(document, owner=True))
+                    asyncio.run(Authority(instance).apply(document, owner=False))
                 assert raised.value.reason is Reason.NOT_THE_NEXT_CHANGE
             else:
-                assert asyncio.run(Authority(instance).apply(document, owner=True)).change == 1
+                assert asyncio.run(Authority(instance).apply(document, owner=False)).change == 1
             assert [path for path in (self.folder / "store").iterdir() if ".new~" in path.name] == []
         return state
 
@@ -85,8 +89,8 @@ def points_of(run: Run) -> list[Point]:
 
 
 @pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory) -> Before:
-    return Before.made(tmp_path_factory.mktemp("policy") / "before")
+def before(tmp_path_factory: pytest.TempPathFactory, platform: str) -> Before:
+    return Before.made(tmp_path_factory.mktemp("policy") / "before", platform)
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))

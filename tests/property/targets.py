@@ -41,6 +41,8 @@ from tests.property.inputs import (
     records,
     recovery,
     recovery_secret,
+    release_policy,
+    releasing,
     requesting,
     rsa_line,
     share_documents,
@@ -49,6 +51,7 @@ from tests.property.inputs import (
     slots,
     ssh_private,
     verify,
+    wanting,
     written,
 )
 from tests.property.registry import Run, target, text_of
@@ -103,7 +106,7 @@ def hello_at_a_primary(data: bytes) -> bytes:
 
 def request_at_a_primary(data: bytes) -> object:
     granter = parties()[0]
-    granter._used._until.clear()  # else the genuine one would be taken only once
+    granter._challenges._used._until.clear()  # else the genuine one would be taken only once
     return asyncio.run(granter.prove(data, policy()))
 
 
@@ -137,6 +140,18 @@ def grant_at_a_standby(data: bytes) -> None:
     asyncio.run(requesting().granted(data)).keyring.close()
 
 
+def request_at_a_releaser(data: bytes) -> object:
+    releaser = releasing()[0]
+    releaser._challenges._used._until.clear()
+    return asyncio.run(releaser.prove(data, release_policy(), domain=id_of(SECRET)))
+
+
+def release_at_an_enclave(data: bytes) -> None:
+    asyncio.run(wanting().released(data)).close()
+
+
+target("release request at a server", message(messages.ReleaseRequest), request_at_a_releaser, Rejected)
+target("release at an enclave", message(messages.Release), release_at_an_enclave, Rejected, secrets=lambda: SECRETS)
 target("grant at a standby", message(messages.Grant), grant_at_a_standby, Rejected, secrets=lambda: SECRETS)
 target(
     "contribution at an instance",
@@ -382,9 +397,11 @@ target(
 HELD: Final = {"own": True, "days_left": 1.5, "fmspc": "f", "ca": "c", "issued": "i", "expires": "e", "source": "s"}
 STATUS: Final[dict[str, Any]] = {
     "role": "primary", "domain": "d", "epoch": 0, "sequence": 1, "platform": "simulated", "machine": "m",
-    "protects": "p", "key_memory": "k", "hand_overs": 1, "started": "s", "refused": {"a": 1}, "peers": {"m": "t"},
+    "protects": "p", "key_memory": "k", "hand_overs": 1, "released": 1, "started": "s", "refused": {"a": 1},
+    "peers": {"m": "t"},
     "generations": [{"id": "i", "state": "s", "created": "c"}], "recovering": None, "record_problem": "",
-    "slots": [{"type": "platform", "platform": "p", "policy": "q"}], "simulated": True, "ways_back_total": 1,
+    "slots": [{"type": "platform", "platform": "p", "policy": "q", "versions": {"v": "1"}}],
+    "simulated": True, "ways_back_total": 1,
     "ways_back": {"record": 1, "hosts": 0, "recovery": 0},
     "collateral": {
         "pccs": "https://pccs", "last_success": None, "last_error": "no answer",

@@ -15,7 +15,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
-from tests.fakes.machines import private_authority
+from tests.fakes.machines import private_authority, unknown_authority
 from tests.sgx.state import KEYS, QUOTE, USER_REPORT_DATA, State
 
 from rkeyserver.platforms.simulated.image import EnclaveIdentity
@@ -81,15 +81,17 @@ def seal_key(processor: Processor, enclave: EnclaveIdentity, policy: str) -> byt
 class Quoting:
     """The quoting enclaves of the chips that a device has quoted for, certified by the private authority."""
 
-    _made: dict[Processor, QuotingEnclave] = field(default_factory=dict)
+    _made: dict[tuple[Processor, bool], QuotingEnclave] = field(default_factory=dict)
 
     def quote(self, state: State, report_data: bytes) -> bytes:
         """A quote; what a lying host has in it instead, state says."""
         processor = open_processor(Path(state.quoted_on or state.processor))
-        if processor not in self._made:
-            self._made[processor] = QuotingEnclave(processor, private_authority().pck_chain(processor))
+        which = processor, state.unknown_root
+        if which not in self._made:
+            authority = unknown_authority() if state.unknown_root else private_authority()
+            self._made[which] = QuotingEnclave(processor, authority.pck_chain(processor))
         data = report_data if state.quoted_data is None else bytes.fromhex(state.quoted_data)
-        return self._made[processor].quote((state.quoted or state.enclave).identity, data)
+        return self._made[which].quote((state.quoted or state.enclave).identity, data)
 
 
 def contents(name: str, state: State, buffers: Buffers, quoting: Quoting) -> bytes:

@@ -15,7 +15,6 @@ not have.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import subprocess
 import sys
@@ -24,31 +23,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 from tests.fakes.admins import admins
 from tests.fakes.machines import anchor_of, private_authority, set_microcode
 from tests.fakes.pccs import SIMULATED
 from tests.fakes.processes import DEADLINE, ROOT, Machine, Machines, environment
+from tests.sgx import state
 from tests.sgx.device import MOUNTED
+from tests.sgx.here import SgxHere, machine_here
 from tests.sgx.program import Composition, open_to_any
 from tests.sgx.state import Enclave, Fault, State, read_state
 
 from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.policy import AdminsTable, Policy
 from rkeyserver.attestation.sgx.bundle import Entry, write_bundle
+from rkeyserver.clock import Clock
 from rkeyserver.platforms.sgx.device import Device
 from rkeyserver.platforms.sgx.platform import KeyPolicy, SgxPlatform
+from rkeyserver.platforms.simulated import tcb
 from rkeyserver.platforms.simulated.platform import BACKDATED
 from rkeyserver.platforms.simulated.processor import open_processor
 from rkeyserver.secret import copy_secret
 
+IMAGE: Final = state.IMAGE
 PATH: Final = f"{ROOT / 'src'}:{ROOT}"
-IMAGE: Final = Enclave(
-    mrenclave=hashlib.sha256(b"the image of a test").hexdigest(),
-    mrsigner=hashlib.sha256(b"its signer").hexdigest(),
-)
 ADMINS: Final = admins(1, ["ada"])
 
 
@@ -136,14 +136,16 @@ class Stand:
 
 @dataclass
 class SgxMachine(Machine):
-    """A machine with SGX and one image loaded on it. chip: the folder of its processor, where it is another's too."""
+    """A machine with SGX and one image loaded on it. holds_collateral: whether it begins with a file of it."""
 
-    chip: Path | None = None
+    platform_name: ClassVar[str] = "sgx"
+    starts_processes: ClassVar[bool] = False
     image: Enclave = IMAGE
     seal_to: str = "mrsigner"
     admins: AdminsTable = field(default_factory=lambda: ADMINS)
     recovery: str = ""
     judged_as_simulated: bool = False
+    holds_collateral: bool = True
     stand: Stand = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -162,7 +164,8 @@ class SgxMachine(Machine):
         )
         Path(given.measured).write_text(measured(self.seal_to, self.admins, self.recovery))
         self._composition.write_bytes(msgspec.json.encode(given))
-        self.collateral.write_bytes(collateral())
+        if self.holds_collateral:
+            self.collateral.write_bytes(collateral())
 
     @property
     def composition(self) -> str:
@@ -211,6 +214,14 @@ class SgxMachine(Machine):
         new = open_to_any(default_policy) if self.judged_as_simulated else default_policy
         return new(own.name, mrsigner=own.mrsigner, isv_prod_id=own.isv_prod_id, machine=own.machine)
 
+    def opener(self) -> Path:
+        """As Machine."""
+        return self.stand.ready()
+
+    def another(self, name: str) -> SgxHere:
+        """As Machine: with an image of this one's signer and product."""
+        return machine_here(self.folder / name, Clock(), enclave=lambda: self.image.identity)
+
     def load(self, **differences: Any) -> None:
         """Load another image in the place of this one; `differences` as Enclave has them.
 
@@ -222,6 +233,23 @@ class SgxMachine(Machine):
     def update_microcode(self, cpu_svn: bytes) -> None:
         """Change the chip's CPUSVN (16 bytes), for every image on it."""
         set_microcode(self.processor, cpu_svn)
+
+    def become(self, stranger: str) -> None:
+        """Be what tests.fakes.stranger calls by that name, as far as the machine is what differs."""
+        images: dict[str, dict[str, Any]] = {
+            "another signer": {"mrsigner": "ab" * 32},
+            "another product": {"isv_prod_id": 2},
+            "a lower version": {"isv_svn": 0},
+            "a debug enclave": {"debug": True},
+        }
+        if stranger in images:
+            self.load(**images[stranger])
+        elif stranger == "a TCB out of date":
+            open_processor(self.processor)
+            self.update_microcode(tcb.cpu_svn("OutOfDate"))
+        else:
+            assert stranger == "a root of its own"
+            self.stand.change(unknown_root=True)
 
     def fault(self, name: str, what: Fault) -> None:
         """Let something go wrong with one of the pseudo-files from now on."""
@@ -246,7 +274,7 @@ class SgxMachines(Machines):
     defaults: dict[str, Any] = field(default_factory=dict)
 
     def __call__(
-        self, name: str, *, host: str = "127.0.0.1", beside: SgxMachine | None = None, **differences: Any
+        self, name: str, *, host: str = "127.0.0.1", beside: Machine | None = None, **differences: Any
     ) -> SgxMachine:
         """A machine. beside: one whose chip it shares; differences: fields of SgxMachine, or of its image."""
         image = differences.pop("image", self.defaults.get("image", IMAGE))

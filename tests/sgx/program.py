@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -70,7 +70,13 @@ def compose(given: Composition) -> None:
 def open_to_any(closed: Callable[..., Policy]) -> Callable[..., Policy]:
     """A default policy like `closed`, but for any machine."""
 
-    def default_policy(platform: str, *, machine: str = "", **of_the_product: Any) -> Policy:  # noqa: ARG001 - any
+    def default_policy(
+        platform: str,
+        *,
+        machine: str = "",  # noqa: ARG001 - any
+        former_signers: Sequence[str] = (),  # noqa: ARG001 - its own signer is the only one there is
+        **of_the_product: Any,
+    ) -> Policy:
         text = closed(platform, machine=_SOME, **of_the_product).text
         only = f'machines = ["{_SOME}"]'
         assert text.count(only) == 1, text
@@ -102,8 +108,14 @@ def tell_the_test() -> None:
     notify.notify = tell
 
 
-if __name__ == "__main__":
-    compose(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Composition))
+def run(composition: str, words: list[str], otherwise: Callable[[], None] = lambda: None) -> int:
+    """The program, put together by the file `composition`. otherwise: what is changed in it after that."""
+    compose(msgspec.json.decode(Path(composition).read_bytes(), type=Composition))
+    otherwise()
     tell_the_test()
     answer_as_gramine()
-    sys.exit(main(sys.argv[2:]))
+    return main(words)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1], sys.argv[2:]))

@@ -5,6 +5,7 @@ It says which processor the machine has, which enclave is loaded on it, and what
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from pathlib import Path
 from typing import Final
@@ -57,6 +58,10 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int | None = None
 
 
+IMAGE: Final = Enclave(
+    mrenclave=hashlib.sha256(b"the image of a test").hexdigest(),
+    mrsigner=hashlib.sha256(b"its signer").hexdigest(),
+)
 NO_FAULT: Final = Fault()
 FAILS: Final = Fault(error="EACCES")  # as every failure behind the files of /dev/attestation
 
@@ -65,7 +70,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a machine is, and does. processor: the folder of the chip; faults: by the name of the file.
 
     What a lying host has in a quote instead: quoted, another enclave; quoted_on, the folder of another chip;
-    quoted_data, other report data (64 bytes, hex).
+    quoted_data, other report data (64 bytes, hex). unknown_root: whether a root that nothing trusts certifies its chip.
     """
 
     processor: str
@@ -75,6 +80,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quoted: Enclave | None = None
     quoted_on: str | None = None
     quoted_data: str | None = None
+    unknown_root: bool = False
 
     def write(self, folder: Path) -> None:
         """Put it into force, whole: the next open goes by it."""

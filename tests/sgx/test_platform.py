@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ from tests.fakes.machines import anchor_of, private_authority, set_microcode
 from tests.sgx.machines import IMAGE, HereDevice, Stand, collateral
 from tests.sgx.state import FAILS, Enclave, Fault, State
 
+from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.attestation.sgx import fields
 from rkeyserver.attestation.sgx.anchors import INTEL_SGX_ROOT
 from rkeyserver.attestation.sgx.bundle import read_bundle
 from rkeyserver.attestation.sgx.verify import SgxVerifier
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
+from rkeyserver.exchange.attested import appraise_self
 from rkeyserver.platforms import registry
 from rkeyserver.platforms.interface import Platform, VerifyFunction
 from rkeyserver.platforms.sgx.device import MAX_QUOTE, Device
@@ -26,6 +29,7 @@ from rkeyserver.platforms.sgx.platform import KeyPolicy, SgxPlatform
 from rkeyserver.platforms.simulated.processor import open_processor
 from rkeyserver.platforms.simulated.tcb import cpu_svn
 from rkeyserver.secret import SecretBytes, copy_secret
+from rkeyserver.service.verification import InlineVerifier
 
 DATA = bytes(range(64))
 NOT_THE_ENCLAVE: dict[str, dict[str, Any]] = {
@@ -91,7 +95,13 @@ def test_who_it_is_comes_from_its_own_report_and_where_from_the_quote(stand: Sta
     assert platform.attester_identity().platform == "sgx"
     identity = platform.identity()
     assert (identity.platform, identity.machine, identity.policy) == ("sgx", chip.ppid.hex(), "mrsigner")
-    assert identity.versions == {"cpu_svn": chip.cpu_svn.hex(), "isv_svn": "1", "config_svn": "0"}
+    assert identity.versions == {
+        "cpu_svn": chip.cpu_svn.hex(),
+        "isv_svn": "1",
+        "config_svn": "0",
+        "isv_prod_id": "1",
+        "mrsigner": IMAGE.mrsigner,
+    }
 
 
 def test_evidence_is_genuine_under_its_root_and_under_no_other(device: Device) -> None:
@@ -265,6 +275,39 @@ def test_a_quote_over_other_data_is_noticed_before_it_is_sent(stand: Stand, devi
     stand.change(quoted_data="00" * 64)
     with pytest.raises(Unavailable, match="does not fit what was asked"):
         platform.evidence(DATA)
+
+
+class WithCollateral(SgxPlatform):
+    """One that sends its collateral along."""
+
+    def endorsements(self) -> bytes:
+        (entry,) = read_bundle(collateral())
+        return entry.encoded
+
+
+@pytest.mark.parametrize("lies", [False, True], ids=["an honest host", "a host that lies once"])
+def test_a_first_quote_with_another_machines_name_gives_a_name_that_nobody_accepts(
+    stand: Stand, device: Device, tmp_path: Path, *, lies: bool
+) -> None:
+    """Nobody verifies that quote, so a host can make it up; each that counts is verified whole."""
+    other = open_processor(tmp_path / "another chip")
+    if lies:
+        stand.change(quoted_on=str(tmp_path / "another chip"))
+    platform = WithCollateral.open(device, KeyPolicy.MRSIGNER)
+    stand.change(quoted_on=None)
+    assert (platform.machine == other.ppid.hex()) is lies
+    policy = default_policy(
+        "sgx", mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id, machine=platform.machine
+    )
+    (entry,) = read_bundle(collateral())
+    verifiers = {"sgx": InlineVerifier(SgxVerifier("sgx", anchor_of(private_authority())))}
+    accepted = appraise_self(platform, dict(verifiers), policy, nonce=bytes(32), now=entry.fetched)
+    if not lies:
+        assert asyncio.run(accepted).claims.ppid == platform.machine
+        return
+    with pytest.raises(Rejected) as raised:
+        asyncio.run(accepted)
+    assert raised.value.reason is Reason.IDENTITY_CHANGED
 
 
 def test_a_quote_that_comes_later_is_waited_for(stand: Stand, device: Device) -> None:

@@ -91,6 +91,12 @@ UNOPENABLE: dict[str, tuple[Callable[[bytes], bytes], FakeSealer, str]] = {
     "another platform": (bytes, replace(HERE, platform="other"), "sealed on platform fake; this is other"),
     "after a microcode update": (bytes, HERE.updated(), "cpu_svn was 1, is 2"),
     "another sealing policy": (bytes, replace(HERE, policy="mrenclave"), "was sealed to mrsigner"),
+    "another sealing policy, and its own measurement": (
+        bytes,
+        replace(HERE, policy="mrenclave", versions={"cpu_svn": "2", "mrenclave": "e"}),
+        "sealed, it was sealed to mrsigner, this instance seals to mrenclave; cpu_svn was 1, is 2\\.",
+    ),
+    "another signer": (bytes, replace(HERE, versions={"cpu_svn": "1", "mrsigner": "5"}), "mrsigner was absent, is 5"),
     "relabelled as this machine": (
         lambda s: edited(s, lambda h: first_slot(h).update(machine="machine-b")),
         replace(HERE, machine="machine-b"),

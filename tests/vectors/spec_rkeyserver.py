@@ -59,6 +59,11 @@ MESSAGES: Final[dict[str, type[messages.Message]]] = {
     "recovery-request-claims": messages.RecoveryRequestClaims,
     "recovery-request": messages.RecoveryRequest,
     "recovery-contribution": messages.RecoveryContribution,
+    "wanted-key": messages.WantedKey,
+    "release-request-claims": messages.ReleaseRequestClaims,
+    "release-request": messages.ReleaseRequest,
+    "release-claims": messages.ReleaseClaims,
+    "release": messages.Release,
 }
 
 
@@ -108,6 +113,8 @@ def unhex(value: Any) -> Any:
         return bytes.fromhex(value["hex"])
     if isinstance(value, dict):
         return message_of(value)
+    if isinstance(value, list):
+        return [unhex(one) for one in value]
     return value
 
 

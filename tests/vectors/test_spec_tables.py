@@ -24,7 +24,7 @@ from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.errors import EXIT_STATUS, HTTP_STATUS, Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange import messages
 from rkeyserver.exchange.attested import Context
-from rkeyserver.exchange.primary import CHALLENGE_LIFE, MAX_REMEMBERED
+from rkeyserver.exchange.challenges import CHALLENGE_LIFE, MAX_REMEMBERED
 from rkeyserver.keyring import keyring
 from rkeyserver.keyring.derivation import Purpose
 from rkeyserver.platforms import sigstruct
@@ -98,7 +98,7 @@ def test_the_index_names_every_page_and_the_pages_every_vector_file() -> None:
 def test_routes() -> None:
     routes = [one for one in app.make_app(cast("Instance", None)).routes if isinstance(one, Route)]
     found = [((one.methods or set()) - {"HEAD"}, one.path) for one in routes]
-    rows = table("exchange.md", "Routes")
+    rows = [*table("exchange.md", "Routes"), *table("release.md", "Routes of a release")]
     assert found == [({method}, path) for method, path, *_ in rows]
     caps = {kind.__name__: str(most) for kind, most in messages.MAX_MESSAGE.items()}
     assert [(body, most) for *_, body, most, _answer in rows] == [
@@ -107,6 +107,8 @@ def test_routes() -> None:
         ("not read", "0"),
         ("not read", "0"),
         ("RecoveryContribution", str(app.MAX_CONTRIBUTION_BODY)),
+        ("Hello", caps["Hello"]),
+        ("ReleaseRequest", caps["ReleaseRequest"]),
     ]
 
 
@@ -154,7 +156,7 @@ def test_reasons() -> None:
 def test_only_reasons_are_named_as_reasons() -> None:
     """Every code in parentheses on the pages is one: `(`bad-mac`)`."""
     known = {str(reason) for reason in Reason} | {"Corrupt", "Misuse"}
-    for page in ("exchange.md", "record.md", "recovery.md", "keyring.md", "simulated.md", "callers.md"):
+    for page in ("exchange.md", "record.md", "recovery.md", "keyring.md", "simulated.md", "callers.md", "release.md"):
         for codes in re.findall(r"\((?:else )?((?:`[a-zA-Z-]+`(?:, )?)+)\)", (SPEC / page).read_text("utf-8")):
             assert set(re.findall("`([^`]+)`", codes)) <= known | {"unavailable"}, f"{page}: {codes}"
 
@@ -166,11 +168,21 @@ STRUCTS: Final = {
     "RecoveryShare": "share",
     "Generation": "generation",
     "AttestedMessage": "AttestedMessage",
+    "WantedKey": "WantedKey",
     "Signature": "signature",
     "AdminsTable": "admins",
 }
 SLOTS: Final = {"PlatformSlot", "RecoverySlot"}
 HEX: Final = {f"^[0-9a-f]{{{2 * size}}}\\Z": f"hex{size}" for size in (16, 32, 64)}
+
+
+def pattern_of(text: object) -> str:
+    kind = inspect.type_info(text)
+    assert isinstance(kind, inspect.StrType)
+    return kind.pattern or ""
+
+
+NAMED: Final = {pattern_of(policy.Label): "label", pattern_of(policy.GenerationName): "generation"}
 
 
 def span(least: int | None, most: int | None) -> str:
@@ -186,6 +198,8 @@ def text_form(kind: inspect.StrType) -> tuple[str, str]:
     if "a-z:" in pattern:
         assert (kind.min_length, kind.max_length) == (1, 128)
         return "text", "name"
+    if pattern in NAMED:
+        return "text", NAMED[pattern]
     return (HEX[pattern], "") if pattern in HEX else ("text", span(kind.min_length, kind.max_length))
 
 
@@ -225,9 +239,26 @@ def fields(struct: type[msgspec.Struct]) -> list[Row]:
     return [(one.encode_name, *form(one.type)) for one in info.fields]
 
 
-MESSAGES: Final[list[type[messages.Message]]] = [*messages.MAX_MESSAGE, messages.AttestedMessage]
+RELEASE: Final = {
+    messages.WantedKey,
+    messages.ReleaseRequestClaims,
+    messages.ReleaseRequest,
+    messages.ReleaseClaims,
+    messages.Release,
+}
+
+
+def page_of(kind: type[messages.Message]) -> str:
+    return "release.md" if kind in RELEASE else "exchange.md"
+
+
+MESSAGES: Final[list[type[messages.Message]]] = [
+    *messages.MAX_MESSAGE,
+    messages.AttestedMessage,
+    messages.WantedKey,
+]
 TABLES: Final[dict[str, tuple[type[msgspec.Struct], str, str, int]]] = {
-    **{kind.__name__: (kind, "exchange.md", kind.__name__, 0) for kind in MESSAGES},
+    **{kind.__name__: (kind, page_of(kind), kind.__name__, 0) for kind in MESSAGES},
     "record header": (record.Header, "record.md", "Bytes", 0),
     "keyring header": (keyring.KeyringHeader, "keyring.md", "Bytes", 0),
     "generation": (keyring.Generation, "keyring.md", "Bytes", 1),
@@ -266,7 +297,7 @@ def test_fields_of_a_recovery_share() -> None:
 
 
 def test_sizes_of_messages() -> None:
-    assert table("exchange.md", "Messages") == [
+    assert table("exchange.md", "Messages") + table("release.md", "Messages of a release") == [
         (kind.__name__, str(kind.__struct_config__.tag), str(most)) for kind, most in messages.MAX_MESSAGE.items()
     ]
 
@@ -418,7 +449,7 @@ def test_purposes_of_derived_keys() -> None:
 
 def test_the_checks_of_a_change_name_reasons() -> None:
     text = (SPEC / "policy.md").read_text("utf-8")
-    (checks,) = re.findall(r"^1\. .*?^7\. [^\n]*\n", text, re.MULTILINE | re.DOTALL)
+    (checks,) = re.findall(r"^1\. .*?^7\. [^\n]*\n", text[text.index("## Changes\n") :], re.MULTILINE | re.DOTALL)
     named = re.findall(r"\(`([a-zA-Z-]+)`\)", checks)
     kinds = {"Misuse", *map(str, Reason)}
     assert [name for name in named if name not in kinds] == []
@@ -443,6 +474,7 @@ def test_appraisal_has_a_row_for_every_rule() -> None:
 def test_errors_have_words_for_every_key() -> None:
     structs = (
         *(policy.PolicyDocument, policy.SgxPolicy, policy.Application, policy.ProvisionTable, policy.CallerEntry),
+        policy.EnclaveEntry,
         *(policy.AdminsTable, policy.RecoveryTable, Measured),
     )
     assert set(policy_errors.WANTED) == {name for one in structs for name in one.__struct_fields__}

@@ -2,7 +2,8 @@
 """Writes the test vectors of this folder: `PYTHONPATH=src:. python docs/spec/vectors/generate.py`.
 
 Inputs and randomness are given, so the same files come out. ECDSA signatures and KEM encapsulations have randomness of
-their own: what exchange.json, hpke.json and recovery.json have recorded of them is kept, unless --record asks for new.
+their own: what exchange.json, hpke.json, recovery.json and release.json have recorded of them is kept, unless --record
+asks for new.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tests.vectors.spec_writers import (
     ra_tls,
     record,
     recovery,
+    release,
     report_data,
     simulated,
 )
@@ -48,6 +50,7 @@ def contents(*, new: bool = False) -> dict[str, Json]:
         "policy.json": policy.content(),
         "change.json": change.content(),
         "exchange.json": exchange.content(record_anew=new),
+        "release.json": release.content(record_anew=new),
     }
 
 

@@ -10,7 +10,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rkeyserver.appraisal.policy import ANY_REST, CallerEntry, Policy
+from rkeyserver.appraisal.labels import names
+from rkeyserver.appraisal.policy import CallerEntry, Policy
 from rkeyserver.errors import Reason, Rejected
 
 
@@ -66,16 +67,10 @@ def check_permitted(caller: Caller, action: Action, label: str, policy: Policy) 
     if caller.own:
         return
     entries = [one for one in policy.callers if caller.is_that(one)]
-    if any(action in one.may and _names(one.labels, label) for one in entries):
+    if any(action in one.may and names(one.labels, label) for one in entries):
         return
     raise Rejected(
         Reason.NOT_PERMITTED,
         f"The policy does not let {caller} {action} for label {label!r}.",
         advice="An entry under [[callers]] would: `rkeyserver policy show` has the present ones.",
-    )
-
-
-def _names(patterns: list[str], label: str) -> bool:
-    return any(
-        label.startswith(one.removesuffix(ANY_REST)) if one.endswith(ANY_REST) else label == one for one in patterns
     )

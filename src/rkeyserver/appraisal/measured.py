@@ -1,6 +1,7 @@
 """What is measured into an enclave image beside its code: whose word counts in a domain that it makes or joins.
 
     seal_to = "mrsigner"      whose sealing key records are sealed with: "mrsigner" or "mrenclave"
+    former_signers = []       whose images beside its own signer's may hand it a keyring; may be left out
     [admins]                  as in a policy
     [recovery]                as in a policy; may be left out
 
@@ -11,23 +12,26 @@ from __future__ import annotations
 
 import json
 import tomllib
-from typing import Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from rkeyserver.appraisal.policy import AdminsTable, Policy, RecoveryTable, check_quorum, parse_policy
 from rkeyserver.appraisal.policy_errors import broken, check_depth, wrong_form
 from rkeyserver.errors import Misuse
+from rkeyserver.hex_types import Hex32
 
+MAX_SIGNERS: Final = 8
 _WHAT = "measured"
 
 
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """That file, read. recovery: None for domains without."""
+    """That file, read. recovery: None for domains without; former_signers: MRSIGNERs, hex."""
 
     seal_to: Literal["mrsigner", "mrenclave"]
     admins: AdminsTable
     recovery: RecoveryTable | None = None
+    former_signers: Annotated[list[Hex32], msgspec.Meta(max_length=MAX_SIGNERS)] = []
 
 
 def parse_measured(text: str) -> Measured:
@@ -52,10 +56,8 @@ def parse_measured(text: str) -> Measured:
 
 def measured_text(measured: Measured) -> str:
     """The file that has it: the same text for the same content, always."""
-    tables = _table("admins", measured.admins.threshold, "keys", measured.admins.keys)
-    if measured.recovery is not None:
-        tables += _table("recovery", measured.recovery.threshold, "recipients", measured.recovery.recipients)
-    return f"seal_to = {json.dumps(measured.seal_to)}\n{tables}"
+    signers = f"former_signers = {json.dumps(measured.former_signers)}\n" if measured.former_signers else ""
+    return f"seal_to = {json.dumps(measured.seal_to)}\n{signers}{_tables(measured)}"
 
 
 def first_policy(default: Policy, measured: Measured) -> Policy:
@@ -65,8 +67,14 @@ def first_policy(default: Policy, measured: Measured) -> Policy:
     """
     if default.admins is not None or default.recovery is not None:
         raise Misuse("The default policy names admins or recovery recipients beside those of the image.")
-    tables = measured_text(measured).partition("\n")[2]
-    return parse_policy(f"{default.text.rstrip()}\n{tables}")
+    return parse_policy(f"{default.text.rstrip()}\n{_tables(measured)}")
+
+
+def _tables(measured: Measured) -> str:
+    tables = _table("admins", measured.admins.threshold, "keys", measured.admins.keys)
+    if measured.recovery is not None:
+        tables += _table("recovery", measured.recovery.threshold, "recipients", measured.recovery.recipients)
+    return tables
 
 
 def _table(name: str, threshold: int, key: str, values: list[str]) -> str:

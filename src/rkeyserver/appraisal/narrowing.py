@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from rkeyserver.appraisal.ed25519_keys import bare
-from rkeyserver.appraisal.policy import ANY_REST, Application, CallerEntry, Policy, RecoveryTable, SgxPolicy
+from rkeyserver.appraisal.labels import covers
+from rkeyserver.appraisal.policy import Application, CallerEntry, EnclaveEntry, Policy, RecoveryTable, SgxPolicy
 
 _LISTS: Final = {
     "machines": "machine",
@@ -32,6 +33,7 @@ def narrows(old: Policy, new: Policy) -> list[str]:
             said += [f"[{name}] {sentence}" for sentence in _narrower(before, after)]
     said += _fewer_applications(old.applications, new.applications)
     said += _permits_less(_with_tokens(old), _with_tokens(new))
+    said += _fewer_enclaves(old.enclaves, new.enclaves)
     if old.recovery is not None:
         said += [f"[recovery] {sentence}" for sentence in _fewer_recipients(old.recovery, new.recovery)]
     return said
@@ -60,14 +62,9 @@ def _permits_less(old: Iterable[CallerEntry], new: Iterable[CallerEntry]) -> lis
         for entry in old
         for action in entry.may
         for label in entry.labels
-        if not _covers(permitted.get((_who(entry), action), ()), label)
+        if not covers(permitted.get((_who(entry), action), ()), label)
     )
     return list(lost)
-
-
-def _covers(patterns: Iterable[str], label: str) -> bool:
-    rest = label.removesuffix(ANY_REST)
-    return any(label == one or (one.endswith(ANY_REST) and rest.startswith(one[:-1])) for one in patterns)
 
 
 def _who(entry: CallerEntry) -> str:
@@ -97,6 +94,22 @@ def _fewer_applications(old: tuple[Application, ...], new: tuple[Application, ..
         else:
             said.append(f"[applications {one.label!r}]: gets no key any more.")
     return said
+
+
+def _fewer_enclaves(old: tuple[EnclaveEntry, ...], new: tuple[EnclaveEntry, ...]) -> list[str]:
+    # As an application: it keeps what it got. They have no names, so an entry stays where another accepts as much.
+    said = []
+    for number, one in enumerate(old, 1):
+        if not any(_accepts_as_much(other, one) for other in new):
+            labels = ", ".join(one.labels)
+            said.append(f"[enclaves] no entry accepts all that the entry {number} of before did, for {labels}.")
+    return said
+
+
+def _accepts_as_much(new: EnclaveEntry, old: EnclaveEntry) -> bool:
+    return (
+        not _narrower(old, new) and set(old.may) <= set(new.may) and all(covers(new.labels, one) for one in old.labels)
+    )
 
 
 def _narrower(old: SgxPolicy, new: SgxPolicy) -> list[str]:

@@ -16,6 +16,7 @@ import msgspec
 
 from rkeyserver.appraisal.ambiguity import same_enclave
 from rkeyserver.appraisal.ed25519_keys import BARE_KEY, anybody_signs, bare
+from rkeyserver.appraisal.labels import ANY_REST
 from rkeyserver.appraisal.policy_errors import WANTED, broken, check_depth, wrong, wrong_form
 from rkeyserver.appraisal.toml_lines import Path
 from rkeyserver.errors import Misuse
@@ -40,9 +41,9 @@ Switch = Literal["accept", "refuse"]
 
 MAX_APPLICATIONS: Final = 64
 MAX_CALLERS: Final = 64
+MAX_ENCLAVES: Final = 64
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 2)]  # the last one stands for nobody (chown(2))
 OVERFLOW_ID: Final = 65534
-ANY_REST: Final = "*"
 
 # Statuses by Intel's names. "Revoked" is not among them: no policy accepts it.
 TcbStatus = Literal[
@@ -109,6 +110,16 @@ class CallerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     labels: Annotated[list[Label], NotEmpty]
 
 
+class EnclaveEntry(SgxPolicy, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an enclave on another machine may do that proves what it is, and what is accepted of it, as of a platform.
+
+    may: what; labels: with which, as in CallerEntry.
+    """
+
+    may: Annotated[list[Literal["derive"]], NotEmpty]
+    labels: Annotated[list[Label], NotEmpty]
+
+
 class ProvisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How applications know this domain's servers. ca_generation: of the root key that the CA is derived from."""
 
@@ -144,6 +155,7 @@ class PolicyDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provision: ProvisionTable | None = None
     applications: Annotated[list[Application], msgspec.Meta(min_length=1, max_length=MAX_APPLICATIONS)] | None = None
     callers: Annotated[list[CallerEntry], msgspec.Meta(min_length=1, max_length=MAX_CALLERS)] | None = None
+    enclaves: Annotated[list[EnclaveEntry], msgspec.Meta(min_length=1, max_length=MAX_ENCLAVES)] | None = None
     admins: AdminsTable | None = None
     recovery: RecoveryTable | None = None
 
@@ -171,6 +183,7 @@ class Policy:
     admins: who may change it, None where its owner alone may. recovery: None for a domain without.
     applications: who gets a derived key; empty for a domain that gives none. ca_generation: as ProvisionTable has it.
     callers: who on this machine may do what; empty for its own user alone.
+    enclaves: which ones on other machines may do what; empty for none.
     """
 
     text: str
@@ -181,6 +194,7 @@ class Policy:
     applications: tuple[Application, ...] = ()
     ca_generation: GenerationName | None = None
     callers: tuple[CallerEntry, ...] = ()
+    enclaves: tuple[EnclaveEntry, ...] = ()
 
     def generations_named(self) -> set[str]:
         """Ids of the generations that it names, which the keyring has to have."""
@@ -223,8 +237,7 @@ def parse_policy(text: str) -> Policy:
     for name, table in tables.items():
         _check_table(text, (name,), table)
     _check_applications(text, document)
-    for index, one in enumerate(document.callers or ()):
-        _check_caller(text, index, one)
+    _check_callers(text, document)
     if document.admins is not None:
         check_quorum(text, "admins", "keys", document.admins.threshold, document.admins.keys)
     if document.recovery is not None:
@@ -237,6 +250,7 @@ def parse_policy(text: str) -> Policy:
         recovery=document.recovery,
         applications=tuple(document.applications or ()),
         callers=tuple(document.callers or ()),
+        enclaves=tuple(document.enclaves or ()),
         ca_generation=None if document.provision is None else document.provision.ca_generation,
     )
 
@@ -332,13 +346,19 @@ def _check_applications(text: str, document: PolicyDocument) -> None:
         raise wrong(text, ("applications", both[1]), says)
 
 
-def _check_caller(text: str, index: int, entry: CallerEntry) -> None:
-    path = ("callers", index)
+def _check_callers(text: str, document: PolicyDocument) -> None:
+    for index, one in enumerate(document.callers or ()):
+        _check_caller(text, ("callers", index), one)
+    for index, entry in enumerate(document.enclaves or ()):
+        _check_table(text, ("enclaves", index), entry)
+        _check_lists(text, ("enclaves", index), entry)
+
+
+def _check_caller(text: str, path: Path, entry: CallerEntry) -> None:
     said = [name for name in ("uid", "gid", "token_sha256") if getattr(entry, name) is not None]
     if len(said) != 1:
         raise wrong(text, path, f"it names {' and '.join(said) or 'nobody'}; wanted is uid, gid or token_sha256, one")
-    for key in ("may", "labels"):
-        _check_once(text, (*path, key), getattr(entry, key))
+    _check_lists(text, path, entry)
     if OVERFLOW_ID in {entry.uid, entry.gid}:
         says = f"{OVERFLOW_ID} is whoever the kernel has no number for (user_namespaces(7)), not one user: name another"
         raise wrong(text, (*path, said[0]), says)
@@ -346,6 +366,11 @@ def _check_caller(text: str, index: int, entry: CallerEntry) -> None:
         if ANY_REST in label[:-1]:
             says = f'{label!r} has a "*" before its end, where it stands for nothing'
             raise wrong(text, (*path, "labels", number), says)
+
+
+def _check_lists(text: str, path: Path, entry: CallerEntry | EnclaveEntry) -> None:
+    for key in ("may", "labels"):
+        _check_once(text, (*path, key), getattr(entry, key))
 
 
 def check_quorum(text: str, name: str, key: str, threshold: int, keys: list[str]) -> None:

@@ -15,8 +15,9 @@ from rkeyserver.clock import Clock
 from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, Config
 from rkeyserver.errors import one_line
 from rkeyserver.secret import harden_process
-from rkeyserver.service.compose import look_at_platform
-from rkeyserver.service.doctor import Examined, Heard, examine
+from rkeyserver.service.compose import look_at_machine
+from rkeyserver.service.doctor import Examined, examine
+from rkeyserver.service.doctor_ways import Heard
 from rkeyserver.service.fetch import fetch_claimed, fetch_hint
 from rkeyserver.service.finding import State
 
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--domain", metavar="ID", help="the domain that is wanted here")
     made.add_argument("--audit", metavar="PATH", help="the audit file (default: beside the keystore)")
     made.add_argument("--socket", metavar="PATH", help="the local socket (default: beside the keystore)")
+    made.add_argument("--collateral", metavar="FILE", help="the collateral that is held (default: beside the keystore)")
     made.add_argument("--ops", metavar="HOST:PORT", help=f"the operations listener (default {DEFAULT_OPS})")
     add_machine(made)
     made.add_argument("--json", action="store_true", help="print all of it as JSON")
@@ -62,7 +64,7 @@ def run_with(config: Config, *, as_json: bool) -> Said:
     examined = examine(
         config,
         Clock(),
-        look_at_platform,
+        look_at_machine,
         ask=lambda host, own: asyncio.run(_heard(host, own)),
         status=lambda: talk.get(str(config.ops), "/status", "status"),
     )

@@ -194,14 +194,17 @@ def run_contribute(
 def amended(file: Path, admit: str | None, policy: Path | None, keys: list[Path]) -> str:
     """The change for --change, made from the domain's policy as a recovering instance printed it.
 
-    Raises: Misuse if not exactly one of `admit` and `policy` is given, if one of the files is none, or if `file` itself
-    changes anything.
+    With neither `admit` nor `policy` the keys sign it as it is. Raises: Misuse if both are given, or nothing is; if one
+    of the files is none, or if `file` itself changes anything.
     """
     from rkeyserver.cli.admin_key import load_admin_key  # noqa: PLC0415 - of this command alone
     from rkeyserver.cli.policy_edit import admitted, parse_line, signing  # noqa: PLC0415 - late: what a start does not need
 
-    if (admit is None) == (policy is None):
-        raise Misuse("Nothing says what to change, or two things do.", advice="Give one of --admit and --policy.")
+    if (admit is None) == (policy is None) and not (admit is None and keys):
+        raise Misuse(
+            "Nothing says what to change, or two things do.",
+            advice="Give one of --admit and --policy, or --key alone to sign the policy as it is.",
+        )
     change = parse_change(files.read_text(file, MAX_POLICY_FILE, "change"))
     if change.replaces != digest(change.policy):
         # Whoever wrote it could have an admin sign any policy to take the place of the one in force.
@@ -209,10 +212,11 @@ def amended(file: Path, admit: str | None, policy: Path | None, keys: list[Path]
             f"{file} is not as an instance prints it: its policy is another one than it replaces.",
             advice="Nothing was signed. Take the very line that the recovering instance printed.",
         )
+    text = change.policy
     if policy is not None:
         text = _policy(policy).text
-    else:
-        text = admitted(parse_policy(change.policy), parse_line(admit or ""))
+    elif admit is not None:
+        text = admitted(parse_policy(change.policy), parse_line(admit))
     change = msgspec.structs.replace(change, policy=text, signatures=[])
     if keys:
         sys.stderr.write(signing(change))

@@ -55,7 +55,8 @@ def _warning(found: dict[str, Any]) -> str:
 def _slot(slot: dict[str, Any]) -> str:
     if slot["type"] == "recovery":
         return f"recovery, {slot['threshold']} of {len(slot['recipients'])}: {', '.join(slot['recipients'])}"
-    return f"{slot['platform']}, key {slot['policy']}"
+    versions = ", ".join(f"{name} {value}" for name, value in sorted(slot["versions"].items()))
+    return f"{slot['platform']}, key {slot['policy']} at {versions}"
 
 
 def _collateral(found: dict[str, Any]) -> list[str]:
@@ -110,6 +111,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"key memory   {found['key_memory']}",
         *(f"slot         {_slot(one)}" for one in found["slots"]),
         f"hand-overs   {found['hand_overs']} since {found['started']}",
+        *([f"releases     {found['released']} to enclaves elsewhere"] if found["released"] else []),
         *(f"refused      {count} for {reason}" for reason, count in sorted(found["refused"].items())),
         *(f"peer         {machine}, last {at}" for machine, at in found["peers"].items()),
         f"ways back    {found['ways_back_total']}: " + ", ".join(f"{name} {count}" for name, count in ways.items()),

@@ -253,13 +253,20 @@ def _recover(header: Header) -> str:
 
 
 def _versions(slot: PlatformSlot, here: SealingIdentity) -> str:
-    changed = [
-        f"{name} was {slot.versions.get(name, 'absent')}, is {here.versions.get(name, 'absent')}"
-        for name in sorted(slot.versions | here.versions)
-        if slot.versions.get(name) != here.versions.get(name)
-    ]
+    changed = [f"{name} was {was}, is {now}" for name, was, now in differences(slot, here)]
     if slot.policy != here.policy:
         changed.insert(0, f"it was sealed to {slot.policy}, this instance seals to {here.policy}")
     if changed:
         return "since it was sealed, " + "; ".join(changed)
     return "its slot was damaged, or the image that sealed it had another signer"
+
+
+def differences(slot: PlatformSlot, here: SealingIdentity) -> list[tuple[str, str, str]]:
+    """What the slot's key depends on, by its header, and is different here: (name, then, now), by name."""
+    # Of keys of two kinds each has a measurement that the other has not.
+    own = set() if slot.policy == here.policy else {slot.policy, here.policy}
+    return [
+        (name, slot.versions.get(name, "absent"), here.versions.get(name, "absent"))
+        for name in sorted((slot.versions | here.versions).keys() - own)
+        if slot.versions.get(name) != here.versions.get(name)
+    ]

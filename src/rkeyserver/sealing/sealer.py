@@ -13,7 +13,8 @@ class SealingIdentity:
     platform: the platform's registered name.
     machine: the name of this machine on that platform (for SGX the PPID, hex).
     policy: which identity the sealing key belongs to ("mrsigner" or "mrenclave" on SGX).
-    versions: the security versions the key depends on, by Intel's names, hex or decimal text.
+    versions: what else the key depends on, by Intel's names, hex or decimal text: security versions, and on SGX the
+    product id and the measurement that `policy` names.
     """
 
     platform: str

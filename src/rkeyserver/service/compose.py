@@ -26,6 +26,7 @@ from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.exchange.attested import Verifier
 from rkeyserver.exchange.primary import Granter
+from rkeyserver.exchange.releaser import Releaser
 from rkeyserver.exchange.standby import Asking
 from rkeyserver.keystore.file import FileKeystore
 from rkeyserver.platforms import registry
@@ -35,14 +36,16 @@ from rkeyserver.secret import MemoryKind, SecretBytes, harden_process
 from rkeyserver.service.adopt import Nothing, look
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.given import Given
-from rkeyserver.service.held import HeldCollateral
+from rkeyserver.service.held import held_for
 from rkeyserver.service.instance import Instance, Role, no_collateral
 from rkeyserver.service.join import Joiner, start_standby
 from rkeyserver.service.local_socket import local_socket
-from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOwnEndorsements
+from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOrWithout, WithOwnEndorsements
 from rkeyserver.service.provision import Provisioner
 from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.refresh import Refresher
+from rkeyserver.service.release import AttestedRelease
+from rkeyserver.service.seen import Seen
 from rkeyserver.service.serve import Afterwards, open_sockets, serve
 from rkeyserver.service.sharing import ProcessSharing
 from rkeyserver.service.sharing_inline import InlineSharing
@@ -65,12 +68,19 @@ def open_platform(config: Config, clock: Clock) -> Platform:
     return _platform(config, clock, looking=False)
 
 
-def look_at_platform(config: Config, clock: Clock) -> Platform:
-    """The same, to look at only: what is not there is not made, and nothing is changed.
+def look_at_machine(config: Config, clock: Clock) -> Seen:
+    """The same with what goes with it, to look at only: what is not there is not made, and nothing is changed.
 
-    Raises: as open_platform().
+    Raises: as open_platform(), and Misuse for what is not this platform's host's to say.
     """
-    return _platform(config, clock, looking=True)
+    name = _name(config)
+    given = Given.read(config, _measured()) if name == SGX else None
+    platform = _platform(config, clock, looking=True)
+    verifier = InlineVerifier(registry.load_verifier(name))
+    held = held_for(config, platform, clock, verifier.hold, keeps=False)
+    if held is not None:
+        held.load()
+    return Seen(platform, verifier, held, None if given is None else given.measured)
 
 
 def _platform(config: Config, clock: Clock, *, looking: bool) -> Platform:
@@ -201,6 +211,15 @@ def assemble(config: Config) -> Iterator[Parts]:
             attester=granting, verifiers=verifiers, clock=clock, random=secrets.token_bytes, instance=own_id
         )
         stack.callback(granter.close)
+        quotes = _quotes(platform, pool, refresher)
+        releaser = Releaser(
+            attester=granting,
+            verifiers={platform.name: WithOrWithout(verifiers[platform.name], quotes)},
+            clock=clock,
+            random=secrets.token_bytes,
+            instance=own_id,
+        )
+        stack.callback(releaser.close)
         instance = Instance(
             role=Role.STANDBY if config.hosts else Role.PRIMARY,
             platform=platform,
@@ -214,6 +233,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             collateral=no_collateral if refresher is None else refresher.status,
         )
         stack.callback(instance.close)
+        instance.releases = AttestedRelease(instance, releaser)
 
         def asking(policy: Policy, held: Held | None) -> Asking:
             return Asking(
@@ -233,7 +253,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             given,
             Recoverer(config, instance, secrets.token_bytes, given.admins, given.change, joining),
             refresher,
-            _quotes(platform, pool, refresher),
+            quotes,
         )
 
 
@@ -244,7 +264,8 @@ def _collateral(
 
     Raises: Misuse if its file is another one's, or the CA of the PCCS is none.
     """
-    if config.pccs is None and config.collateral is None and platform.endorsements():
+    held = held_for(config, platform, clock, pool.hold)
+    if held is None:
         return None
     path = config.collateral_path
     if store.owns(path) or path.absolute() == config.audit_path.absolute():
@@ -252,7 +273,6 @@ def _collateral(
             f"The collateral file {path} is the audit file, or part of the keystore {config.keystore}.",
             advice="Nothing was changed. Name another file with --collateral.",
         )
-    held = HeldCollateral(path, registry.load_anchor(platform.name), platform, clock, pool.hold)
     held.load()
     source = None
     if config.pccs is not None:

@@ -18,11 +18,13 @@ class State(StrEnum):
 class Topic(StrEnum):
     """What was looked at; docs/operations/doctor.md has a section for each."""
 
-    KEY_MEMORY = "key memory"
     RECORD = "record"
     CLOCK = "clock"
     MACHINE = "machine"
+    KEY_MEMORY = "key memory"
+    SEALED_TO = "sealed to"
     OPENS = "opens"
+    ADMINS = "admins"
     ACCEPTED = "accepted"
     COLLATERAL = "collateral"
     KEPT_COPIES = "kept copies"
@@ -31,6 +33,7 @@ class Topic(StrEnum):
     INSTANCE = "instance"
     PEER = "peer"
     RECOVERY = "recovery"
+    CHANGE = "change"
     WAYS_BACK = "ways back"
 
 

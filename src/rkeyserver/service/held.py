@@ -23,7 +23,10 @@ from rkeyserver.attestation.sgx.collateral import decode, fmspc
 from rkeyserver.attestation.sgx.model import Model, model_of
 from rkeyserver.attestation.sgx.parts import Described, check_signed, describe, in_force
 from rkeyserver.clock import DAY, Clock, utc
+from rkeyserver.config import Config
 from rkeyserver.errors import Reason, Rejected, Unavailable
+from rkeyserver.platforms.interface import Platform
+from rkeyserver.platforms.registry import load_anchor
 
 WARN_DAYS: Final = 7  # before collateral expires: by then it should have been fetched anew
 LEARN_SECONDS: Final = 60  # between two looks at what peers send of one model
@@ -31,15 +34,34 @@ FROM_PEER: Final = "a peer"
 log = logging.getLogger(__name__)
 
 
+def held_for(
+    config: Config,
+    platform: Platform,
+    clock: Clock,
+    changed: Callable[[tuple[bytes, ...]], None],
+    *,
+    keeps: bool = True,
+) -> HeldCollateral | None:
+    """What holds the collateral of an instance; None where the platform has its own and nobody named another source."""
+    if config.pccs is None and config.collateral is None and platform.endorsements():
+        return None
+    return HeldCollateral(config.collateral_path, load_anchor(platform.name), platform, clock, changed, keeps)
+
+
 @dataclass
 class HeldCollateral:
-    """Collateral by processor model. changed: is given all of it, encoded, whenever it changes."""
+    """Collateral by processor model. changed: is given all of it, encoded, whenever it changes.
+
+    keeps: whether the file may be changed. problem: why what is in the file was not taken, "" where it was.
+    """
 
     path: Path
     anchor: TrustAnchor
     attester: Attester
     clock: Clock
     changed: Callable[[tuple[bytes, ...]], None]
+    keeps: bool = True
+    problem: str = field(default="", init=False)
     entries: dict[Model, Entry] = field(default_factory=dict, init=False)
     _own: Model | None = field(default=None, init=False)
     _encoded: dict[Model, bytes] = field(default_factory=dict, init=False, repr=False)
@@ -54,21 +76,27 @@ class HeldCollateral:
         except FileNotFoundError:
             return
         except OSError as error:
-            log.warning("The collateral in %s cannot be read: %s.", self.path, error.strerror)
+            self._cannot(f"The collateral in {self.path} cannot be read: {error.strerror}.")
             return
         except Rejected as error:
-            log.warning("The collateral in %s cannot be used: %s %s", self.path, error, self._set_aside())
+            self._cannot(f"The collateral in {self.path} cannot be used: {error} {self._set_aside()}".rstrip())
             return
         for entry in entries:
             try:
                 check_signed(entry.collateral, self.anchor)
             except Rejected as error:
-                log.warning("The collateral for %s in %s is left out: %s", entry.model, self.path, error)
+                self._cannot(f"The collateral for {entry.model} in {self.path} is left out: {error}")
             else:
                 self._put(entry)
         self._tell()
 
+    def _cannot(self, why: str) -> None:
+        self.problem = why
+        log.warning("%s", why)
+
     def _set_aside(self) -> str:
+        if not self.keeps:
+            return ""
         aside = self.path.with_name(self.path.name + ".damaged")
         try:
             self.path.replace(aside)
@@ -160,6 +188,8 @@ class HeldCollateral:
         self.changed(tuple(self._encoded.values()))
 
     def _save(self) -> None:
+        if not self.keeps:
+            return
         try:
             files.replace(self.path, write_bundle(self.entries.values()))
         except OSError as error:

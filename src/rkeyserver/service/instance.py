@@ -69,6 +69,22 @@ class Recovering(Protocol):
         """
 
 
+class Releases(Protocol):
+    """What releases derived keys to enclaves elsewhere (service.release)."""
+
+    def challenge(self, hello: bytes) -> bytes:
+        """The challenge for a hello.
+
+        Raises: Rejected, Unavailable.
+        """
+
+    async def release(self, request: bytes, address: str) -> bytes:
+        """The keys for a request, once that is decided and recorded.
+
+        Raises: Rejected, Unavailable.
+        """
+
+
 class Provision(Protocol):
     """What gives applications their keys (service.provision)."""
 
@@ -113,6 +129,8 @@ class Instance:
     started: int = 0
     collateral: Callable[[], dict[str, Any]] = no_collateral
     provision: Provision | None = None
+    releases: Releases | None = None
+    released: int = 0
 
     def hold(self, keyring: Keyring) -> None:
         """Serve `keyring` from now on; the one before is erased."""
@@ -244,6 +262,7 @@ class Instance:
             "key_memory_hidden": self.platform.hides_memory or memory is MemoryKind.MEMFD_SECRET,
             "started": utc(self.started),
             "hand_overs": self.granted,
+            "released": self.released,
             "refused": dict(self.refused),
             "peers": {machine: utc(at) for machine, at in self.peers.items()},
             "record_problem": problem,
@@ -290,7 +309,7 @@ def check_recoverable(policy: Policy) -> None:
 
 def _slots(header: Header) -> list[dict[str, Any]]:
     return [
-        {"type": "platform", "platform": one.platform, "policy": one.policy}
+        {"type": "platform", "platform": one.platform, "policy": one.policy, "versions": one.versions}
         if isinstance(one, PlatformSlot)
         else {
             "type": "recovery",

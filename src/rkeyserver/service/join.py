@@ -73,7 +73,7 @@ class Joiner:
     def _asking(self, own: Own) -> Asking:
         if isinstance(own, Opened):
             return self.asking(parse_policy(own.keyring.header.policy), held_of(own.keyring))
-        return self.asking(self.given.policy or joiner_default(self.instance), None)
+        return self.asking(self.given.policy or joiner_default(self.instance, self.given), None)
 
     async def try_hosts(self, own: Own, first: Address | None = None) -> None:
         """Ask each host in order, `first` before the others; store and hold the first keyring that may be adopted.

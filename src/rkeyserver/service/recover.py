@@ -181,11 +181,24 @@ class Recoverer:
                 owner, now = self.instance.platform.trusts_host, self.instance.clock.now()
                 with contextlib.closing(keyring) as before:
                     keyring = changed(before, self.change, owner=owner, now=now)
-            check_succession(held_of(keyring), held=None, root=self.admins)
+            self._check_believed(keyring)
             return keyring, await self._judged(keyring, collected)
         except BaseException:  # whatever it is, the secret does not stay
             keyring.close()
             raise
+
+    def _check_believed(self, keyring: Keyring) -> None:
+        try:
+            check_succession(held_of(keyring), held=None, root=self.admins)
+        except Rejected as error:
+            # No machine is left at which a change could be proposed, and a domain's first policy is never signed.
+            self._say_what_to_change(keyring)
+            raise Rejected(
+                error.reason,
+                f"The record opens, but the domain's policy is not to be believed. {error.message}",
+                advice="Nothing was changed. Have the admins sign what was printed, by `rkeyserver recovery amend "
+                "--key`, and start again with --change.",
+            ) from error
 
     async def _judged(self, keyring: Keyring, collected: Collected) -> Line:
         policy = parse_policy(keyring.header.policy)

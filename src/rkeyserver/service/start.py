@@ -36,10 +36,15 @@ def domain_default(instance: Instance) -> Policy:
     )
 
 
-def joiner_default(instance: Instance) -> Policy:
+def joiner_default(instance: Instance, given: Given) -> Policy:
     """What this instance goes by to join a domain without being given a policy."""
     platform = instance.platform
-    return joining_policy(platform.name, mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id)
+    return joining_policy(
+        platform.name,
+        mrsigner=platform.mrsigner,
+        isv_prod_id=platform.isv_prod_id,
+        former_signers=() if given.measured is None else given.measured.former_signers,
+    )
 
 
 async def start_primary(config: Config, instance: Instance, own: Own, given: Given) -> None:

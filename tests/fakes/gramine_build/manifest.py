@@ -44,6 +44,7 @@ KEYS: Final = {
     },
 }
 REQUIRED: Final = (("fs", "mounts"), ("libos", "entrypoint"), ("loader", "entrypoint"))
+ENTRYPOINT: Final = {"uri", "sha256"}  # of the library OS; before 1.9 it was the URI alone
 FILLED_IN: Final[dict[str, Any]] = {
     "trusted_files": [],
     "max_threads": 4,
@@ -110,6 +111,9 @@ def check(manifest: dict[str, Any]) -> None:
     for table, key in REQUIRED:
         if key not in manifest.get(table, {}):
             sys.exit(f"ERROR: failed to validate manifest (after rendering): required key not provided: {table}.{key}")
+    entrypoint = manifest["loader"]["entrypoint"]
+    if not isinstance(entrypoint, dict) or not {"uri"} <= set(entrypoint) <= ENTRYPOINT:
+        sys.exit("ERROR: failed to validate manifest (after rendering): expected a dictionary: loader.entrypoint")
 
 
 def main(words: list[str]) -> None:

@@ -28,7 +28,7 @@ def main(application: str) -> None:
     if measure_enclave(text) != vouched.mrenclave:
         sys.exit("error: EINIT failed: the signature is for another enclave")
     manifest = tomllib.loads(text.decode())
-    for file in manifest["sgx"]["trusted_files"]:
+    for file in (manifest["loader"]["entrypoint"], *manifest["sgx"]["trusted_files"]):
         path = Path(file["uri"].removeprefix("file:"))
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != file["sha256"]:
             sys.exit(f"error: {path} is not as it was when the enclave was signed")

@@ -1,7 +1,8 @@
 """gramine-sgx-sign: hashes every trusted file into a manifest, measures that with the loader, and signs.
 
 The files are expanded as in Gramine's python/graminelibos/manifest.py: a URI that ends with a slash is a folder, taken
-with all below it in the order of the names, each file by a URI of its own with its SHA-256.
+with all below it in the order of the names, each file by a URI of its own with its SHA-256. The library OS has its own
+beside it.
 
 The measure is another: MRENCLAVE of Gramine is over pages of the manifest, of thread structures and stacks, and of the
 loader's segments at their places, in an enclave of the manifest's size (python/graminelibos/sgx_sign.py). Here it is
@@ -68,6 +69,8 @@ def main(words: list[str]) -> None:
 
     manifest = tomllib.loads(found.manifest.read_text(encoding="utf-8"))
     sgx = manifest["sgx"]
+    entrypoint = manifest["loader"]["entrypoint"]
+    ((_, entrypoint["sha256"]),) = expand(entrypoint["uri"])
     hashed = dict(file for one in sgx["trusted_files"] for file in expand(one["uri"]))
     sgx["trusted_files"] = [{"uri": uri, "sha256": digest} for uri, digest in hashed.items()]
     text = tomlkit.dumps(manifest).encode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tests.fakes.claims import NOW, claims_with
 from tests.fakes.recipients import age, recovery_table
@@ -20,7 +22,11 @@ RECOVERY = recovery_table(1, [age()])
 WHOLE = f'seal_to = "mrenclave"\n{ADMINS}{RECOVERY}'
 
 
-@pytest.mark.parametrize("text", [f'seal_to = "mrsigner"\n{ADMINS}', WHOLE], ids=["without recovery", "with recovery"])
+WITH_SIGNERS = f'seal_to = "mrsigner"\nformer_signers = ["{"0f" * 32}", "{SIGNER}"]\n{ADMINS}'
+READ = {"without recovery": f'seal_to = "mrsigner"\n{ADMINS}', "with recovery": WHOLE, "with signers": WITH_SIGNERS}
+
+
+@pytest.mark.parametrize("text", READ.values(), ids=READ)
 def test_what_is_written_is_what_is_read(text: str) -> None:
     measured = parse_measured(text)
     written = measured_text(measured)
@@ -33,6 +39,14 @@ WRONG: dict[str, tuple[str, str]] = {
     "no admins": ('seal_to = "mrsigner"\n', "admins"),
     "no key policy": (ADMINS, "seal_to"),
     "another key policy": (f'seal_to = "any"\n{ADMINS}', 'wanted is "mrsigner" or "mrenclave"'),
+    "a signer that is none": (
+        f'seal_to = "mrsigner"\nformer_signers = ["any"]\n{ADMINS}',
+        'former_signers[1]: found "any"',
+    ),
+    "signers without end": (
+        f'seal_to = "mrsigner"\nformer_signers = {json.dumps(["0f" * 32] * 9)}\n{ADMINS}',
+        "former_signers: found a list",
+    ),
     "a policy's rule": (f'seal_to = "mrsigner"\nmachines = "any"\n{ADMINS}', "machines: there is no such key"),
     "a platform": (f'seal_to = "mrsigner"\n{ADMINS}\n[sgx]\n', "sgx: there is no such key"),
     "no TOML": ("seal_to", "line 1"),
@@ -94,6 +108,21 @@ ANY_MACHINE = claims_with(ppid="c3" * 16, mrsigner=SIGNER, isv_prod_id=PRODUCT, 
 def test_a_joiner_goes_by_signer_and_product_until_it_has_a_policy() -> None:
     policy = joining_policy("sgx", mrsigner=SIGNER, isv_prod_id=PRODUCT)
     assert appraise(ANY_MACHINE, policy, now=NOW).claims == ANY_MACHINE
+
+
+def test_a_joiner_that_is_signed_anew_goes_by_its_former_signers_too() -> None:
+    former = parse_measured(WITH_SIGNERS).former_signers
+    policy = joining_policy("sgx", mrsigner="c9" * 32, isv_prod_id=PRODUCT, former_signers=former)
+    assert appraise(ANY_MACHINE, policy, now=NOW).claims == ANY_MACHINE
+    assert policy.tables["sgx"].mrsigner == ["c9" * 32, *former]
+    own = joining_policy("sgx", mrsigner=SIGNER, isv_prod_id=PRODUCT, former_signers=[SIGNER])
+    assert own.tables["sgx"].mrsigner == [SIGNER]
+
+
+def test_former_signers_are_no_part_of_a_new_domain_s_policy() -> None:
+    default = default_policy("sgx", mrsigner=SIGNER, isv_prod_id=PRODUCT, machine=MACHINE)
+    with_signers, without = parse_measured(WITH_SIGNERS), parse_measured(READ["without recovery"])
+    assert first_policy(default, with_signers) == first_policy(default, without)
 
 
 NOT_BY_A_JOINER: dict[str, tuple[dict[str, object], Reason]] = {

@@ -142,6 +142,14 @@ def test_a_whole_policy_takes_its_place_signed(
     assert "# another" in capsys.readouterr().err, "who signs sees what"
 
 
+def test_admins_sign_a_policy_as_it_is(printed: Path, tmp_path: Path) -> None:
+    (tmp_path / "admin").write_bytes(ADMIN.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    change = parse_change(amended(printed, None, None, [tmp_path / "admin"]))
+    public = ADMIN.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    assert signers(change, AdminsTable(threshold=1, keys=[public])) == [public]
+    assert change.policy == POLICY
+
+
 WRONG: dict[str, tuple[str | None, str | None, str]] = {
     "nothing to change": (None, None, "Give one of"),
     "two things to change": ("simulated 00", "policy", "Give one of"),

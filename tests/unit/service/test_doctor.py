@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.admins import admins, change
 from tests.fakes.keyrings import OTHER_SECRET, SECRET, id_of, keyring_of
 from tests.fakes.machines import NOW, HostTime, machine, set_microcode
 from tests.fakes.platform import FakePlatform
@@ -19,28 +21,43 @@ from tests.fakes.processes import ROOT
 from tests.fakes.sealer import FakeSealer
 
 from rkeyserver.address import Address
+from rkeyserver.appraisal.change import appended
 from rkeyserver.appraisal.defaults import default_policy
+from rkeyserver.appraisal.measured import Measured
+from rkeyserver.appraisal.policy import parse_policy, with_admins
 from rkeyserver.attestation.evidence import Identity
+from rkeyserver.attestation.sgx.bundle import Entry, write_bundle
+from rkeyserver.attestation.sgx.collateral import decode
+from rkeyserver.attestation.sgx.model import model_of
 from rkeyserver.clock import DAY, Clock
 from rkeyserver.config import Config
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Rejected, RkeyError, Unavailable
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.platforms.interface import Platform
+from rkeyserver.platforms.registry import load_verifier
+from rkeyserver.platforms.simulated.anchor import SIMULATED_ROOT
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+from rkeyserver.platforms.simulated.processor import KeyPolicy
 from rkeyserver.platforms.simulated.tcb import VALID_FOR
 from rkeyserver.sealing.recovery import Recovery
 from rkeyserver.secret import MemoryKind, SecretBytes
 from rkeyserver.service import surroundings
-from rkeyserver.service.doctor import NO_WAY_BACK, Examined, Heard, examine
+from rkeyserver.service.doctor import NO_WAY_BACK, Examined, examine
+from rkeyserver.service.doctor_changes import Change, Kind
+from rkeyserver.service.doctor_ways import THE_IMAGE, Heard
 from rkeyserver.service.finding import Finding, State, Topic
+from rkeyserver.service.held import HeldCollateral
 from rkeyserver.service.routes import Hint
+from rkeyserver.service.seen import Seen
 from rkeyserver.service.sharing_inline import InlineSharing
+from rkeyserver.service.verification import InlineVerifier
 
 GOOD, WARNING, BAD, UNKNOWN = State
 DOMAIN, OTHER_DOMAIN = id_of(SECRET), id_of(OTHER_SECRET)
 PEER = Address("10.0.0.2", 8888)
 ELSEWHERE = Identity("simulated", "b2" * 16)
 AGE = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+RECIPIENTS = Recovery(1, (AGE,), InlineSharing())
 
 
 def heard(domain: str = DOMAIN, machine_: Identity | None = ELSEWHERE) -> Heard:
@@ -58,6 +75,8 @@ class Place:
     peers: dict[Address, Heard] = field(default_factory=dict)
     instance: dict[str, Any] | RkeyError = field(default_factory=lambda: Unavailable("No instance answers."))
     opens: RkeyError | None = None
+    measured: Measured | None = None
+    held: Path | None = None
 
     def __post_init__(self) -> None:
         self.config = Config(keystore=self.folder / "rkey.bin", platform="simulated")
@@ -90,17 +109,22 @@ class Place:
         self.instance = {"role": "standby", "domain": DOMAIN, "sequence": 1, "machine": own} | said
 
     def examine(self) -> Examined:
-        def open_platform(_config: Config, _clock: Clock) -> Platform:
+        def open_machine(_config: Config, clock: Clock) -> Seen:
             if self.opens is not None:
                 raise self.opens
-            return self.platform
+            verifier = InlineVerifier(load_verifier(self.platform.name))
+            held = None
+            if self.held is not None:
+                held = HeldCollateral(self.held, SIMULATED_ROOT, self.platform, clock, verifier.hold, keeps=False)
+                held.load()
+            return Seen(self.platform, verifier, held, self.measured)
 
         def status() -> dict[str, Any]:
             if isinstance(self.instance, RkeyError):
                 raise self.instance
             return self.instance
 
-        return examine(self.config, Clock(self.host), open_platform, lambda host, _own: self.peers.get(host), status)
+        return examine(self.config, Clock(self.host), open_machine, lambda host, _own: self.peers.get(host), status)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +145,7 @@ def of(examined: Examined, topic: Topic) -> Finding:
 
 
 def _recovery(place: Place) -> None:
-    place.seal(recovery=Recovery(1, (AGE,), InlineSharing()))
+    place.seal(recovery=RECIPIENTS)
 
 
 def _another_machine(place: Place) -> None:
@@ -166,6 +190,85 @@ def _not_accepted_with_others(place: Place) -> None:
     policy = place.policy.replace(place.platform.mrsigner, "ab" * 32)
     place.seal(policy=policy, recovery=Recovery(1, (AGE,), InlineSharing()))
     place.has_peer()
+
+
+def _recovery_not_accepted(place: Place) -> None:
+    place.seal(policy=place.policy.replace(place.platform.mrsigner, "ab" * 32), recovery=RECIPIENTS)
+
+
+def _measured(*names: str) -> Callable[[Place], None]:
+    """The policy has ann as its admin, and nobody signed it; these are measured into the image."""
+
+    def arrange(place: Place) -> None:
+        place.measured = Measured("mrsigner", admins(1, names))
+        place.seal(policy=with_admins(parse_policy(place.policy), admins(1, ["ann"])).text)
+
+    return arrange
+
+
+def _with_recipients(place: Place) -> None:
+    place.seal(recovery=RECIPIENTS, policy=with_admins(parse_policy(place.policy), admins(1, ["ann"])).text)
+
+
+def _signed(place: Place) -> None:
+    """By ann, for bob, who is measured into the image beside her."""
+    before = with_admins(parse_policy(place.policy), admins(1, ["ann", "bob"])).text
+    after = with_admins(parse_policy(place.policy), admins(1, ["bob"])).text
+    made = change(1, before, after, ["ann", "bob"], domain=DOMAIN)
+    place.measured = Measured("mrsigner", admins(1, ["ann", "bob"]))
+    place.seal(policy=after, changes=appended([], made, admins=admins(1, ["ann", "bob"])))
+
+
+def _collateral(data: Callable[[Place], bytes]) -> Callable[[Place], None]:
+    def arrange(place: Place) -> None:
+        place.held = place.folder / "collateral"
+        place.held.write_bytes(data(place))
+
+    return arrange
+
+
+def bundle(place: Place) -> bytes:
+    model = model_of(place.platform.evidence(bytes(64)))
+    own = decode(place.platform.endorsements())
+    return write_bundle([Entry(model.fmspc, model.ca, "a test", NOW, own)])
+
+
+def _expired(place: Place) -> None:
+    _collateral(bundle)(place)
+    place.host.now = NOW + VALID_FOR
+
+
+def _rules(**said: Any) -> Callable[[Place], None]:
+    """A policy with other values."""
+
+    def arrange(place: Place) -> None:
+        text = place.policy
+        for key, value in said.items():
+            text = re.sub(f"(?m)^{key} = .*$", f"{key} = {json.dumps(value)}", text)
+        place.seal(policy=text)
+
+    return arrange
+
+
+def _slot(**said: Any) -> Callable[[Place], None]:
+    """A header whose slot says something else, so that it does not open."""
+
+    def arrange(place: Place) -> None:
+        magic, line, rest = place.record.read_bytes().split(b"\n", 2)
+        header = json.loads(line)
+        header["slots"][0] |= said
+        place.record.write_bytes(b"\n".join([magic, json.dumps(header, separators=(",", ":")).encode(), rest]))
+
+    return arrange
+
+
+def _two_signers(place: Place) -> None:
+    _rules(mrsigner=[place.platform.mrsigner, "ab" * 32])(place)
+
+
+def _just_this_image(place: Place) -> None:
+    assert isinstance(place.platform, SimulatedPlatform)
+    _rules(mrenclave=[place.platform.enclave.mrenclave.hex()])(place)
 
 
 def _audit_is_a_folder(place: Place) -> None:
@@ -244,14 +347,47 @@ CASES: dict[str, Case] = {
     "written a little after now": (lambda place: place.seal(written=NOW + 300), Topic.CLOCK, GOOD, "", NO_WAY_BACK),
     "a simulated machine": (nothing, Topic.MACHINE, WARNING, "simulated ", NO_WAY_BACK),
     "no machine": (_changed("opens", lambda _: Misuse("no machine")), Topic.MACHINE, BAD, "no machine", MISUSE),
+    "sealed to this machine as it is": (
+        nothing, Topic.SEALED_TO, GOOD, "the mrsigner key of simulated .*, at .*cpu_svn 07.*, isv_svn 1$", NO_WAY_BACK
+    ),
+    "sealed to another machine": (_another_machine, Topic.SEALED_TO, WARNING, "which is another machine", CORRUPT),
+    "sealed otherwise": (
+        _slot(policy="mrenclave"), Topic.SEALED_TO, WARNING, "mrenclave key .*; this image seals to mrsigner", CORRUPT
+    ),
+    "sealed before an update": (
+        _slot(versions={"isv_svn": "0"}), Topic.SEALED_TO, WARNING, r"at isv_svn 0 \(now 1\)", CORRUPT
+    ),
+    "sealed to who knows what": (_never, Topic.SEALED_TO, UNKNOWN, "not told", MISUSE),
     "it opens": (nothing, Topic.OPENS, GOOD, "opens here now", NO_WAY_BACK),
     "not tried without a record": (_never, Topic.OPENS, UNKNOWN, "not tried", MISUSE),
     "not tried without a machine": (_changed("opens", lambda _: Corrupt("x")), Topic.OPENS, UNKNOWN, "", CORRUPT),
     "of another machine": (_another_machine, Topic.OPENS, BAD, "sealed by machine a1", CORRUPT),
     "damaged": (_damaged, Topic.OPENS, BAD, "changed after it was sealed", CORRUPT),
     "a policy that cannot be read": (_no_policy, Topic.OPENS, BAD, "The record opens; The policy", CORRUPT),
+    "the admins of the image, who have not signed": (
+        _measured("ann"), Topic.ADMINS, WARNING, "would not believe .* never signed", NO_WAY_BACK
+    ),
+    "admins whom those of the image have put there": (
+        _signed, Topic.ADMINS, GOOD, "others than are measured into the image, who have signed for them$", NO_WAY_BACK
+    ),
+    "other admins than the image's": (
+        _measured("bob"), Topic.ADMINS, WARNING, "would not believe .* never signed", NO_WAY_BACK
+    ),
+    "admins of who knows what": (both(_measured("ann"), _damaged), Topic.ADMINS, UNKNOWN, "not told", CORRUPT),
     "accepted": (nothing, Topic.ACCEPTED, GOOD, "by the domain's policy", NO_WAY_BACK),
     "not accepted": (_not_accepted, Topic.ACCEPTED, WARNING, "MRSIGNER is", NO_WAY_BACK),
+    "no collateral": (
+        _collateral(lambda _: write_bundle([])), Topic.COLLATERAL, WARNING, "none is held for .* in /", NO_WAY_BACK
+    ),
+    "not tried without collateral": (
+        _collateral(lambda _: write_bundle([])), Topic.ACCEPTED, UNKNOWN, "no collateral is held", NO_WAY_BACK
+    ),
+    "a collateral file that is none": (
+        _collateral(lambda _: b"junk"), Topic.COLLATERAL, WARNING, "cannot be used", NO_WAY_BACK
+    ),
+    "held collateral": (_collateral(bundle), Topic.COLLATERAL, GOOD, "is good until", NO_WAY_BACK),
+    "accepted by held collateral": (_collateral(bundle), Topic.ACCEPTED, GOOD, "its own evidence", NO_WAY_BACK),
+    "held collateral that has expired": (_expired, Topic.ACCEPTED, UNKNOWN, "to be told now: .*expired", NO_WAY_BACK),
     "not tried unopened": (_damaged, Topic.ACCEPTED, UNKNOWN, "not tried", CORRUPT),
     "fresh collateral": (nothing, Topic.COLLATERAL, GOOD, "this machine's is good until", NO_WAY_BACK),
     "no copies": (nothing, Topic.KEPT_COPIES, GOOD, "none", NO_WAY_BACK),
@@ -297,10 +433,31 @@ CASES: dict[str, Case] = {
     "a peer of the wanted domain": (
         both(_no_record, _peer(heard()), _set(domain=DOMAIN)), Topic.PEER, GOOD, "unproved", CORRUPT
     ),
+    "a peer whose policy is not believed": (
+        both(_measured("bob"), _peer(heard())), Topic.PEER, WARNING, "serves domain", NO_WAY_BACK
+    ),
+    "a peer that is ahead of what is not believed": (
+        both(_measured("bob"), _peer(Heard(Hint(DOMAIN, 0, 2), ELSEWHERE))), Topic.PEER, WARNING, "sequence 2", OK
+    ),
+    "another image on this machine, where this one opens nothing": (
+        both(_damaged, _this_very_machine), Topic.PEER, GOOD, "serves domain", CORRUPT
+    ),
     "no recovery": (nothing, Topic.RECOVERY, WARNING, "none: if every machine is lost", NO_WAY_BACK),
     "recovery": (_recovery, Topic.RECOVERY, GOOD, "1 of 1 recipients", OK),
     "recovery of who knows what": (_no_record, Topic.RECOVERY, UNKNOWN, "not known", CORRUPT),
     "recovery elsewhere only": (_not_accepted_with_others, Topic.RECOVERY, WARNING, "1 of 1", NO_WAY_BACK),
+    "recovery of what is not believed": (
+        both(_measured("bob"), _with_recipients), Topic.RECOVERY, WARNING, "1 of 1", NO_WAY_BACK
+    ),
+    "recovery without collateral": (
+        both(_recovery, _collateral(lambda _: write_bundle([]))), Topic.RECOVERY, WARNING, "1 of 1", NO_WAY_BACK
+    ),
+    "a change": (nothing, Topic.CHANGE, WARNING, "microcode update: .*, and nothing brings", NO_WAY_BACK),
+    "a change with a way back": (
+        _recovery, Topic.CHANGE, GOOD, "microcode update: .* does not open after it; .* 1 of 1 recovery recipients$", OK
+    ),
+    "a change to who knows what": (_damaged, Topic.CHANGE, UNKNOWN, "not told", CORRUPT),
+    "no way back to where nothing is believed": (_measured("bob"), Topic.WAYS_BACK, BAD, "nothing would", NO_WAY_BACK),
     "no way back": (nothing, Topic.WAYS_BACK, BAD, "nothing would open the domain here", NO_WAY_BACK),
     "no way back to where it is refused": (_not_accepted, Topic.WAYS_BACK, BAD, "nothing would", NO_WAY_BACK),
     "one way back": (_recovery, Topic.WAYS_BACK, GOOD, "it back: 1 of 1 recovery recipients", OK),
@@ -332,7 +489,9 @@ def test_every_state_of_every_topic_is_in_the_table() -> None:
         *((topic, BAD) for topic in (Topic.RECORD, Topic.MACHINE, Topic.OPENS, Topic.AUDIT_FILE)),
         *((topic, BAD) for topic in (Topic.LOCAL_SOCKET, Topic.WAYS_BACK)),
         *((topic, WARNING) for topic in (Topic.CLOCK, Topic.MACHINE, Topic.ACCEPTED, Topic.INSTANCE, Topic.PEER)),
-        *((topic, WARNING) for topic in (Topic.RECOVERY, Topic.WAYS_BACK)),
+        *((topic, WARNING) for topic in (Topic.RECOVERY, Topic.WAYS_BACK, Topic.SEALED_TO, Topic.ADMINS)),
+        *((topic, WARNING) for topic in (Topic.COLLATERAL, Topic.CHANGE)),
+        *((topic, UNKNOWN) for topic in (Topic.SEALED_TO, Topic.ADMINS, Topic.CHANGE)),
         *((topic, UNKNOWN) for topic in (Topic.OPENS, Topic.ACCEPTED, Topic.INSTANCE, Topic.PEER, Topic.RECOVERY)),
     }, "but for those that have a test of their own below"
 
@@ -398,7 +557,7 @@ def test_a_folder_that_cannot_be_listed_is_said_to_be_so(place: Place, monkeypat
         raise OSError(5, "Input/output error")
 
     place.record.unlink()
-    monkeypatch.setattr("rkeyserver.service.doctor.refuse_lost", refuse)
+    monkeypatch.setattr("rkeyserver.service.doctor_look.refuse_lost", refuse)
     assert "cannot be listed: Input/output error" in of(place.examine(), Topic.RECORD).found
 
 
@@ -449,3 +608,47 @@ def test_a_simulated_machine_that_nobody_named_is_told_of(place: Place) -> None:
     place.set(platform=None)
     place.opens = Misuse("This machine has no SGX")
     assert "say --platform simulated" in of(place.examine(), Topic.MACHINE).advice
+
+
+ALWAYS = ["1 of 1 recovery recipients"]
+
+
+def of_kind(kind: Kind, why_not: str, ways: list[str]) -> Change:
+    return Change(kind, opens=kind is Kind.IMAGE, accepted=not why_not, why_not=why_not, ways_back=ways)
+
+
+CHANGES: dict[str, tuple[Callable[[Place], None], Change]] = {
+    "microcode": (_recovery, of_kind(Kind.MICROCODE, "", ALWAYS)),
+    "a later version": (_recovery, of_kind(Kind.LATER, "", [THE_IMAGE, *ALWAYS])),
+    "a later version, alone": (nothing, of_kind(Kind.LATER, "", [THE_IMAGE])),
+    "an earlier version": (_rules(min_isv_svn=0), of_kind(Kind.EARLIER, "", [THE_IMAGE])),
+    "an earlier version, below the floor": (nothing, of_kind(Kind.EARLIER, "min_isv_svn is 1", [])),
+    "another image": (nothing, of_kind(Kind.IMAGE, "", [THE_IMAGE])),
+    "another image that is not named": (_just_this_image, of_kind(Kind.IMAGE, "it names no other MRENCLAVE", [])),
+    "another signer": (nothing, of_kind(Kind.SIGNER, "it names no other MRSIGNER", [])),
+    "another signer that is named": (_two_signers, of_kind(Kind.SIGNER, "", [THE_IMAGE])),
+    "a later version beside": (_this_very_machine, of_kind(Kind.LATER, "", [THE_IMAGE, f"peer {PEER}"])),
+    "microcode beside": (_this_very_machine, of_kind(Kind.MICROCODE, "", [])),
+    "a later version of what is not believed": (_measured("bob"), of_kind(Kind.LATER, "", [])),
+    "beside what is not believed": (both(_measured("bob"), _this_very_machine), of_kind(Kind.LATER, "", [])),
+    "a later version without collateral": (_collateral(lambda _: write_bundle([])), of_kind(Kind.LATER, "", [])),
+}
+
+
+@pytest.mark.parametrize(("arrange", "wanted"), CHANGES.values(), ids=CHANGES)
+def test_what_a_change_comes_to(place: Place, arrange: Callable[[Place], None], wanted: Change) -> None:
+    arrange(place)
+    assert [one for one in place.examine().changes if one.kind is wanted.kind] == [wanted]
+
+
+def test_a_record_of_one_image_alone_opens_with_no_other(place: Place, tmp_path: Path) -> None:
+    own = machine(tmp_path / "machine")
+    own.key_policy = KeyPolicy.MRENCLAVE
+    place.platform = own
+    place.seal()
+    assert [one.opens for one in place.examine().changes] == [False] * len(Kind)
+
+
+def test_what_does_not_open_now_has_no_changes(place: Place) -> None:
+    _damaged(place)
+    assert place.examine().changes == []

@@ -302,7 +302,9 @@ def test_the_status_says_what_is_held_and_how_many_ways_lead_back(scene: Scene) 
     assert found["policy"] == DEFAULT.digest
     assert found["ways_back"] == {"record": 1, "hosts": 1, "recovery": 0}
     assert found["ways_back_total"] == 2
-    assert found["slots"] == [{"type": "platform", "platform": "simulated", "policy": "mrsigner"}]
+    assert found["slots"] == [
+        {"type": "platform", "platform": "simulated", "policy": "mrsigner", "versions": {"cpu_svn": "1"}}
+    ]
     assert (found["hand_overs"], found["refused"]) == (3, {"bad-mac": 1})
     assert found["peers"] == {PEER.ppid: "2026-05-28T20:26:40Z"}
     assert found["started"] == "2026-05-28T20:26:40Z"

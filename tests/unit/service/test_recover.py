@@ -351,10 +351,13 @@ def test_a_change_to_recipients_that_nothing_can_be_sealed_to_is_refused(gone: S
 
 
 def test_a_policy_that_the_named_admins_did_not_sign_is_not_believed(gone: SimulatedPlatform, make: Make) -> None:
-    day = make(Lost.of(gone), admins=ADMINS)
-    error = fails(day, Rejected, "admins", 0, 1)
+    lost = Lost.of(gone)
+    day = make(lost, admins=ADMINS)
+    error = fails(day, Rejected, "was never signed by admins", 0, 1)
     assert isinstance(error, Rejected)
     assert error.reason is Reason.POLICY_NOT_BELIEVED
+    change = parse_change(day.said[-1])
+    assert (change.domain, change.sequence, change.policy, change.signatures) == (lost.domain, 1, lost.policy.text, [])
 
 
 # Recipients of a policy

@@ -11,8 +11,8 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tests.vectors.spec_reference.keyring import read_keyring
-from tests.vectors.spec_reference.notation import Json, Refused, expand, framed, is_int, is_text, require, unhex
-from tests.vectors.spec_reference.policy import LABEL, read_policy
+from tests.vectors.spec_reference.notation import LABEL, Json, Refused, expand, framed, is_int, is_text, require, unhex
+from tests.vectors.spec_reference.policy import read_policy
 
 GENERATION: Final = "first|current|[0-9a-f]{32}"
 

@@ -36,7 +36,7 @@ from tests.vectors.spec_reference.keyring import (
 )
 from tests.vectors.spec_reference.messages import decode, encode, make_challenge, report_data, transcript
 from tests.vectors.spec_reference.notation import Json, expand, framed, unhex
-from tests.vectors.spec_reference.policy import appraise, appraise_application, read_policy
+from tests.vectors.spec_reference.policy import appraise, appraise_application, appraise_enclave, read_policy
 from tests.vectors.spec_reference.ra_tls import answer, evidence
 from tests.vectors.spec_reference.record import open_record, seal_record, unwrap, wrap
 from tests.vectors.spec_reference.recovery import (
@@ -51,6 +51,7 @@ from tests.vectors.spec_reference.recovery import (
     seal_with_recovery,
     write_share,
 )
+from tests.vectors.spec_reference.release import RELEASE_CHALLENGE, answer_release_request, read_release
 from tests.vectors.spec_reference.simulated import (
     load_image,
     measure,
@@ -69,6 +70,8 @@ def fields_of(value: Any) -> Any:
         return unhex(value["hex"])
     if isinstance(value, dict) and "message" in value:
         return {"type": value["message"]} | {name: fields_of(one) for name, one in value["fields"].items()}
+    if isinstance(value, list):
+        return [fields_of(one) for one in value]
     return value
 
 
@@ -176,4 +179,10 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = {
     "may": may,
     "read a caller's request": read_request,
     "read grant": lambda case: read_grant(case, _bytes(case)),
+    "release challenge": lambda case: make_challenge(case, _bytes(case), RELEASE_CHALLENGE),
+    "answer release request": lambda case: answer_release_request(case, _bytes(case)),
+    "read release": lambda case: read_release(case, _bytes(case)),
+    "appraise enclave": lambda case: appraise_enclave(
+        case["claims"], read_policy(case["text"]), case["labels"], case["now"]
+    ),
 }

@@ -123,10 +123,14 @@ class SgxPlatform:
             platform=self.name,
             machine=self.machine,
             policy=str(self.key_policy),
+            # Gramine asks for its sealing keys with the present versions, and leaves nothing else out of them (Gramine
+            # 1.9, pal/src/host/linux-sgx/enclave_framework.c, sgx_get_seal_key).
             versions={
                 "cpu_svn": str(self.own["cpu_svn"]),
                 "isv_svn": str(self.isv_svn),
                 "config_svn": str(self.own["config_svn"]),
+                "isv_prod_id": str(self.isv_prod_id),
+                str(self.key_policy): str(self.own[self.key_policy]),
             },
         )
 

@@ -1,0 +1,1 @@
+"""For programs that use what a domain serves: a key of their own, never the root key."""
