@@ -43,7 +43,10 @@ from rkeyserver.service import (
     provision,
     provision_tls,
 )
+from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Instance
+from rkeyserver.service.local_app import make_local_app
+from rkeyserver.service.ops import make_ops_app
 
 PAGES: Final = sorted(SPEC.glob("*.md"))
 Row = tuple[str, ...]
@@ -438,6 +441,23 @@ def test_errors_of_callers() -> None:
 
 def test_reasons_of_callers() -> None:
     assert {row[0] for row in table("callers.md", "Errors", 1)} <= {str(one) for one in Reason}
+
+
+def test_every_route_is_described() -> None:
+    authority = Authority(cast("Instance", None))
+    apps = {
+        "callers": make_local_app(authority),
+        "operations": cast("Any", make_ops_app(authority, "localhost")).app,
+        "peers": app.make_app(cast("Instance", None)),
+    }
+    for name, found in apps.items():
+        described = json.loads((SPEC / f"{name}.openapi.json").read_text("utf-8"))["paths"]
+        assert {(path, method.upper()) for path, methods in described.items() for method in methods} == {
+            (one.path, method)
+            for one in found.routes
+            if isinstance(one, Route)
+            for method in (one.methods or set()) - {"HEAD"}
+        }, name
 
 
 def test_purposes_of_derived_keys() -> None:

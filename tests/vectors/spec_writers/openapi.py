@@ -243,6 +243,14 @@ def peers() -> str:
         routes.HAND_OVER_PATH: {
             "post": post("handOver", "A Request in, a Grant out.", messages.MAX_MESSAGE[messages.Request], binary)
         },
+        routes.RELEASE_HELLO_PATH: {
+            "post": post("releaseHello", "A Hello in, a Challenge out.", messages.MAX_MESSAGE[messages.Hello], binary)
+        },
+        routes.RELEASE_PATH: {
+            "post": post(
+                "release", "A ReleaseRequest in, a Release out.", messages.MAX_MESSAGE[messages.ReleaseRequest], binary
+            )
+        },
         routes.HINT_PATH: {"get": get("hint", "Which state it holds. Nothing proves it.", hint)},
         routes.RECOVERY_PATH: {
             "get": get("recoveryRequest", "Its RecoveryRequest, while it asks for one.", binary),
