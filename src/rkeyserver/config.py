@@ -23,6 +23,7 @@ DEFAULT_PORT: Final = 8888
 DEFAULT_PROVISION: Final = Address("", 4433)  # the port that Gramine's clients ask unless told otherwise
 DEFAULT_OPS: Final = Address("127.0.0.1", 9888)
 DEFAULT_KEYSTORE: Final = Path("/etc/rkey.bin")
+DEFAULT_SOCKET: Final = Path("/run/rkeyserver/rkeyserver.socket")  # where the unit file has it, and commands ask
 DEFAULT_MACHINE: Final = Path("/var/lib/rkeyserver/machine")
 MAX_CONFIG: Final = 64 * 1024
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -46,7 +47,8 @@ class Config:
     without an own record. once: fetch, store, exit. recover: collect shares until they open the record that lies there.
     change: what it does to the policy in it. listen: where peers connect. platform: None to detect hardware.
     machine: the simulated processor's folder. ops: the operations listener. audit: the audit file. policy: of a new
-    domain, or what a joiner goes by. admins: who has to have signed what a joiner believes. socket: for the owner.
+    domain, or what a joiner goes by. admins: who has to have signed what a joiner believes. socket: the local one, for
+    callers and the owner.
     pccs: base URL of the service that collateral is fetched from, None for none. pccs_ca: the CA of its certificate,
     None for the public ones. collateral: the file that collateral is held in. provision: where applications get their
     keys, if the policy names any.
@@ -85,7 +87,7 @@ class Config:
 
     @property
     def socket_path(self) -> Path:
-        """The owner's socket: as given, or beside the keystore."""
+        """The local socket: as given, or beside the keystore."""
         return self.socket or self.keystore.with_name(self.keystore.name + ".socket")
 
 

@@ -96,7 +96,9 @@ def policies() -> list[bytes]:
     recipients = f"[recovery]\nthreshold = 2\nrecipients = {json.dumps(recovery().recipients)}\n"
     plain = document("# é", table("simulated", machines="any", mrenclave="any", mrsigner=[platform().mrsigner]))
     applied = document(table(), provision(), entry("db"), entry("log", isv_prod_id=7, machines=["00" * 16]))
-    return [text.encode() for text in (document(table()), plain, document(table(), admins, recipients), applied)]
+    callers = '[[callers]]\nuid = 1000\nmay = ["derive"]\nlabels = ["db/*"]\n'
+    documents = (document(table()), plain, document(table(), admins, recipients), applied, document(table(), callers))
+    return [text.encode() for text in documents]
 
 
 @cache

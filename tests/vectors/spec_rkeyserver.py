@@ -34,6 +34,7 @@ from rkeyserver.exchange.attested import Verifier
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.standby import Asking, Greeting, Requesting
 from rkeyserver.framing import framed
+from rkeyserver.keyring import wrapping
 from rkeyserver.keyring.derivation import derive_into, domain_id, generation_id
 from rkeyserver.keyring.keyring import Generation, GenerationState, Keyring, KeyringHeader
 from rkeyserver.keyring.sealed import open_keyring
@@ -88,6 +89,7 @@ def randomness(*given: bytes) -> Iterator[None]:
 
     os = SimpleNamespace(urandom=urandom)
     before: list[tuple[Any, str, Any]] = [(secret, "fill_random", fill), (wrap, "os", os), (recovery, "os", os)]
+    before.append((wrapping, "os", os))
     kept = [getattr(module, name) for module, name, _ in before]
     for module, name, replacement in before:
         setattr(module, name, replacement)

@@ -13,6 +13,7 @@ from tests.vectors import spec_operations, spec_rkeyserver
 from tests.vectors.spec_cases import FOLDER, Case, all_cases
 from tests.vectors.spec_reference import operations as reference
 from tests.vectors.spec_reference.notation import Refused
+from tests.vectors.spec_writers import openapi
 
 from rkeyserver.errors import Corrupt, Misuse, Reason, RkeyError
 
@@ -103,6 +104,11 @@ def test_the_generator_writes_what_is_here() -> None:
 
 def test_the_schema_of_the_policy_is_the_programs() -> None:
     assert generator().policy_schema() == (FOLDER.parent / "policy.schema.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", openapi.DOCUMENTS)
+def test_the_descriptions_of_http_are_the_programs(name: str) -> None:
+    assert openapi.DOCUMENTS[name]() == (FOLDER.parent / name).read_text("utf-8")
 
 
 def test_the_generator_can_record_anew() -> None:

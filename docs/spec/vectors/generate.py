@@ -16,11 +16,13 @@ from typing import Any, Final
 import msgspec
 from tests.vectors.spec_cases import FOLDER, SPEC, Json
 from tests.vectors.spec_writers import (
+    callers,
     change,
     exchange,
     hpke,
     keyring,
     messages,
+    openapi,
     policy,
     ra_tls,
     record,
@@ -41,6 +43,7 @@ def contents(*, new: bool = False) -> dict[str, Json]:
         "hpke.json": hpke.content(record=new),
         "keyring.json": keyring.content(),
         "ra-tls.json": ra_tls.content(),
+        "callers.json": callers.content(),
         "record.json": record.content(),
         "recovery.json": recovery.content(record_anew=new),
         "simulated.json": simulated.content(),
@@ -130,7 +133,7 @@ def policy_schema() -> str:
 
 
 def main() -> None:
-    """Write the files, the example in record.md, and the policy's schema."""
+    """Write the files, the example in record.md, the policy's schema, and the descriptions of what HTTP there is."""
     parser = argparse.ArgumentParser(description="Write the test vectors.")
     parser.add_argument("--record", action="store_true", help="make anew what is random by nature")
     written = contents(new=parser.parse_args().record)
@@ -139,6 +142,8 @@ def main() -> None:
     page = SPEC / "record.md"
     page.write_text(with_example(page.read_text("utf-8"), written["record.json"]), "utf-8")
     (SPEC / "policy.schema.json").write_text(policy_schema(), "utf-8")
+    for name, document in openapi.DOCUMENTS.items():
+        (SPEC / name).write_text(document(), "utf-8")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import msgspec
 
 from rkeyserver.appraisal.ambiguity import same_enclave
 from rkeyserver.appraisal.ed25519_keys import BARE_KEY, anybody_signs, bare
+from rkeyserver.appraisal.labels import ANY_REST
 from rkeyserver.appraisal.policy_errors import WANTED, broken, check_depth, wrong, wrong_form
 from rkeyserver.appraisal.toml_lines import Path
 from rkeyserver.errors import Misuse
@@ -42,6 +43,7 @@ MAX_APPLICATIONS: Final = 64
 MAX_CALLERS: Final = 64
 MAX_ENCLAVES: Final = 64
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 2)]  # the last one stands for nobody (chown(2))
+OVERFLOW_ID: Final = 65534
 
 # Statuses by Intel's names. "Revoked" is not among them: no policy accepts it.
 TcbStatus = Literal[
@@ -357,6 +359,13 @@ def _check_caller(text: str, path: Path, entry: CallerEntry) -> None:
     if len(said) != 1:
         raise wrong(text, path, f"it names {' and '.join(said) or 'nobody'}; wanted is uid, gid or token_sha256, one")
     _check_lists(text, path, entry)
+    if OVERFLOW_ID in {entry.uid, entry.gid}:
+        says = f"{OVERFLOW_ID} is whoever the kernel has no number for (user_namespaces(7)), not one user: name another"
+        raise wrong(text, (*path, said[0]), says)
+    for number, label in enumerate(entry.labels):
+        if ANY_REST in label[:-1]:
+            says = f'{label!r} has a "*" before its end, where it stands for nothing'
+            raise wrong(text, (*path, "labels", number), says)
 
 
 def _check_lists(text: str, path: Path, entry: CallerEntry | EnclaveEntry) -> None:

@@ -21,6 +21,10 @@ commands:
   rkeyserver collateral ...   fetch what quotes are verified with, look at it, carry it to another machine
   rkeyserver doctor           does the record open here, and what would open it after an update
   rkeyserver identity         print the line by which a policy names this machine
+  rkeyserver derive LABEL     print the key of a label, for this user
+  rkeyserver wrap LABEL       wrap the secret on standard input
+  rkeyserver unwrap LABEL     open a wrapped secret, and print it
+  rkeyserver rewrap LABEL     wrap a wrapped secret anew, under the current generation
   rkeyserver policy ...       show the policy of a running instance, and change it
   rkeyserver recovery ...     show, verify or contribute the shares that bring a lost domain back
 
@@ -57,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         help="the policy of a new domain; with -i what this machine goes by until it has one",
     )
     add("--admins", metavar="FILE", help="the admins of a new domain; with -i who must have signed its policy")
-    add("--socket", metavar="PATH", help="where the owner changes the policy (default: beside the keystore)")
+    add("--socket", metavar="PATH", help="the local socket, for callers and the owner (default: beside the keystore)")
     add("--pccs", metavar="URL", help="the service that collateral is fetched from (https only)")
     add("--pccs-ca", metavar="FILE", help="the CA of its certificate, PEM (default: the public ones)")
     add("--collateral", metavar="FILE", help="the collateral that is held (default: beside the keystore)")

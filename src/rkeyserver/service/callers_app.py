@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Final, TypeVar
+from typing import Final
 
 import msgspec
 from starlette.requests import Request
@@ -15,46 +15,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from rkeyserver.appraisal.callers import Action, Caller, check_permitted
-from rkeyserver.appraisal.policy import GenerationName, Label
-from rkeyserver.errors import Misuse, RkeyError, Unavailable
-from rkeyserver.keyring.derived import DEFAULT_SIZE, MAX_SIZE, MIN_SIZE, derive
+from rkeyserver.errors import RkeyError, Unavailable
+from rkeyserver.keyring.derived import derive
 from rkeyserver.keyring.keyring import Keyring
-from rkeyserver.keyring.wrapping import MAX_ASSOCIATED_DATA, MAX_PLAINTEXT, OVERHEAD, rewrap, unwrap, wrap
+from rkeyserver.keyring.wrapping import rewrap, unwrap, wrap
 from rkeyserver.secret import erase
 from rkeyserver.service.app import NO_KEYRING, read_body
+from rkeyserver.service.callers_requests import MAX_BODY, DeriveRequest, T, UnwrapRequest, WrapRequest, read_request
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.policy_app import told
 from rkeyserver.service.routes import DERIVE_PATH, PING_PATH, REWRAP_PATH, UNWRAP_PATH, WRAP_PATH
 
-MAX_BODY: Final = 4 * (MAX_PLAINTEXT + MAX_ASSOCIATED_DATA + OVERHEAD) // 3 + 4096
 _JSON: Final = "application/json"
-AssociatedData = Annotated[bytes, msgspec.Meta(max_length=MAX_ASSOCIATED_DATA)]
-T = TypeVar("T")
 WhoAsks = Callable[[Request], Caller]
-
-
-class DeriveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A key of `size` bytes for a label, from a generation: "first", "current", or one by its id."""
-
-    label: Label
-    size: Annotated[int, msgspec.Meta(ge=MIN_SIZE, le=MAX_SIZE)] = DEFAULT_SIZE
-    generation: GenerationName = "current"
-
-
-class WrapRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A secret to be wrapped for a label, with the caller's associated data."""
-
-    label: Label
-    plaintext: Annotated[bytes, msgspec.Meta(max_length=MAX_PLAINTEXT)]
-    associated_data: AssociatedData = b""
-
-
-class UnwrapRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A wrapped secret to be opened, or wrapped anew, for the label and with the data that it was wrapped with."""
-
-    label: Label
-    wrapped: Annotated[bytes, msgspec.Meta(max_length=MAX_PLAINTEXT + OVERHEAD)]
-    associated_data: AssociatedData = b""
 
 
 def caller_routes(instance: Instance, who: WhoAsks) -> list[Route]:
@@ -106,14 +79,7 @@ def caller_routes(instance: Instance, who: WhoAsks) -> list[Route]:
 
 
 async def _asked(request: Request, kind: type[T]) -> T:
-    body = await read_body(request, MAX_BODY)
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # Of what a caller sent, no more than where: it may be a secret.
-        where = str(error).rpartition(" - at `")[2].rstrip("`") if " - at `" in str(error) else "its JSON"
-        advice = "docs/spec/callers.md has its form."
-        raise Misuse(f"The request cannot be read: {where} is wrong.", advice=advice) from None
+    return read_request(await read_body(request, MAX_BODY), kind)
 
 
 def _permitted(instance: Instance, caller: Caller, action: Action, label: str) -> Keyring:

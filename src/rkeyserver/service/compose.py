@@ -39,8 +39,8 @@ from rkeyserver.service.given import Given
 from rkeyserver.service.held import held_for
 from rkeyserver.service.instance import Instance, Role, no_collateral
 from rkeyserver.service.join import Joiner, start_standby
+from rkeyserver.service.local_socket import local_socket
 from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOrWithout, WithOwnEndorsements
-from rkeyserver.service.owner import owner_socket
 from rkeyserver.service.provision import Provisioner
 from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.refresh import Refresher
@@ -199,7 +199,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             )
         if store.owns(config.socket_path):
             raise Misuse(
-                f"The owner's socket {config.socket_path} is part of the keystore {config.keystore}.",
+                f"The local socket {config.socket_path} is part of the keystore {config.keystore}.",
                 advice="Nothing was changed. Name another path with --socket.",
             )
         audit = Audit.open(config.audit_path, clock)
@@ -324,15 +324,15 @@ async def _live(config: Config, parts: Parts, stack: contextlib.ExitStack) -> No
     peers = [stack.enter_context(one) for address in config.listen for one in open_sockets(address)]
     ops = [stack.enter_context(one) for one in open_sockets(config.ops, "--ops")]
     warn_of_readers(ops)
-    # Where the platform does not trust its host, no socket of the host's can be its owner's.
+    # Where the platform does not trust its host, the host's word on who has connected is worth nothing.
     trusted = parts.instance.platform.trusts_host
-    owner = [stack.enter_context(owner_socket(config.socket_path))] if trusted else []
-    parts.instance.owner_socket = config.socket_path.absolute() if trusted else None
+    local = [stack.enter_context(local_socket(config.socket_path))] if trusted else []
+    parts.instance.local_socket = config.socket_path.absolute() if trusted else None
     begin = functools.partial(_begin, config, parts)
     at = functools.partial(open_sockets, option="--provision")
     provisioner = Provisioner(parts.instance, config.provision, parts.instance.platform, parts.quotes, at)
     async with provisioner.running():
-        await serve(parts.instance, peers, ops, owner, begin, ops_name=config.ops.host)
+        await serve(parts.instance, peers, ops, local, begin, ops_name=config.ops.host)
 
 
 async def _begin(config: Config, parts: Parts) -> Afterwards | None:

@@ -125,7 +125,7 @@ class Instance:
     refused: Counter[str] = field(default_factory=Counter)
     granted: int = 0
     told: int = 0
-    owner_socket: Path | None = None
+    local_socket: Path | None = None
     started: int = 0
     collateral: Callable[[], dict[str, Any]] = no_collateral
     provision: Provision | None = None
@@ -252,7 +252,7 @@ class Instance:
                 {"id": one.id, "created": utc(one.created), "state": str(one.state)}
                 for one in keyring.header.generations
             ],
-            "socket": None if self.owner_socket is None else str(self.owner_socket),
+            "socket": None if self.local_socket is None else str(self.local_socket),
             "policy": None if self.policy is None else self.policy.digest,
             "platform": self.platform.name,
             "machine": self.platform.attester_identity().machine,

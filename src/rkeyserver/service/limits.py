@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from rkeyserver.errors import Unavailable
-from rkeyserver.service.local import LOCAL_CALLER, local_caller
+from rkeyserver.service.local_caller import LOCAL_CALLER, local_caller
 
 CONNECTION_SECONDS: Final = 30.0
 MAX_CONNECTION_BYTES: Final = 1024 * 1024

@@ -12,30 +12,11 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rkeyserver.address import parse_address
-from rkeyserver.appraisal.callers import LocalCaller
 from rkeyserver.errors import HTTP_STATUS, Misuse, RkeyError, Unavailable
 from rkeyserver.service.authority import Authority
-from rkeyserver.service.callers_app import caller_routes
-from rkeyserver.service.local import LOCAL_CALLER, is_owner
 from rkeyserver.service.policy_app import policy_routes, told
 
 HTTP_MISDIRECTED: Final = 421  # RFC 9110 section 15.5.20
-
-
-def make_local_app(authority: Authority) -> Router:
-    """The application of the local socket: the owner changes the policy there, and callers get what it lets them."""
-    return Router(
-        redirect_slashes=False,
-        routes=[
-            *policy_routes(authority, lambda request: is_owner(_local_caller(request))),
-            *caller_routes(authority.instance, _local_caller),
-        ],
-    )
-
-
-def _local_caller(request: Request) -> LocalCaller:
-    found: LocalCaller = getattr(request.state, LOCAL_CALLER)
-    return found
 
 
 def is_own(host: str, name: str) -> bool:

@@ -13,7 +13,7 @@ from rkeyserver.sealing.record import Header
 HELLO_PATH: Final = "/v1/hello"
 HAND_OVER_PATH: Final = "/v1/hand-over"
 HINT_PATH: Final = "/v1/hint"
-POLICY_PATH: Final = "/v1/policy"  # on the operations listener and on the owner's socket
+POLICY_PATH: Final = "/v1/policy"  # on the operations listener and on the local socket
 RECOVERY_PATH: Final = "/v1/recovery"
 RELEASE_HELLO_PATH: Final = "/v1/release/hello"
 RELEASE_PATH: Final = "/v1/release"

@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.routing import Router
 from tests.fakes.platform import FakePlatform
 from tests.fakes.scene import Scene
 from tests.fakes.signing import HERE, NEW, change_of, policy_text
@@ -18,9 +17,10 @@ from rkeyserver.appraisal.change import MAX_CHANGE, PolicyChange, digest
 from rkeyserver.errors import Unavailable
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Role
-from rkeyserver.service.local import LOCAL_CALLER
-from rkeyserver.service.ops import make_local_app, make_ops_app
-from rkeyserver.service.routes import POLICY_PATH
+from rkeyserver.service.local_app import make_local_app
+from rkeyserver.service.local_caller import LOCAL_CALLER
+from rkeyserver.service.ops import make_ops_app
+from rkeyserver.service.routes import DERIVE_PATH, PING_PATH, POLICY_PATH, REWRAP_PATH, UNWRAP_PATH, WRAP_PATH
 
 SIGNED = policy_text(HERE, admins=["alice"])
 OWNED = policy_text(HERE)
@@ -61,7 +61,7 @@ def next_change(scene: Scene, *signers: str, policy: str = policy_text(HERE, NEW
     return change_of(scene.instance.keyring.header, policy, *signers)
 
 
-@pytest.mark.parametrize("owner", [False, True], ids=["operations listener", "owner's socket"])
+@pytest.mark.parametrize("owner", [False, True], ids=["operations listener", "local socket"])
 def test_the_policy_is_shown_with_what_a_change_has_to_name(scene: Scene, *, owner: bool) -> None:
     answer = asked(app_of(scene, owner=owner), "GET")
     assert scene.instance.keyring is not None
@@ -73,7 +73,7 @@ def test_the_policy_is_shown_with_what_a_change_has_to_name(scene: Scene, *, own
     }
 
 
-@pytest.mark.parametrize("owner", [False, True], ids=["operations listener", "owner's socket"])
+@pytest.mark.parametrize("owner", [False, True], ids=["operations listener", "local socket"])
 def test_a_signed_change_is_applied_wherever_it_comes_from(scene: Scene, *, owner: bool) -> None:
     app = app_of(scene, owner=owner)
     change = next_change(scene, "alice")
@@ -137,6 +137,13 @@ def test_without_a_keyring_there_is_none(scene: Scene, method: str) -> None:
     assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
 
 
+def test_without_a_keyring_nothing_is_derived(scene: Scene) -> None:
+    app = app_of(scene, owner=True)
+    scene.instance.close()
+    answer = asked(app, "POST", b'{"label": "db"}', path=DERIVE_PATH)
+    assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
 def test_nothing_else_is_answered(scene: Scene, method: str) -> None:
     assert asked(app_of(scene), method).status_code == 405
@@ -150,10 +157,15 @@ def test_a_page_of_another_name_reads_and_changes_nothing(scene: Scene) -> None:
     assert scene.store.writes == 0
 
 
-def test_the_owner_s_socket_has_the_policy_and_nothing_else(scene: Scene) -> None:
-    app = app_of(scene, owner=True)
-    assert isinstance(app, Router)
-    assert {route.path for route in app.routes} == {POLICY_PATH}  # type: ignore[attr-defined]  # they are Routes
+def test_the_local_socket_has_the_policy_and_what_callers_ask_for(scene: Scene) -> None:
+    app_of(scene)
+    app = make_local_app(Authority(scene.instance))
+    found = {(path, *sorted(methods - {"HEAD"})) for path, methods in ((r.path, r.methods) for r in app.routes)}  # type: ignore[attr-defined]  # they are Routes
+    assert found == {
+        *((POLICY_PATH, method) for method in ("GET", "POST")),
+        (PING_PATH, "GET"),
+        *((path, "POST") for path in (DERIVE_PATH, WRAP_PATH, UNWRAP_PATH, REWRAP_PATH)),
+    }
 
 
 @pytest.mark.parametrize("path", ["/status", "/metrics"])

@@ -6,6 +6,14 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Final
 
+from tests.vectors.spec_reference.callers import (
+    key_for_caller,
+    may,
+    read_request,
+    rewrap_secret,
+    unwrap_secret,
+    wrap_secret,
+)
 from tests.vectors.spec_reference.change import (
     believe,
     chain_after,
@@ -164,6 +172,12 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = {
     "greet": hello_of,
     "answer challenge": lambda case: answer_challenge(case, _bytes(case)),
     "answer request": lambda case: answer_request(case, _bytes(case)),
+    "key for a caller": key_for_caller,
+    "wrap a secret": wrap_secret,
+    "unwrap a secret": unwrap_secret,
+    "rewrap a secret": rewrap_secret,
+    "may": may,
+    "read a caller's request": read_request,
     "read grant": lambda case: read_grant(case, _bytes(case)),
     "release challenge": lambda case: make_challenge(case, _bytes(case), RELEASE_CHALLENGE),
     "answer release request": lambda case: answer_release_request(case, _bytes(case)),

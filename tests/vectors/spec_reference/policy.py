@@ -115,6 +115,20 @@ def check_applications(provision: object, applications: object) -> None:
             require(one["isv_prod_id"] != other["isv_prod_id"] or not all(meet), "Misuse")
 
 
+def check_callers(callers: object) -> None:
+    require(isinstance(callers, list) and 1 <= len(callers) <= 64, "Misuse")
+    assert isinstance(callers, list)
+    for one in callers:
+        require(isinstance(one, dict) and {"may", "labels"} <= set(one) and len(one) == 3, "Misuse")
+        require(set(one) & {"uid", "gid", "token_sha256"}, "Misuse")
+        for name in {"uid", "gid"} & set(one):
+            require(is_int(one[name], 0, 4294967294) and one[name] != 65534, "Misuse")
+        require("token_sha256" not in one or is_text(one["token_sha256"], HEX32), "Misuse")
+        require(list_of("derive|wrap|unwrap|rewrap")(one["may"]) and list_of(LABEL)(one["labels"]), "Misuse")
+        require(all(len(set(one[name])) == len(one[name]) for name in ("may", "labels")), "Misuse")
+        require(not any("*" in label[:-1] for label in one["labels"]), "Misuse")
+
+
 def read_policy(text: str) -> Json:
     require(len(text) <= 131072, "Misuse")
     try:
@@ -122,6 +136,8 @@ def read_policy(text: str) -> Json:
     except (ValueError, RecursionError):
         raise Refused("Misuse") from None
     require(type(found.pop("version", None)) is int and tomllib.loads(text)["version"] == 1, "Misuse")
+    if "callers" in found:
+        check_callers(found.pop("callers"))
     if "admins" in found:
         check_admins(found.pop("admins"))
     check_applications(found.pop("provision", None), found.pop("applications", None))
