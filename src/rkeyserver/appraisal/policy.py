@@ -279,6 +279,7 @@ def _of_its_own(text: str, kind: type[D], what: str) -> D:
     """A document with one table, read."""
     check_depth(text, what)
     try:
+        text.encode()  # a lone surrogate ends here: msgspec has no error of its own for one
         found = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise broken(text, error, what) from error
