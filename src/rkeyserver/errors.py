@@ -92,6 +92,7 @@ class Reason(StrEnum):
     COLLATERAL_EXPIRED = "collateral-expired"
     TLS_FAILED = "tls-failed"
     NOT_PERMITTED = "not-permitted"
+    UNKNOWN_TOKEN = "unknown-token"  # noqa: S105 - a reason
     NO_SUCH_GENERATION = "no-such-generation"
     DOES_NOT_OPEN = "does-not-open"
     ENCLAVE_NOT_NAMED = "enclave-not-named"

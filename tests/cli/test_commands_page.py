@@ -20,14 +20,24 @@ from rkeyserver.cli import (
     inspect,
     policy,
     recovery,
+    relay,
     rewrap,
     serve,
     status,
+    token,
     unwrap,
     wrap,
 )
 from rkeyserver.cli.main import EXIT_INTERRUPTED
-from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_MACHINE, DEFAULT_OPS, DEFAULT_PORT, DEFAULT_SOCKET, Config
+from rkeyserver.config import (
+    DEFAULT_CALLERS,
+    DEFAULT_KEYSTORE,
+    DEFAULT_MACHINE,
+    DEFAULT_OPS,
+    DEFAULT_PORT,
+    DEFAULT_SOCKET,
+    Config,
+)
 from rkeyserver.errors import EXIT_BUG, EXIT_OK, EXIT_STATUS
 
 PAGE = (ROOT / "docs" / "operations" / "commands.md").read_text()
@@ -79,6 +89,8 @@ PARSERS = {
         for name in ("show", "admit", "remove", "propose", "sign", "apply")
     },
     **{f"`rkeyserver recovery {name}`": command(recovery, name) for name in ("show", "verify", "contribute", "amend")},
+    "`rkeyserver token new`": command(token, "new"),
+    "`rkeyserver relay`": relay.parser,
 }
 
 
@@ -112,6 +124,12 @@ def test_defaults() -> None:
 def test_callers_ask_where_the_unit_file_has_the_socket(name: str) -> None:
     defaults = {row[0].split()[0].strip("`"): row[1] for row in table(f"`rkeyserver {name}`")}
     assert defaults["--socket"] == f"`{DEFAULT_SOCKET}`"
+
+
+def test_defaults_of_callers() -> None:
+    assert dict(row[:2] for row in table("`rkeyserver`"))["`--callers [HOST]:PORT`"] == f"`{DEFAULT_CALLERS}`"
+    found = {row[0].split("`")[1].split()[0]: row[1] for row in table("`rkeyserver relay`")}
+    assert (found["--to"], found["--mode"]) == (f"`{DEFAULT_CALLERS}`", f"`{relay.DEFAULT_MODE}`")
 
 
 def test_exit_statuses_are_the_program_s() -> None:

@@ -86,6 +86,7 @@ def test_status_has_everything(machines: Machines) -> None:
             "record_problem": "",
             "recovering": None,
             "provision": {"listening": [], "problem": "", "given": 0, "ca_generation": None, "ca_sha256": None},
+            "callers": {"listening": [], "problem": "", "ca_generation": None, "ca_sha256": None},
             "slots": [{"type": "platform", "platform": host.platform_name, "policy": "mrsigner", "versions": versions}],
             "ways_back": {"record": 1, "hosts": 1 - handed, "recovery": 0},
             "ways_back_total": 2 - handed,

@@ -196,6 +196,16 @@ class Policy:
     callers: tuple[CallerEntry, ...] = ()
     enclaves: tuple[EnclaveEntry, ...] = ()
 
+    @property
+    def tokens(self) -> list[str]:
+        """The SHA-256 of every token that a caller may show, hex."""
+        return sorted({one.token_sha256 for one in self.callers if one.token_sha256 is not None})
+
+    @property
+    def ca(self) -> GenerationName | None:
+        """The generation that the domain's CA is derived from; None where nobody is served by a certificate of it."""
+        return self.ca_generation or ("first" if self.tokens else None)
+
     def generations_named(self) -> set[str]:
         """Ids of the generations that it names, which the keyring has to have."""
         found = {one.generation for one in self.applications}
@@ -331,8 +341,9 @@ def _check_applications(text: str, document: PolicyDocument) -> None:
     applications = document.applications or []
     if applications and document.provision is None:
         raise wrong(text, ("provision",), f"it is missing beside applications; wanted is {WANTED['provision']}")
-    if document.provision is not None and not applications:
-        raise wrong(text, ("provision",), "there are no [[applications]] that it would be for")
+    tokens = any(one.token_sha256 is not None for one in document.callers or ())
+    if document.provision is not None and not applications and not tokens:
+        raise wrong(text, ("provision",), "there are no [[applications]], and no callers with a token, that it is for")
     labels: dict[str, int] = {}
     for index, one in enumerate(applications):
         _check_table(text, ("applications", index), one)

@@ -9,7 +9,7 @@ from typing import Final
 from rkeyserver import __version__
 from rkeyserver.cli import log
 from rkeyserver.cli.command import Parser, Said, configuration, put
-from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, LOG_LEVELS, Config
+from rkeyserver.config import DEFAULT_CALLERS, DEFAULT_KEYSTORE, DEFAULT_OPS, LOG_LEVELS, Config
 from rkeyserver.errors import Unavailable
 from rkeyserver.platforms.registry import PLATFORMS
 
@@ -27,6 +27,8 @@ commands:
   rkeyserver rewrap LABEL     wrap a wrapped secret anew, under the current generation
   rkeyserver policy ...       show the policy of a running instance, and change it
   rkeyserver recovery ...     show, verify or contribute the shares that bring a lost domain back
+  rkeyserver token new        make a token for a caller, and the policy's entry for it
+  rkeyserver relay ...        give the programs of this machine a socket that leads to an instance
 
 exit status: 0 done, 2 wrong usage, 3 refused, 4 unavailable (try again), 5 stored data cannot be used, 1 a bug
 """
@@ -69,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
         "--provision",
         metavar="[HOST]:PORT",
         help="where applications get their keys, if the policy names any (default :4433)",
+    )
+    add(
+        "--callers",
+        metavar="[HOST]:PORT",
+        help=f"where callers with a token are answered, if the policy names any (default {DEFAULT_CALLERS})",
     )
     add("--config", metavar="FILE", help="TOML with the long options' names; the command line wins")
     add("--log-level", choices=LOG_LEVELS, help="default info")

@@ -51,6 +51,7 @@ from rkeyserver.service.sharing import ProcessSharing
 from rkeyserver.service.sharing_inline import InlineSharing
 from rkeyserver.service.start import start_primary
 from rkeyserver.service.surroundings import HOW_TO_HIDE
+from rkeyserver.service.token_listener import TokenListener
 from rkeyserver.service.verification import InlineVerifier, VerifierPool
 from rkeyserver.service.vouching import AttesterWithHeld, VerifierWithHeld
 
@@ -331,7 +332,8 @@ async def _live(config: Config, parts: Parts, stack: contextlib.ExitStack) -> No
     begin = functools.partial(_begin, config, parts)
     at = functools.partial(open_sockets, option="--provision")
     provisioner = Provisioner(parts.instance, config.provision, parts.instance.platform, parts.quotes, at)
-    async with provisioner.running():
+    tokens = TokenListener(parts.instance, config.callers, functools.partial(open_sockets, option="--callers"))
+    async with provisioner.running(), tokens.running():
         await serve(parts.instance, peers, ops, local, begin, ops_name=config.ops.host)
 
 

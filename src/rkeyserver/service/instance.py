@@ -29,7 +29,13 @@ from rkeyserver.service.audit import Audit, Line, Peer, reason_of
 
 MAX_PEERS_SHOWN: Final = 1024
 TOLD: Final = frozenset(
-    {Reason.MACHINE_NOT_NAMED, Reason.TALKING_TO_ITSELF, Reason.NOT_A_SHARE, Reason.SHARE_GIVEN_TWICE}
+    {
+        Reason.MACHINE_NOT_NAMED,
+        Reason.TALKING_TO_ITSELF,
+        Reason.NOT_A_SHARE,
+        Reason.SHARE_GIVEN_TWICE,
+        Reason.UNKNOWN_TOKEN,
+    }
 )
 TOLD_SECONDS: Final = 10
 REPLACED: Final = "file already exist, substitute by new file"
@@ -101,6 +107,16 @@ class Provision(Protocol):
         """
 
 
+class TokenListening(Protocol):
+    """What answers callers with a token (service.token_listener)."""
+
+    def changed(self) -> None:
+        """Another keyring is held: look at its policy."""
+
+    def status(self) -> dict[str, Any]:
+        """Of it, for Instance.status()."""
+
+
 @dataclass
 class Instance:
     """State of one server. `keyring` is None until it was opened, minted or received.
@@ -131,6 +147,7 @@ class Instance:
     provision: Provision | None = None
     releases: Releases | None = None
     released: int = 0
+    tokens: TokenListening | None = None
 
     def hold(self, keyring: Keyring) -> None:
         """Serve `keyring` from now on; the one before is erased."""
@@ -140,6 +157,8 @@ class Instance:
             before.close()
         if self.provision is not None:
             self.provision.changed()
+        if self.tokens is not None:
+            self.tokens.changed()
 
     @contextlib.contextmanager
     def erasing(self, keyring: Keyring) -> Iterator[Keyring]:
@@ -268,6 +287,7 @@ class Instance:
             "record_problem": problem,
             "collateral": self.collateral(),
             "provision": None if self.provision is None else self.provision.status(),
+            "callers": None if self.tokens is None else self.tokens.status(),
             "slots": [] if header is None else _slots(header),
             "recovering": None if self.recovering is None else self.recovering.progress,
             "ways_back": ways,

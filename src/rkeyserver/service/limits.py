@@ -117,6 +117,12 @@ class Guard:
             if not mine:
                 del self._by_address[address]
 
+    def close(self) -> None:
+        """Drop every connection that is left."""
+        for mine in list(self._by_address.values()):
+            for one in list(mine):
+                one.abort()
+
     def _evict_oldest(self, connections: OrderedDict[Connection, None]) -> None:
         self._evict(next((one for one in connections if not one.busy), next(iter(connections))))
 
@@ -188,9 +194,16 @@ class GuardedProtocol(HttpToolsProtocol):
                     self.abort()
 
     def on_headers_complete(self) -> None:
-        """From here on it is the body that counts."""
+        """From here on it is the body that counts.
+
+        A connection that nears its limits ends with this answer, which says so. Else it would be cut off in the middle
+        of a later request, of which its client could not tell what became.
+        """
         self._head = None
         super().on_headers_complete()
+        old = self._deadline is not None and self.loop.time() > self._deadline.when() - self.guard.seconds / 2
+        if old or self.received > MAX_CONNECTION_BYTES // 2:
+            self.cycle.keep_alive = False
 
     def on_message_begin(self) -> None:
         """Refuse a request before the answer to the one before: each would be kept until its turn, however many."""

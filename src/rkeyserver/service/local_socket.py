@@ -38,8 +38,8 @@ def reachable(path: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def local_socket(path: Path) -> Iterator[socket.socket]:
-    """A listening socket at `path`, of mode 0666; gone again when the context ends.
+def local_socket(path: Path, mode: int = 0o666) -> Iterator[socket.socket]:
+    """A listening socket at `path`; gone again when the context ends. mode: who may connect.
 
     What is above it in the file system decides who reaches it: in a folder of mode 0700 it is this user's and root's.
 
@@ -50,7 +50,7 @@ def local_socket(path: Path) -> Iterator[socket.socket]:
         try:
             with reachable(path) as name:
                 _clear(path, name)
-                before = os.umask(0o111)
+                before = os.umask(0o777 & ~mode)
                 try:
                     listener.bind(name)
                 finally:

@@ -42,6 +42,8 @@ class _Status:
             given = CounterMetricFamily("rkeyserver_provisioned", "Keys given to applications since the start.")
             given.add_metric([], provision["given"])
             yield given
+        if (callers := found["callers"]) is not None:
+            yield _gauge("callers_listening", "Whether callers with a token are answered.", bool(callers["listening"]))
         yield from _collateral(found["collateral"])
 
 

@@ -21,7 +21,9 @@ def told(error: RkeyError) -> Response:
     found = {"error": error.code, "message": error.message, "advice": error.advice}
     if isinstance(error, Rejected):
         found["reason"] = str(error.reason)
-    return JSONResponse(found, status_code=HTTP_STATUS[type(error)])
+    # A client that reads no JSON has to know this too.
+    headers = {"retry-after": str(max(1, round(error.retry_after)))} if isinstance(error, Unavailable) else {}
+    return JSONResponse(found, status_code=HTTP_STATUS[type(error)], headers=headers)
 
 
 def policy_routes(authority: Authority, is_owners: Callable[[Request], bool]) -> list[Route]:

@@ -89,23 +89,26 @@ def open_sockets(address: Address, option: str = "--listen") -> list[socket.sock
     return sockets
 
 
-def _server(app: ASGIApp, guard: Guard) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            app,
-            loop="none",
-            http=guarded(guard),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=STOP_SECONDS,
-        )
+def http_config(app: ASGIApp, guard: Guard) -> uvicorn.Config:
+    """How every listener speaks HTTP: under a guard, and saying nothing of itself."""
+    return uvicorn.Config(
+        app,
+        loop="none",
+        http=guarded(guard),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=STOP_SECONDS,
     )
+
+
+def _server(app: ASGIApp, guard: Guard) -> _Server:
+    return _Server(http_config(app, guard))
 
 
 def _connections() -> int:

@@ -66,6 +66,7 @@ TOLD: dict[str, tuple[list[str], dict[str, object]]] = {
         {"pccs": "https://pccs/v4", "pccs-ca": "ca.pem", "collateral": "c.json"},
     ),
     "a place for applications": (["--provision", "[::1]:5"], {"provision": "[::1]:5"}),
+    "a place for callers": (["--callers", "[::1]:6"], {"callers": "[::1]:6"}),
     "a log level": (["--log-level", "debug"], {"log-level": "debug"}),
     "a configuration": (["--config", "c.toml"], {"host": ["b:8888"], "wait-ms": 5000}),
     "a configuration and more": (["--config", "c.toml", "-i", "c"], {"host": ["c:8888"], "wait-ms": 5000}),
