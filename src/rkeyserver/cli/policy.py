@@ -26,7 +26,7 @@ from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.cli.command import Parser, Said, add_ops
-from rkeyserver.cli.policy_domain import Known, add_known
+from rkeyserver.cli.policy_domain import NOTHING_KNOWN, Known, add_known
 from rkeyserver.cli.policy_edit import admitted, parse_line, removed, shown, signing
 from rkeyserver.errors import Misuse, Rejected, Unavailable, one_line
 from rkeyserver.hex_types import Hex16, Hex32
@@ -191,7 +191,7 @@ def edit(ops: str, line: str, keys: Sequence[Path], output: Path | None, known: 
     """
     now, machine = present(ops), parse_line(line)
     change = _proposed(now, (admitted if admit else removed)(now.policy, machine))
-    if keys:
+    if keys or known != NOTHING_KNOWN:
         known.check(change)
     change = _signed(change, keys)
     try:

@@ -67,8 +67,8 @@ class Known:
             raise Misuse(
                 f"Nothing but the host says that {change.domain} is the domain you mean, and [{hosted[0]}] does not "
                 "trust its host.",
-                advice="Nothing was signed. The first time, give --minted FILE: the enclave that made the domain left "
-                "it beside the keystore. From then on --domain ID, as you noted it.",
+                advice="Nothing was signed. Give --domain ID, as you noted it; the first time --minted FILE, which the "
+                "enclave that made the domain left beside the keystore.",
             )
 
     async def _proved(self, domain: str, policy: Policy, path: Path) -> Minted:
@@ -84,6 +84,9 @@ class Known:
         return await check_mint_statement(
             statement, domain=domain, policy=policy, verifiers=verifiers, now=Clock().now()
         )
+
+
+NOTHING_KNOWN: Final = Known()
 
 
 def _tell(minted: Minted) -> None:
