@@ -29,6 +29,7 @@ from rkeyserver.appraisal.policy import AdminsTable, Policy
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.clock import Clock
 from rkeyserver.exchange import messages
+from rkeyserver.exchange.mint_statement import Minted, check_mint_statement
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.recovery import Checked, RecoveryAsking, check_request, contribute
 from rkeyserver.exchange.standby import Asking, Greeting, Requesting
@@ -192,6 +193,10 @@ async def check(request: bytes) -> Checked:
     return await check_request(request, domain=id_of(SECRET), policy=policy(), verifiers=VERIFIERS, now=NOW)
 
 
+async def check_minted(statement: bytes) -> Minted:
+    return await check_mint_statement(statement, domain=id_of(SECRET), policy=policy(), verifiers=VERIFIERS, now=NOW)
+
+
 @cache
 def requesting() -> Requesting:
     """The standby, with its request made."""
@@ -207,6 +212,8 @@ def exchange() -> dict[type[messages.Message], bytes]:
     grant = asyncio.run(granted(granter, requesting().message))
     recovery_request = messages.decode(recovering.message, messages.RecoveryRequest)
     checked = asyncio.run(check(recovering.message))
+    with contextlib.closing(keyring_of(KEYS, secret=SECRET, policy=policy().text)) as keyring:
+        minted = granter.state_mint(keyring)
     return {
         messages.Hello: greeting.message,
         messages.Challenge: request.challenge,
@@ -218,6 +225,8 @@ def exchange() -> dict[type[messages.Message], bytes]:
         messages.RecoveryRequest: recovering.message,
         messages.RecoveryRequestClaims: recovery_request.attested.claims,
         messages.RecoveryContribution: contribute(checked, memoryview(share_documents()[0])),
+        messages.MintStatement: minted,
+        messages.MintStatementClaims: messages.decode(minted, messages.MintStatement).attested.claims,
     }
 
 

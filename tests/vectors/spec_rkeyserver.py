@@ -58,6 +58,8 @@ MESSAGES: Final[dict[str, type[messages.Message]]] = {
     "recovery-request-claims": messages.RecoveryRequestClaims,
     "recovery-request": messages.RecoveryRequest,
     "recovery-contribution": messages.RecoveryContribution,
+    "mint-statement-claims": messages.MintStatementClaims,
+    "mint-statement": messages.MintStatement,
 }
 
 

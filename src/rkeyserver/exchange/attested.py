@@ -25,6 +25,7 @@ class Context(StrEnum):
     HAND_OVER_GRANT = "hand-over grant, primary to standby"
     SELF_APPRAISAL = "self-appraisal"
     RECOVERY_REQUEST = "recovery request, instance to recipients"
+    MINT_STATEMENT = "mint statement, instance to admins"
 
 
 class Verifier(Protocol):

@@ -40,6 +40,7 @@ from rkeyserver.exchange.messages import (
     encode,
     identity_of,
 )
+from rkeyserver.exchange.mint_statement import state_mint
 from rkeyserver.framing import framed
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.secret import SecretBytes
@@ -208,6 +209,10 @@ class Granter:
         )
         attested = vouch(self._attester, Context.HAND_OVER_GRANT, accepted.transcript, encode(claims))
         return encode(Grant(attested=attested, ciphertext=ciphertext))
+
+    def state_mint(self, keyring: Keyring) -> bytes:
+        """As exchange.mint_statement."""
+        return state_mint(keyring, self._attester, now=self._clock.now())
 
     async def accepts_self(self, policy: Policy) -> Verdict:
         """Judge this very instance by a policy, as a peer would.

@@ -61,6 +61,16 @@ MESSAGES: Final[dict[str, list[tuple[str, str, int, int]]]] = {
     ],
     "recovery-request": [("attested", "attested", 0, 0)],
     "recovery-contribution": [("request_sha512", "bytes", 64, 64), ("ciphertext", "bytes", 1, 3072)],
+    "mint-statement-claims": [
+        ("version", "int", -(2**63), 2**64 - 1),
+        ("platform", "name", 0, 0),
+        ("machine", "name", 0, 0),
+        ("domain", "hex16", 0, 0),
+        ("generation", "hex16", 0, 0),
+        ("policy_sha256", "bytes", 32, 32),
+        ("time", "int", 0, 2**62),
+    ],
+    "mint-statement": [("attested", "attested", 0, 0)],
 }
 MOST: Final = {
     "hello": 32768,
@@ -73,6 +83,8 @@ MOST: Final = {
     "recovery-request-claims": 49152,
     "recovery-request": 212992,
     "recovery-contribution": 6144,
+    "mint-statement-claims": 32768,
+    "mint-statement": 196608,
 }
 
 
