@@ -83,6 +83,11 @@ class Config:
         return self.collateral or self.keystore.with_name(self.keystore.name + ".collateral.json")
 
     @property
+    def mint_statement_path(self) -> Path:
+        """Where the statement of an enclave that makes a domain goes, for its admins."""
+        return self.keystore.with_name(self.keystore.name + ".minted")
+
+    @property
     def audit_path(self) -> Path:
         """The audit file: as given, or beside the keystore."""
         return self.audit or self.keystore.with_name(self.keystore.name + ".audit.jsonl")

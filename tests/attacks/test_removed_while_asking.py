@@ -37,7 +37,7 @@ def test_a_machine_gets_no_keyring_whose_policy_does_not_name_it(processes: Mach
         )
     )
     running: Running = host.start("--policy", str(rules))
-    key = key_file(host.folder, "alice")
+    key, domain = key_file(host.folder, "alice"), host.status()["domain"]
     got: list[tuple[bool, tuple[str, ...]]] = []
     refused: list[str] = []
     over = threading.Event()
@@ -70,7 +70,7 @@ def test_a_machine_gets_no_keyring_whose_policy_does_not_name_it(processes: Mach
     thread.start()
     try:
         for action in ["remove", "admit"] * ROUNDS + ["remove"]:
-            words = ("policy", action, "--ops", host.ops, f"{own.name} {its}", "--key", key)
+            words = ("policy", action, "--ops", host.ops, f"{own.name} {its}", "--key", key, "--domain", domain)
             ended = rkeyserver(*words, cwd=host.folder)
             assert ended.status == 0, ended
     finally:

@@ -92,6 +92,11 @@ def told(machine: Machine, action: str, *words: str) -> Ended:
     return rkeyserver("policy", action, "--ops", machine.ops, *words, cwd=machine.folder)
 
 
+def signing(machine: Machine, *people: Admin) -> list[str]:
+    """The words of admins who have noted the id of the domain that a machine serves."""
+    return [*(word for one in people for word in ("--key", str(one.key))), "--domain", machine.status()["domain"]]
+
+
 def done(ended: Ended) -> str:
     assert ended.status == 0, ended
     return ended.out
@@ -133,7 +138,7 @@ def test_a_refused_machine_is_admitted_and_gets_the_key_within_seconds(
     assert not new.keystore.exists()
 
     begun = time.monotonic()
-    said = done(told(host, "admit", f"{line} rack 3", "--key", str(people[0].key)))
+    said = done(told(host, "admit", f"{line} rack 3", *signing(host, people[0])))
     assert said.startswith(f"Change 1 of domain {host.status()['domain']} is in force: policy ")
     waiting.ready()
     assert time.monotonic() - begun < 10
@@ -148,7 +153,7 @@ def test_a_refused_machine_is_admitted_and_gets_the_key_within_seconds(
     assert done(told(standby, "show")) == done(told(host, "show"))
     waiting.stop()
     assert new.run("-i", standby.address, "--once").status == 0
-    refused = told(standby, "admit", f"{standby.platform_name} {'cd' * 16}", "--key", str(people[0].key))
+    refused = told(standby, "admit", f"{standby.platform_name} {'cd' * 16}", *signing(standby, people[0]))
     assert refused.status == MISUSE
     assert "is a standby; a policy is changed at the primary" in refused.err
 
@@ -171,7 +176,7 @@ def test_a_removed_machine_is_refused_and_keeps_only_what_it_held(
     for machine in (stays, goes):
         machine.start("-i", host.address)
     (old,) = generations(host)
-    said = done(told(host, "remove", identity(goes), "--key", str(people[0].key)))
+    said = done(told(host, "remove", identity(goes), *signing(host, people[0])))
     assert f"Accepts less: [{host.platform_name}] machines: machine {ppid(goes)} is no longer accepted." in said
     found = generations(host)
     assert found[0] == old
@@ -186,7 +191,7 @@ def test_a_removed_machine_is_refused_and_keeps_only_what_it_held(
     with closing(opened(goes)) as kept:
         assert kept.generation_ids == (old,)
     # It is not locked out for ever.
-    done(told(host, "admit", identity(goes), "--key", str(people[0].key)))
+    done(told(host, "admit", identity(goes), *signing(host, people[0])))
     assert goes.run("-i", host.address, "--once").status == 0
     assert key_proof(goes) == key_proof(host)
 
@@ -200,7 +205,7 @@ def test_two_of_three_sign_in_files_that_go_from_one_to_the_next(
     host.start("--policy", rules, "--admins", admins)
     before = host.record
     change = str(host.folder / "change.json")
-    asked = told(host, "admit", identity(new), "--key", str(people[0].key), "-o", change)
+    asked = told(host, "admit", identity(new), *signing(host, people[0]), "-o", change)
     assert asked.status == REFUSED
     assert "1 valid signature(s) of the admins; 2 of 3 wanted" in asked.err
     assert "bob@example" in asked.err
@@ -208,7 +213,7 @@ def test_two_of_three_sign_in_files_that_go_from_one_to_the_next(
     assert told(host, "apply", change).status == REFUSED
     assert host.record == before
 
-    signed = rkeyserver("policy", "sign", change, "--key", str(people[2].key), "-o", change, cwd=host.folder)
+    signed = rkeyserver("policy", "sign", change, *signing(host, people[2]), "-o", change, cwd=host.folder)
     assert (signed.status, signed.out) == (0, f"Written to {change}.\n")
     assert ppid(new) in signed.err
     assert done(told(host, "apply", change)).startswith("Change 1 ")
@@ -234,12 +239,17 @@ def test_documents_that_nobody_may_have_applied_leave_the_record_to_the_byte(
 
     proposal = written(host, "proposal.json", done(told(host, "propose", looser)))
     for_the_other = written(host, "other.json", done(told(other, "propose", looser)))
-    keys = [word for one in people[:2] for word in ("--key", str(one.key))]
-    signed = done(rkeyserver("policy", "sign", proposal, *keys, cwd=host.folder))
+    signed = done(rkeyserver("policy", "sign", proposal, *signing(host, *people[:2]), cwd=host.folder))
     stale = written(host, "stale.json", signed.replace('"sequence":1', '"sequence":2'))
     edited = written(host, "edited.json", signed.replace("min_isv_svn = 0", "min_isv_svn = 9"))
-    foreign = written(host, "foreign.json", done(rkeyserver("policy", "sign", for_the_other, *keys, cwd=host.folder)))
-    one = written(host, "one.json", done(rkeyserver("policy", "sign", proposal, *keys[:2], cwd=host.folder)))
+    foreign = written(
+        host,
+        "foreign.json",
+        done(rkeyserver("policy", "sign", for_the_other, *signing(other, *people[:2]), cwd=host.folder)),
+    )
+    one = written(
+        host, "one.json", done(rkeyserver("policy", "sign", proposal, *signing(host, people[0]), cwd=host.folder))
+    )
     for name in (proposal, stale, edited, foreign, one):
         assert told(host, "apply", name).status == REFUSED, name
     # As anyone on this machine may send it, past every check of the command.
@@ -354,7 +364,7 @@ def test_a_joiner_with_admins_waits_until_they_have_signed(
 
     change = written(host, "change.json", done(told(host, "propose")))
     for one in people[1:]:
-        command = ("policy", "sign", change, "--key", str(one.key), "-o", change)
+        command = ("policy", "sign", change, *signing(host, one), "-o", change)
         assert rkeyserver(*command, cwd=host.folder).status == 0
     done(told(host, "apply", change))
     assert careful.run("-i", host.address, "--admins", admins, "--once").status == 0
@@ -374,7 +384,7 @@ def test_a_joiner_with_admins_refuses_a_domain_of_others(
     careful = machines("careful")
     host.start("--policy", written(host, "policy.toml", policy(host, careful, admins=admins_table(people[:1], 1))))
     change = written(host, "change.json", done(told(host, "propose")))
-    signed = rkeyserver("policy", "sign", change, "--key", str(people[0].key), "-o", change, cwd=host.folder)
+    signed = rkeyserver("policy", "sign", change, *signing(host, people[0]), "-o", change, cwd=host.folder)
     assert signed.status == 0
     done(told(host, "apply", change))
     admins = written(careful, "admins.toml", admins_table(people[1:], 1))
@@ -408,7 +418,7 @@ def test_a_primary_is_not_taken_off_its_own_list(machines: Machines, host: Machi
     other = machines("other")
     host.start("--policy", written(host, "policy.toml", policy(host, other, admins=admins_table(people[:1], 1))))
     before = host.record
-    ended = told(host, "remove", identity(host), "--key", str(people[0].key))
+    ended = told(host, "remove", identity(host), *signing(host, people[0]))
     assert ended.status == REFUSED
     assert "does not accept this very machine" in ended.err
     assert "make another one the primary first" in ended.err
@@ -467,6 +477,6 @@ def test_hints_that_lie_cost_a_question_now_and_then_and_change_nothing(
         assert running.out.text.count("Successfully received") == 1
         # Nobody else is believed the less.
         change = written(host, "change.json", done(told(host, "propose")))
-        signed = done(rkeyserver("policy", "sign", change, "--key", str(people[0].key), cwd=host.folder))
+        signed = done(rkeyserver("policy", "sign", change, *signing(host, people[0]), cwd=host.folder))
         done(told(host, "apply", written(host, "change.json", signed)))
         until(lambda: sequence(standby) == 2, "the standby follows")

@@ -217,7 +217,7 @@ def test_a_machine_that_the_domain_did_not_know_is_admitted_first(machines: Mach
     assert new.record == copy
 
     key_file(people.folder, "alice")
-    change = admitted(people, ended.out, "--admit", line, *key)
+    change = admitted(people, ended.out, "--admit", line, "--domain", domain, *key)
     assert change.status == 0, change.err
     running = recovering(new, domain, "--change", people.file("change", change.out))
     assert people.contribute(2, own, domain, "-i", new.address).status == 0

@@ -30,6 +30,7 @@ from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.client import enclave
 from rkeyserver.clock import Clock
 from rkeyserver.exchange import messages
+from rkeyserver.exchange.mint_statement import Minted, check_mint_statement
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.recovery import Checked, RecoveryAsking, check_request, contribute
 from rkeyserver.exchange.releaser import Releaser
@@ -199,6 +200,10 @@ async def check(request: bytes) -> Checked:
     return await check_request(request, domain=id_of(SECRET), policy=policy(), verifiers=VERIFIERS, now=NOW)
 
 
+async def check_minted(statement: bytes) -> Minted:
+    return await check_mint_statement(statement, domain=id_of(SECRET), policy=policy(), verifiers=VERIFIERS, now=NOW)
+
+
 @cache
 def requesting() -> Requesting:
     """The standby, with its request made."""
@@ -254,6 +259,8 @@ def exchange() -> dict[type[messages.Message], bytes]:
     checked = asyncio.run(check(recovering.message))
     release_request = messages.decode(wanting().message, messages.ReleaseRequest)
     release = asyncio.run(released(releasing()[0], wanting().message))
+    with contextlib.closing(keyring_of(KEYS, secret=SECRET, policy=policy().text)) as keyring:
+        minted = granter.state_mint(keyring)
     return {
         messages.ReleaseRequest: wanting().message,
         messages.ReleaseRequestClaims: release_request.attested.claims,
@@ -269,6 +276,8 @@ def exchange() -> dict[type[messages.Message], bytes]:
         messages.RecoveryRequest: recovering.message,
         messages.RecoveryRequestClaims: recovery_request.attested.claims,
         messages.RecoveryContribution: contribute(checked, memoryview(share_documents()[0])),
+        messages.MintStatement: minted,
+        messages.MintStatementClaims: messages.decode(minted, messages.MintStatement).attested.claims,
     }
 
 

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 from unittest import mock
 
@@ -25,6 +26,7 @@ from tests.property.inputs import (
     age_keys,
     changes,
     check,
+    check_minted,
     collaterals,
     exchange,
     folder,
@@ -59,14 +61,14 @@ from tests.vectors import intel
 
 from rkeyserver import enclave_options
 from rkeyserver.address import Address, parse_address
-from rkeyserver.appraisal.change import parse_change, public_line
+from rkeyserver.appraisal.change import parse_change, propose, public_line
 from rkeyserver.appraisal.measured import parse_measured
 from rkeyserver.appraisal.policy import AdminsTable, parse_admins, parse_policy, parse_recovery
 from rkeyserver.appraisal.succession import believe
 from rkeyserver.appraisal.token_callers import caller_of
 from rkeyserver.appraisal.toml_lines import line_of
 from rkeyserver.attestation.sgx import collateral, quote
-from rkeyserver.cli import inspect, policy_edit, status, talk
+from rkeyserver.cli import inspect, policy_domain, policy_edit, status, talk
 from rkeyserver.cli import policy as cli_policy
 from rkeyserver.cli import recovery as cli_recovery
 from rkeyserver.cli import relay as cli_relay
@@ -141,6 +143,29 @@ target(
     message(messages.RecoveryRequest),
     lambda data: asyncio.run(cli_recovery._checked(data, policy(), id_of(SECRET), NOW)),
     Rejected,
+)
+
+
+target(
+    "mint statement at an admin",
+    message(messages.MintStatement),
+    lambda data: asyncio.run(check_minted(data)),
+    Rejected,
+)
+
+
+def statement_of_a_file(data: bytes) -> None:
+    change = propose(domain=id_of(SECRET), sequence=1, replaces="", policy=policy().text)
+    with mock.patch.object(policy_domain, "Clock", return_value=SimpleNamespace(now=lambda: NOW)):
+        policy_domain.Known(minted=written(data)).check(change)
+
+
+target(
+    "mint statement's file",
+    lambda: [armour(exchange()[messages.MintStatement], Kind.MINT_STATEMENT).encode()],
+    statement_of_a_file,
+    Rejected,
+    Misuse,
 )
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.fakes.processes import Running, key_proof, rkeyserver
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.fakes.admins import key
+from tests.fakes.processes import Ended, Running, key_proof, rkeyserver
 from tests.sgx.machines import IMAGE, SgxMachine, SgxMachines
 from tests.sgx.state import FAILS, Enclave
 
@@ -119,3 +121,54 @@ def test_a_command_runs_on_the_machine(sgx_machines: SgxMachines) -> None:
     assert (said.status, said.out) == (0, f"sgx {machine.ppid}\n")
     machine.start()
     assert machine.status()["slots"][0]["policy"] == "mrenclave"
+
+
+def done(ended: Ended) -> str:
+    assert ended.status == 0, ended.err
+    return ended.err
+
+
+def test_from_the_first_start_to_a_second_machine(sgx_machines: SgxMachines, tmp_path: Path) -> None:
+    """The statement goes to an admin with the proposal; he notes the id, and goes by that from then on."""
+    host, other = sgx_machines("host"), sgx_machines("other")
+    admin, change, minted = tmp_path / "ada", tmp_path / "change.json", host.folder / "rkey.bin.minted"
+    admin.write_bytes(key("ada").private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    assert not minted.exists()
+    host.start()
+    domain = host.status()["domain"]
+    done(host.command("policy", "propose", "--ops", host.ops, "-o", str(change)))
+    signing = ("policy", "sign", str(change), "--key", str(admin), "-o", str(change))
+    refused = host.command(*signing)
+    assert (refused.status, f"Nothing but the host says that {domain}" in refused.err) == (MISUSE, True)
+    told = done(host.command(*signing, "--minted", str(minted)))
+    assert f"Domain {domain} was made at" in told
+    assert f"by sgx {host.ppid}: genuine" in told
+    done(host.command("policy", "apply", str(change), "--ops", host.ops))
+
+    admit = ("policy", "admit", f"sgx {other.ppid}", "--key", str(admin), "--ops", host.ops)
+    assert host.command(*admit).status == MISUSE
+    assert host.command(*admit, "--domain", "00" * 16).status == REFUSED
+    done(host.command(*admit, "--domain", domain))
+    other.start("-i", host.address, "--domain", domain)
+    assert key_proof(other) == key_proof(host)
+    assert not (other.folder / "rkey.bin.minted").exists()
+
+    # Of another machine that makes a domain nobody takes the statement for this one.
+    foreign = sgx_machines("foreign")
+    foreign.start()
+    done(host.command("policy", "propose", "--ops", host.ops, "-o", str(change)))
+    refused = host.command(*signing, "--minted", str(foreign.folder / "rkey.bin.minted"))
+    assert (refused.status, "Sign nothing." in refused.err) == (REFUSED, True)
+    # Nor is the stand-in's root the one of the program itself.
+    real = rkeyserver(*signing, "--minted", str(minted), cwd=tmp_path)
+    assert (real.status, "genuine" in real.err) == (REFUSED, True)
+
+
+@pytest.mark.parametrize("what", ["folder", "quote"])
+def test_a_host_that_takes_no_statement_gets_no_domain(sgx_machines: SgxMachines, what: str) -> None:
+    machine = sgx_machines("machine")
+    if what == "quote":
+        machine.fault("quote", FAILS)
+    else:
+        (machine.folder / "rkey.bin.minted").mkdir()
+    assert (machine.run().status, machine.keystore.exists()) == (UNAVAILABLE, False)

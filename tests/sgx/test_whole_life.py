@@ -42,6 +42,11 @@ def key_file(machine: SgxMachine, name: str) -> str:
     return str(path)
 
 
+def signing(at: SgxMachine, name: str) -> list[str]:
+    """The words of an admin who has noted the id of the domain that a machine serves."""
+    return ["--key", key_file(at, name), "--domain", at.status()["domain"]]
+
+
 def told(machine: SgxMachine, action: str, *words: str) -> Ended:
     """`rkeyserver policy` of the instance on a machine: an ordinary program on its host."""
     return rkeyserver("policy", action, "--ops", machine.ops, *words, cwd=machine.folder)
@@ -53,7 +58,7 @@ def done(ended: Ended) -> str:
 
 
 def admit(at: SgxMachine, machine: SgxMachine) -> str:
-    return done(told(at, "admit", f"sgx {machine.ppid}", "--key", key_file(at, "ada")))
+    return done(told(at, "admit", f"sgx {machine.ppid}", *signing(at, "ada")))
 
 
 def named(machine: SgxMachine) -> object:
@@ -93,7 +98,7 @@ def test_a_domain_from_its_first_key_to_the_loss_of_the_machine_that_made_it(clo
     # The one that made it dies. The other serves, and is made the primary by whoever runs it.
     assert primary.kill().status == -signal.SIGKILL
     assert second.status()["domain"] == domain
-    refused = told(second, "admit", f"sgx {third.ppid}", "--key", key_file(second, "ada"))
+    refused = told(second, "admit", f"sgx {third.ppid}", *signing(second, "ada"))
     assert refused.status == MISUSE
     assert "is a standby" in refused.err
     waiting.stop()
@@ -105,7 +110,7 @@ def test_a_domain_from_its_first_key_to_the_loss_of_the_machine_that_made_it(clo
 
     # The dead one is taken off, and with that comes a new key, which only the others have.
     (old,) = generations(second)
-    said = done(told(second, "remove", f"sgx {first.ppid}", "--key", key_file(second, "ada")))
+    said = done(told(second, "remove", f"sgx {first.ppid}", *signing(second, "ada")))
     new = generations(second)[1]
     assert f"A generation was added: {new}." in said
     until(lambda: generations(third) == [old, new], "the standby has the new generation")
@@ -129,7 +134,7 @@ def test_nobody_but_the_measured_admins_lets_a_machine_in(closed: SgxMachines) -
     host, new = closed("host"), closed("new")
     host.start()
     before = host.record
-    ended = told(host, "admit", f"sgx {new.ppid}", "--key", key_file(host, "mallory"))
+    ended = told(host, "admit", f"sgx {new.ppid}", *signing(host, "mallory"))
     assert ended.status != 0
     assert told(host, "admit", f"sgx {new.ppid}").status == REFUSED, "the owner of the host is nobody here"
     assert (host.record, new.run("-i", host.address, "--once", "--wait", "0").status) == (before, REFUSED)
@@ -151,11 +156,11 @@ def test_two_of_three_measured_admins_sign_in_files(closed: SgxMachines) -> None
     host, new = closed("host", admins=three), closed("new", admins=three)
     host.start()
     change = str(host.folder / "change.json")
-    words = (f"sgx {new.ppid}", "--key", key_file(host, "ada"), "-o", change)
+    words = (f"sgx {new.ppid}", *signing(host, "ada"), "-o", change)
     assert told(host, "admit", *words).status == REFUSED
     assert told(host, "apply", change).status == REFUSED
     assert new.run("-i", host.address, "--once", "--wait", "0").status == REFUSED
-    signed = rkeyserver(*("policy", "sign", change, "--key", key_file(host, "cleo"), "-o", change), cwd=host.folder)
+    signed = rkeyserver(*("policy", "sign", change, *signing(host, "cleo"), "-o", change), cwd=host.folder)
     assert signed.status == 0, signed
     assert done(told(host, "apply", change)).startswith("Change 1 ")
     assert new.run("-i", host.address, "--once").status == 0
@@ -217,7 +222,7 @@ def recovered(machine: SgxMachine, office: Office, policy: str, *admit: str) -> 
         asking = machine.begin(*recover, "--change", office.amend(refused.out, *admit))
         office.contribute(asking, machine, policy)
         assert (asking.wait().status, machine.record) == (REFUSED, copy), "nobody signed that"
-    change = office.amend(refused.out, *admit, "--key", key_file(machine, "ada"))
+    change = office.amend(refused.out, *admit, "--key", key_file(machine, "ada"), "--domain", office.domain)
     asking = machine.begin(*recover, "--change", change)
     office.contribute(asking, machine, policy)
     asking.err.wait_for("Serving as primary")

@@ -8,6 +8,7 @@ from typing import Any, Final
 from tests.vectors import (
     spec_rkeyserver,
     spec_rkeyserver_callers,
+    spec_rkeyserver_mint,
     spec_rkeyserver_ra_tls,
     spec_rkeyserver_recovery,
     spec_rkeyserver_release,
@@ -20,4 +21,5 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = (
     | spec_rkeyserver_ra_tls.OPERATIONS
     | spec_rkeyserver_callers.OPERATIONS
     | spec_rkeyserver_release.OPERATIONS
+    | spec_rkeyserver_mint.OPERATIONS
 )

@@ -64,6 +64,8 @@ MESSAGES: Final[dict[str, type[messages.Message]]] = {
     "release-request": messages.ReleaseRequest,
     "release-claims": messages.ReleaseClaims,
     "release": messages.Release,
+    "mint-statement-claims": messages.MintStatementClaims,
+    "mint-statement": messages.MintStatement,
 }
 
 

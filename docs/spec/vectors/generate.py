@@ -2,8 +2,8 @@
 """Writes the test vectors of this folder: `PYTHONPATH=src:. python docs/spec/vectors/generate.py`.
 
 Inputs and randomness are given, so the same files come out. ECDSA signatures and KEM encapsulations have randomness of
-their own: what exchange.json, hpke.json, recovery.json and release.json have recorded of them is kept, unless --record
-asks for new.
+their own: what exchange.json, hpke.json, mint-statement.json, recovery.json and release.json have recorded of them is
+kept, unless --record asks for new.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.vectors.spec_writers import (
     hpke,
     keyring,
     messages,
+    mint_statement,
     openapi,
     policy,
     ra_tls,
@@ -46,6 +47,7 @@ def contents(*, new: bool = False) -> dict[str, Json]:
         "callers.json": callers.content(),
         "record.json": record.content(),
         "recovery.json": recovery.content(record_anew=new),
+        "mint-statement.json": mint_statement.content(record_anew=new),
         "simulated.json": simulated.content(),
         "policy.json": policy.content(),
         "change.json": change.content(),

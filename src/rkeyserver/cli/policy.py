@@ -26,6 +26,7 @@ from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.cli.command import Parser, Said, add_ops
+from rkeyserver.cli.policy_domain import NOTHING_KNOWN, Known, add_known
 from rkeyserver.cli.policy_edit import admitted, parse_line, removed, shown, signing
 from rkeyserver.errors import Misuse, Rejected, Unavailable, one_line
 from rkeyserver.hex_types import Hex16, Hex32
@@ -50,11 +51,13 @@ def parser() -> argparse.ArgumentParser:
         made = command(name, text, output=True)
         made.add_argument("line", metavar="LINE", help="PLATFORM MACHINE, as `rkeyserver identity` prints it")
         made.add_argument("--key", action="append", default=[], metavar="FILE", help="sign with this key (repeatable)")
+        add_known(made)
     made = command("propose", "make a change to the policy in FILE, to be signed", output=True)
     made.add_argument("file", nargs="?", metavar="FILE", help="default: the present policy, for its admins to sign")
     made = command("sign", "sign a change", asks=False, output=True)
     made.add_argument("file", metavar="CHANGE", help="a change, or - for standard input")
     made.add_argument("--key", action="append", required=True, metavar="FILE", help="an admin's key (repeatable)")
+    add_known(made)
     made = command("apply", "have the running instance apply a change")
     made.add_argument("file", metavar="CHANGE", help="a change, or - for standard input")
     return whole
@@ -72,12 +75,12 @@ def run(found: argparse.Namespace) -> Said:
         case "propose":
             return _put(make_proposal(found.ops, None if found.file is None else Path(found.file)), found.output)
         case "sign":
-            return _put(sign_file(Path(found.file), keys), found.output)
+            return _put(sign_file(Path(found.file), keys, Known.of(found)), found.output)
         case "apply":
             return Said(apply_file(found.ops, Path(found.file)))
         case action:
             output = None if found.output is None else Path(found.output)
-            return Said(edit(found.ops, found.line, keys, output, admit=action == "admit"))
+            return Said(edit(found.ops, found.line, keys, output, Known.of(found), admit=action == "admit"))
 
 
 def _put(document: str, output: str | None) -> Said:
@@ -153,10 +156,11 @@ def make_proposal(ops: str, file: Path | None) -> str:
     return change.text() + "\n"
 
 
-def sign_file(file: Path, keys: Sequence[Path]) -> str:
+def sign_file(file: Path, keys: Sequence[Path], known: Known) -> str:
     """The change in `file` with signatures by `keys`; what is signed is told on stderr."""
     change = parse_change(files.read_text(file, MAX_POLICY_FILE, "change", stdin=True))
     parse_policy(change.policy)
+    known.check(change)
     sys.stderr.write(signing(change))
     return _signed(change, keys).text() + "\n"
 
@@ -180,13 +184,16 @@ def apply(ops: str, change: PolicyChange, now: Present) -> str:
         raise Unavailable(f"What is on {ops} answers with something else than what it has done.") from error
 
 
-def edit(ops: str, line: str, keys: Sequence[Path], output: Path | None, *, admit: bool) -> str:
+def edit(ops: str, line: str, keys: Sequence[Path], output: Path | None, known: Known, *, admit: bool) -> str:
     """Admit a machine or remove it: the change is made, signed by `keys` and applied.
 
     Raises: Rejected(NOT_SIGNED) where more signatures are wanted; with `output` the change is written there first.
     """
     now, machine = present(ops), parse_line(line)
-    change = _signed(_proposed(now, (admitted if admit else removed)(now.policy, machine)), keys)
+    change = _proposed(now, (admitted if admit else removed)(now.policy, machine))
+    if keys or known != NOTHING_KNOWN:
+        known.check(change)
+    change = _signed(change, keys)
     try:
         check_authority(change, now.policy.admins, owner=now.policy.admins is None)
     except Rejected as error:

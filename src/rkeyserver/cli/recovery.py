@@ -21,6 +21,7 @@ from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.cli.command import Parser, Said
 from rkeyserver.cli.identity_file import read_identities
 from rkeyserver.cli.passphrase import Ask, ask_on_terminal
+from rkeyserver.cli.policy_domain import NOTHING_KNOWN, Known, add_known
 from rkeyserver.clock import utc
 from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_PORT
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, one_line
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     amend.add_argument("--admit", metavar="LINE", help="accept this machine: PLATFORM MACHINE")
     amend.add_argument("--policy", metavar="FILE", help="or the whole new policy")
     amend.add_argument("--key", action="append", default=[], metavar="FILE", help="sign with this key (repeatable)")
+    add_known(amend)
     return made
 
 
@@ -95,7 +97,8 @@ def run(found: argparse.Namespace) -> Said:
             return Said(verify(Path(found.path), Path(found.identity)))
         case "amend":
             policy = None if found.policy is None else Path(found.policy)
-            return Said(amended(Path(found.file), found.admit, policy, [Path(key) for key in found.key]))
+            keys = [Path(key) for key in found.key]
+            return Said(amended(Path(found.file), found.admit, policy, keys, Known.of(found)))
         case _:
             host = None if found.host is None else parse_address(found.host, found.port)
             asked = RecoveryContribute(found.request, Path(found.identity), Path(found.policy), found.domain, host)
@@ -191,11 +194,12 @@ def run_contribute(
     return f"Contributed to {asked.host}: it has {progress.shares} of {progress.threshold} shares.\n"
 
 
-def amended(file: Path, admit: str | None, policy: Path | None, keys: list[Path]) -> str:
+def amended(file: Path, admit: str | None, policy: Path | None, keys: list[Path], known: Known = NOTHING_KNOWN) -> str:
     """The change for --change, made from the domain's policy as a recovering instance printed it.
 
-    With neither `admit` nor `policy` the keys sign it as it is. Raises: Misuse if both are given, or nothing is; if one
-    of the files is none, or if `file` itself changes anything.
+    With neither `admit` nor `policy` the keys sign it as it is. known: by what who signs knows the domain.
+    Raises: Misuse if both are given, or nothing is; if one of the files is none, or if `file` itself changes anything;
+    as Known.check() where it is signed, or something is known.
     """
     from rkeyserver.cli.admin_key import load_admin_key  # noqa: PLC0415 - of this command alone
     from rkeyserver.cli.policy_edit import admitted, parse_line, signing  # noqa: PLC0415 - late: what a start does not need
@@ -218,6 +222,8 @@ def amended(file: Path, admit: str | None, policy: Path | None, keys: list[Path]
     elif admit is not None:
         text = admitted(parse_policy(change.policy), parse_line(admit))
     change = msgspec.structs.replace(change, policy=text, signatures=[])
+    if keys or known != NOTHING_KNOWN:
+        known.check(change)
     if keys:
         sys.stderr.write(signing(change))
     for key in keys:

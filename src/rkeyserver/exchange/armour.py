@@ -22,6 +22,7 @@ class Kind(StrEnum):
 
     RECOVERY_REQUEST = "RECOVERY REQUEST"
     RECOVERY_CONTRIBUTION = "RECOVERY CONTRIBUTION"
+    MINT_STATEMENT = "MINT STATEMENT"
 
 
 def armoured_size(size: int) -> int:

@@ -28,6 +28,7 @@ class Context(StrEnum):
     RECOVERY_REQUEST = "recovery request, instance to recipients"
     RELEASE_REQUEST = "release request, enclave to server"
     RELEASE = "release, server to enclave"
+    MINT_STATEMENT = "mint statement, instance to admins"
 
 
 class Verifier(Protocol):

@@ -196,6 +196,28 @@ class ReleaseClaims(Message, frozen=True, tag="release-claims"):
     nonce: Nonce
 
 
+class MintStatement(Message, frozen=True, tag="mint-statement"):
+    """What an instance says of a domain that it has just made, and what vouches for it."""
+
+    attested: AttestedMessage
+
+
+class MintStatementClaims(Message, frozen=True, tag="mint-statement-claims"):
+    """What the minting instance's evidence covers.
+
+    platform, machine: who it is; domain, generation: ids of what it has made; policy_sha256: of the domain's first
+    policy; time: its clock, seconds since 1970.
+    """
+
+    version: int
+    platform: Name
+    machine: Name
+    domain: Hex16
+    generation: Hex16
+    policy_sha256: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    time: Count
+
+
 MAX_MESSAGE: Final[dict[type[Message], int]] = {
     Hello: 2 * MAX_IDENTITY,
     ChallengeBody: 3 * MAX_IDENTITY,
@@ -211,6 +233,8 @@ MAX_MESSAGE: Final[dict[type[Message], int]] = {
     ReleaseRequest: 8 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
     ReleaseClaims: 2048,
     Release: MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
+    MintStatementClaims: 2 * MAX_IDENTITY,
+    MintStatement: 3 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
 }
 
 T = TypeVar("T", bound=Message)
@@ -242,6 +266,6 @@ def _name(kind: type[Message]) -> str:
     return str(kind.__struct_config__.tag)
 
 
-def identity_of(message: Hello | ChallengeBody | RecoveryRequestClaims) -> Identity:
+def identity_of(message: Hello | ChallengeBody | RecoveryRequestClaims | MintStatementClaims) -> Identity:
     """Who the sender says it is."""
     return Identity(message.platform, message.machine)

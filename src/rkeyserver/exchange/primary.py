@@ -26,6 +26,7 @@ from rkeyserver.exchange import hpke
 from rkeyserver.exchange.attested import Context, Verifier, appraise_self, prove, vouch
 from rkeyserver.exchange.challenges import Challenges, Purpose
 from rkeyserver.exchange.messages import Grant, GrantClaims, Request, RequestClaims, decode, encode
+from rkeyserver.exchange.mint_statement import state_mint
 from rkeyserver.keyring.keyring import Keyring
 
 
@@ -137,6 +138,10 @@ class Granter:
         )
         attested = vouch(self._attester, Context.HAND_OVER_GRANT, accepted.transcript, encode(claims))
         return encode(Grant(attested=attested, ciphertext=ciphertext))
+
+    def state_mint(self, keyring: Keyring) -> bytes:
+        """As exchange.mint_statement."""
+        return state_mint(keyring, self._attester, now=self._clock.now())
 
     async def accepts_self(self, policy: Policy) -> Verdict:
         """Judge this very instance by a policy, as a peer would.

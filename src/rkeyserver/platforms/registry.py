@@ -16,6 +16,9 @@ SGX: Final = "sgx"
 SIMULATED: Final = "simulated"
 PLATFORMS: Final = (SGX, "tpm", SIMULATED)
 
+# Where the owner of the host has no say, so that nothing that he shows proves itself.
+HOST_NOT_TRUSTED: Final = frozenset({SGX})
+
 _VERIFIERS: Final = {
     SGX: "rkeyserver.attestation.sgx.verify:INTEL_SGX",
     SIMULATED: "rkeyserver.platforms.simulated.anchor:verify",

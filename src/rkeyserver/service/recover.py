@@ -21,18 +21,18 @@ from rkeyserver.appraisal.policy import AdminsTable, parse_policy
 from rkeyserver.appraisal.succession import check_succession
 from rkeyserver.attestation.evidence import Attester
 from rkeyserver.config import Config
-from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable
+from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, Unavailable
 from rkeyserver.exchange.armour import Kind, armour, dearmour, is_armoured
 from rkeyserver.exchange.recovery import RecoveryAsking
 from rkeyserver.exchange.standby import held_of
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import open_recovered, set_aside_name
 from rkeyserver.sealing.record import Record, parse
-from rkeyserver.sealing.recovery import fingerprint, share_set_of
+from rkeyserver.sealing.recovery import RecoverySlot, fingerprint, share_set_of
 from rkeyserver.secret import SecretBytes
 from rkeyserver.service.adopt import Nothing, Opened, Own, Unopenable, look
 from rkeyserver.service.audit import Line, Peer
-from rkeyserver.service.instance import Instance, check_recoverable
+from rkeyserver.service.instance import Instance, check_recoverable, recipients_of
 from rkeyserver.service.start import open_own
 
 log = logging.getLogger(__name__)
@@ -177,6 +177,7 @@ class Recoverer:
         Raises: Rejected, Misuse, Unavailable; the keyring is then closed.
         """
         try:
+            _check_recipients(keyring, collected.asking.slot)
             if self.change is not None:
                 owner, now = self.instance.platform.trusts_host, self.instance.clock.now()
                 with contextlib.closing(keyring) as before:
@@ -246,6 +247,20 @@ class Recoverer:
             raise
         instance.hold(keyring)
         log.info("Recovered domain %s, sequence %d, and sealed it to this machine.", keyring.domain, line.sequence)
+
+
+def _check_recipients(keyring: Keyring, slot: RecoverySlot) -> None:
+    """Whether the record is sealed for whom its own policy names, as every instance seals it.
+
+    Anyone can write a record to keys of his own. Raises: Corrupt.
+    """
+    table = parse_policy(keyring.header.policy).recovery
+    wanted = None if table is None else (table.threshold, recipients_of(table))
+    if wanted != (slot.threshold, tuple(one.recipient for one in slot.shares)):
+        raise Corrupt(
+            "The record opens by shares of other recipients than its own policy names.",
+            advice="No instance has sealed it so. Nothing was changed; look for another record of the domain.",
+        )
 
 
 def changed(keyring: Keyring, change: PolicyChange, *, owner: bool, now: int) -> Keyring:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 
+from rkeyserver import files
 from rkeyserver.appraisal.applications import check_generations
 from rkeyserver.appraisal.defaults import default_policy, joining_policy
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Rejected, RkeyError
+from rkeyserver.exchange.armour import Kind, armour
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.adopt import (
     Nothing,
@@ -21,6 +23,7 @@ from rkeyserver.service.adopt import (
 from rkeyserver.service.audit import Line
 from rkeyserver.service.given import Given
 from rkeyserver.service.instance import Instance, check_recoverable
+from rkeyserver.service.vouching import in_its_time
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +88,8 @@ async def start_primary(config: Config, instance: Instance, own: Own, given: Giv
             with instance.erasing(keyring):
                 instance.audit.write_now(minted)
                 try:
+                    if not instance.platform.trusts_host:
+                        await _state_mint(config, instance, keyring)
                     instance.store_keyring(keyring, None)
                 except RkeyError as error:
                     # A second line: the first says that it may be made, this one that it was not.
@@ -92,6 +97,17 @@ async def start_primary(config: Config, instance: Instance, own: Own, given: Giv
                     raise
                 instance.hold(keyring)
             log.info("Made the root key of a new domain, %s, and sealed it to this machine.", keyring.domain)
+
+
+async def _state_mint(config: Config, instance: Instance, keyring: Keyring) -> None:
+    """Leave what its admins need to know a domain by, before there is one."""
+    statement = await in_its_time(instance.platform, instance.granter.state_mint, keyring)
+    files.put(config.mint_statement_path, armour(statement, Kind.MINT_STATEMENT).encode())
+    log.info(
+        "Who signs the policy of domain %s needs %s (`rkeyserver policy sign --minted`).",
+        keyring.domain,
+        config.mint_statement_path,
+    )
 
 
 async def _check_self(instance: Instance, policy: Policy) -> None:

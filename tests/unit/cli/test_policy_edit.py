@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tests.fakes.application import entry, provision
+from tests.fakes.recipients import age, recovery_table
 from tests.fakes.signing import HERE, NEW, PEER, admins_table, policy_text
 
 from rkeyserver.appraisal.policy import Policy, parse_policy
@@ -136,9 +138,26 @@ def test_what_cannot_be_removed(text: str, line: MachineLine, says: str) -> None
         removed(parse_policy(text), line)
 
 
-def test_an_editor_that_changes_more_than_it_was_asked_to_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = parse_policy(LISTED + REST)
-    loose = (LISTED + REST).replace("min_isv_svn = 1", "min_isv_svn = 0")
-    monkeypatch.setattr("rkeyserver.cli.policy_edit.tomlkit.dumps", lambda _document: loose)
+WHOLE = LISTED + REST + admins_table(["alice", "bob"]) + recovery_table(1, [age(), age()]) + provision() + entry("db")
+TOO_MUCH = {
+    "a floor": ("min_isv_svn = 1", "min_isv_svn = 0"),
+    "the admins": ("[admins]\nthreshold = 1", "[admins]\nthreshold = 2"),
+    "the recipients": ("[recovery]\nthreshold = 1", "[recovery]\nthreshold = 2"),
+    "whose key an application trusts": ('ca_generation = "first"', 'ca_generation = "current"'),
+    "what an application gets": ("size = 16", "size = 32"),
+    "which application it is": ('label = "db"', 'label = "log"'),
+    "an application more": (entry("db"), entry("db") + entry("log", mrenclave=["00" * 32])),
+    "an application less": (provision() + entry("db"), ""),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), TOO_MUCH.values(), ids=TOO_MUCH)
+def test_an_editor_that_changes_more_than_it_was_asked_to_is_caught(
+    monkeypatch: pytest.MonkeyPatch, before: str, after: str
+) -> None:
+    policy, line = parse_policy(WHOLE), MachineLine("simulated", NEW)
+    good = admitted(policy, line)
+    assert before in good
+    monkeypatch.setattr("rkeyserver.cli.policy_edit.tomlkit.dumps", lambda _document: good.replace(before, after))
     with pytest.raises(Misuse, match="cannot be edited"):
-        admitted(before, MachineLine("simulated", NEW))
+        admitted(policy, line)

@@ -21,6 +21,8 @@ from rkeyserver.exchange.messages import (
     GrantClaims,
     Hello,
     Message,
+    MintStatement,
+    MintStatementClaims,
     RecoveryContribution,
     RecoveryRequest,
     RecoveryRequestClaims,
@@ -118,6 +120,17 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
         generations=st.lists(ids, min_size=1, max_size=16),
         ciphertext_sha512=st.binary(min_size=64, max_size=64),
         nonce=nonces,
+    ),
+    MintStatement: st.builds(MintStatement, attested=attested),
+    MintStatementClaims: st.builds(
+        MintStatementClaims,
+        version=st.integers(-(2**63), 2**64 - 1),
+        platform=names,
+        machine=names,
+        domain=st.from_regex("[0-9a-f]{32}", fullmatch=True),
+        generation=st.from_regex("[0-9a-f]{32}", fullmatch=True),
+        policy_sha256=nonces,
+        time=st.integers(0, 2**62),
     ),
 }
 

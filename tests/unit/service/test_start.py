@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+from tests.fakes.claims import NOW
 from tests.fakes.keyrings import OTHER_SECRET, SECRET, id_of
 from tests.fakes.loop import run_timeless
 from tests.fakes.platform import FakePlatform
@@ -23,8 +26,12 @@ from tests.unit.service.conftest import MakeScene
 from rkeyserver.address import Address
 from rkeyserver.appraisal.policy import Policy, parse_admins, parse_policy
 from rkeyserver.appraisal.succession import Held
+from rkeyserver.attestation.report_data import report_data, transcript_hash
 from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
+from rkeyserver.exchange.armour import Kind, dearmour
+from rkeyserver.exchange.attested import Context
+from rkeyserver.exchange.messages import MintStatement, MintStatementClaims, decode
 from rkeyserver.exchange.standby import Asking, Received
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
@@ -181,6 +188,86 @@ def test_one_that_cannot_be_sealed_is_none_and_the_next_start_makes_another(scen
     primary(Config(), scene.instance, Nothing())
     assert scene.instance.keyring is not None
     assert scene.lines()[0]["domain"] == scene.lines()[1]["domain"] != scene.instance.keyring.domain
+
+
+@dataclass(frozen=True)
+class HostedPlatform(FakePlatform):
+    """One whose host is not trusted. no_evidence: what it raises instead of giving any."""
+
+    no_evidence: RkeyError | None = None
+
+    trusts_host = False
+
+    def evidence(self, report_data: bytes) -> bytes:
+        if self.no_evidence is not None:
+            raise self.no_evidence
+        return super().evidence(report_data)
+
+
+def hosted(make_scene: MakeScene, **differences: Any) -> tuple[Scene, Config]:
+    scene = make_scene(platform=HostedPlatform(**differences))
+    return scene, Config(keystore=scene.folder / "rkey.bin")
+
+
+def test_a_domain_is_stated_before_there_is_one_where_the_host_is_not_trusted(make_scene: MakeScene) -> None:
+    scene, config = hosted(make_scene)
+    path, before = scene.folder / "rkey.bin.minted", list[bytes]()
+    scene.store.before = lambda: before.append(path.read_bytes())
+    primary(config, scene.instance, Nothing())
+    keyring = scene.instance.keyring
+    assert keyring is not None
+    assert before == [path.read_bytes()], "it is there when the record is stored"
+    attested = decode(dearmour(before[0], Kind.MINT_STATEMENT), MintStatement).attested
+    assert decode(attested.claims, MintStatementClaims) == MintStatementClaims(
+        version=1,
+        platform="simulated",
+        machine=THIS,
+        domain=keyring.domain,
+        generation=keyring.current.id,
+        policy_sha256=hashlib.sha256(DEFAULT.text.encode()).digest(),
+        time=NOW,
+    )
+    assert attested.evidence == b"evidence over " + report_data(
+        Context.MINT_STATEMENT, transcript_hash(), attested.claims
+    )
+
+
+def test_none_is_made_where_the_host_is_trusted_nor_of_a_domain_that_was_there(make_scene: MakeScene) -> None:
+    trusting = make_scene()
+    primary(Config(keystore=trusting.folder / "rkey.bin"), trusting.instance, Nothing())
+    assert not (trusting.folder / "rkey.bin.minted").exists()
+    scene, config = hosted(make_scene)
+    primary(config, scene.instance, opened(scene, scene.keyring()))
+    assert not (scene.folder / "rkey.bin.minted").exists()
+
+
+@pytest.mark.parametrize("what", ["no evidence", "a folder in its place", "no folder for it"])
+def test_a_domain_that_cannot_be_stated_is_not_made(make_scene: MakeScene, what: str) -> None:
+    if what == "no evidence":
+        scene, config = hosted(make_scene, no_evidence=Unavailable("The quote gives nothing now."))
+        says = "gives nothing now"
+    else:
+        scene, config = hosted(make_scene)
+        says = r"rkey.bin.minted cannot be written: \w+"
+        if what == "no folder for it":
+            config = Config(keystore=scene.folder / "nowhere" / "rkey.bin")
+        else:
+            (scene.folder / "rkey.bin.minted").mkdir()
+    with pytest.raises(Unavailable, match=says):
+        primary(config, scene.instance, Nothing())
+    assert (scene.store.record, scene.store.writes, scene.instance.keyring) == (None, 0, None)
+    assert scene.decisions() == [("mint", "accepted"), ("mint", "refused")]
+
+
+def test_a_statement_of_what_could_not_be_stored_is_replaced_by_the_next(make_scene: MakeScene) -> None:
+    scene, config = hosted(make_scene)
+    scene.instance.platform = HostedPlatform(fails=Unavailable("no key now"))
+    with pytest.raises(Unavailable, match="no key now"):
+        primary(config, scene.instance, Nothing())
+    of_none = config.mint_statement_path.read_bytes()
+    scene.instance.platform = scene.platform
+    primary(config, scene.instance, Nothing())
+    assert config.mint_statement_path.read_bytes() != of_none
 
 
 def test_no_root_key_is_made_where_the_audit_file_knows_of_one(scene: Scene) -> None:

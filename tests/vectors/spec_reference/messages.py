@@ -87,6 +87,16 @@ MESSAGES: Final[dict[str, list[tuple[str, str, int, int]]]] = {
         ("nonce", "bytes", 32, 32),
     ],
     "release": [("attested", "attested", 0, 0), ("ciphertext", "bytes", 1, 3072)],
+    "mint-statement-claims": [
+        ("version", "int", -(2**63), 2**64 - 1),
+        ("platform", "name", 0, 0),
+        ("machine", "name", 0, 0),
+        ("domain", "hex16", 0, 0),
+        ("generation", "hex16", 0, 0),
+        ("policy_sha256", "bytes", 32, 32),
+        ("time", "int", 0, 2**62),
+    ],
+    "mint-statement": [("attested", "attested", 0, 0)],
 }
 MOST: Final = {
     "hello": 32768,
@@ -103,6 +113,8 @@ MOST: Final = {
     "release-request": 278528,
     "release-claims": 2048,
     "release": 163840,
+    "mint-statement-claims": 32768,
+    "mint-statement": 196608,
 }
 
 

@@ -35,6 +35,7 @@ from tests.vectors.spec_reference.keyring import (
     write_keyring,
 )
 from tests.vectors.spec_reference.messages import decode, encode, make_challenge, report_data, transcript
+from tests.vectors.spec_reference.mint_statement import check_statement
 from tests.vectors.spec_reference.notation import Json, expand, framed, unhex
 from tests.vectors.spec_reference.policy import appraise, appraise_application, appraise_enclave, read_policy
 from tests.vectors.spec_reference.ra_tls import answer, evidence
@@ -150,6 +151,7 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = {
     "dearmour": lambda case: dearmour(case["text"], case["kind"]),
     "check request": lambda case: check_request(case, _bytes(case)),
     "open contribution": lambda case: open_contribution(case, _bytes(case)),
+    "check statement": lambda case: check_statement(case, _bytes(case)),
     "sealing key": sealing_key,
     "pck": pck,
     "development key": lambda case: p256_point(hashlib.sha256(case["sentence"].encode()).digest()),

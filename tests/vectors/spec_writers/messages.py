@@ -54,6 +54,15 @@ RECOVERY_REQUEST_CLAIMS: Final[Json] = {
     "nonce": {"hex": numbered(0x80, 32)},
     "time": NOW,
 }
+MINT_STATEMENT_CLAIMS: Final[Json] = {
+    "version": 1,
+    "platform": "simulated",
+    "machine": numbered(0x20, 16),
+    "domain": numbered(0xD0, 16),
+    "generation": numbered(0x30, 16),
+    "policy_sha256": {"hex": numbered(0x90, 32)},
+    "time": NOW,
+}
 
 
 def wanted_key(**differences: object) -> Json:
@@ -147,6 +156,10 @@ def wrong_messages() -> list[Json]:
             "recovery-contribution",
             packed({"type": "recovery-contribution", "request_sha512": bytes(64), "ciphertext": bytes(3073)}),
         ),
+        "a policy's digest of 31 bytes": (
+            "mint-statement-claims",
+            packed(plain("mint-statement-claims", MINT_STATEMENT_CLAIMS) | {"policy_sha256": bytes(31)}),
+        ),
         "no evidence": (
             "request",
             packed({"type": "request", "hello": b"", "challenge": b"", "attested": {"type": "attested"}}),
@@ -237,6 +250,8 @@ def content() -> Json:
         "release-request": request_of(ATTESTED),
         "release-claims": RELEASE_CLAIMS,
         "release": {"attested": {"message": "attested", "fields": ATTESTED}, "ciphertext": {"hex": "ffee"}},
+        "mint-statement-claims": MINT_STATEMENT_CLAIMS,
+        "mint-statement": {"attested": {"message": "attested", "fields": ATTESTED}},
     }
     shared = {
         "mac_key": numbered(0xE0, 32),
