@@ -330,6 +330,8 @@ HONEST: Final[dict[str, Any]] = {
     "peers": {},
     "ways_back": {"record": 1, "hosts": 1, "recovery": 0},
     "recovering": None,
+    "provision": None,
+    "callers": None,
     "collateral": {"pccs": None, "last_success": None, "last_error": None, "held": []},
 }
 HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
