@@ -229,12 +229,12 @@ MAX_MESSAGE: Final[dict[type[Message], int]] = {
     RecoveryRequestClaims: 3 * MAX_IDENTITY,
     RecoveryRequest: 4 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
     RecoveryContribution: 2 * MAX_CONTRIBUTED,
+    MintStatementClaims: 2 * MAX_IDENTITY,
+    MintStatement: 3 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
     ReleaseRequestClaims: MAX_IDENTITY,
     ReleaseRequest: 8 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
     ReleaseClaims: 2048,
     Release: MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
-    MintStatementClaims: 2 * MAX_IDENTITY,
-    MintStatement: 3 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
 }
 
 T = TypeVar("T", bound=Message)

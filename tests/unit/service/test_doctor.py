@@ -171,7 +171,8 @@ def _never(place: Place) -> None:
 
 
 def _damaged(place: Place) -> None:
-    place.record.write_bytes(place.record.read_bytes()[:-1] + b"?")
+    *sealed, last = place.record.read_bytes()
+    place.record.write_bytes(bytes((*sealed, last ^ 1)))
 
 
 def _no_record(place: Place) -> None:
