@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 from base64 import b64encode
-from pathlib import Path
 from typing import Final
 
 PLAINTEXT: Final = b64encode(bytes(range(32))).decode()
@@ -22,7 +21,9 @@ WARM_SECONDS: Final = 0.3
 
 def _request(path: str, body: object) -> bytes:
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: local\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: local\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+    )
     return head.encode() + b"\r\n" + content
 
 
