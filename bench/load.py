@@ -1,12 +1,14 @@
 """Callers of the local socket that ask without a pause, each on a connection that it keeps.
 
 A process of its own with one loop for all of them, and as little of it as there can be, so that the figures are the
-server's. Run as `python -m bench.load SOCKET WHAT CALLERS SECONDS`; prints the seconds that each call took, as JSON.
+server's. Run as `python -m bench.load SOCKET WHAT CALLERS SECONDS PAUSE [UID]`; prints the seconds that each call took,
+as JSON. PAUSE: seconds before the next call, for one caller alone; UID: who asks, if not who runs it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import sys
@@ -72,7 +74,7 @@ def request_for(what: str, path: str) -> bytes:
     return _request("/v1/unwrap", {"label": "bench/wrap", "wrapped": wrapped})
 
 
-def load(path: str, what: str, callers: int, seconds: float) -> list[float]:
+def load(path: str, what: str, callers: int, seconds: float, pause: float = 0) -> list[float]:
     """So many callers for so long; what each call took, in seconds, once they are warm."""
     request = request_for(what, path)
     poll, connections, sent = select.epoll(), dict[int, socket.socket](), dict[int, float]()
@@ -103,6 +105,9 @@ def load(path: str, what: str, callers: int, seconds: float) -> list[float]:
                 one.close()
                 connect()
                 continue
+            if pause:
+                time.sleep(pause)
+                now = time.perf_counter()
             sent[number] = now
             one.sendall(request)
     for one in connections.values():
@@ -111,5 +116,7 @@ def load(path: str, what: str, callers: int, seconds: float) -> list[float]:
 
 
 if __name__ == "__main__":
-    _path, _what, _callers, _seconds = sys.argv[1:]
-    json.dump(load(_path, _what, int(_callers), float(_seconds)), sys.stdout)
+    _path, _what, _callers, _seconds, _pause, *_uid = sys.argv[1:]
+    if _uid:
+        os.setresuid(int(_uid[0]), int(_uid[0]), int(_uid[0]))
+    json.dump(load(_path, _what, int(_callers), float(_seconds), float(_pause)), sys.stdout)

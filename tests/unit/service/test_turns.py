@@ -13,9 +13,12 @@ async def served(turns: Turns, asked: list[str], later: dict[int, list[str]] | N
     """What is served in each turn of the loop, if all of `asked` comes at once, and `later` in the turns after it."""
     found: list[list[str]] = [[]]
 
+    def serve(piece: str) -> None:
+        found[-1].append(piece)
+
     def take(pieces: list[str]) -> None:
         for piece in pieces:
-            turns.take(piece[0], partial(lambda one: found[-1].append(one), piece))
+            turns.take(piece[0], partial(serve, piece))
 
     take(asked)
     for turn in range(1, 12):
