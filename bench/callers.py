@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -138,13 +139,15 @@ def _kmip_server(folder: Path) -> Iterator[int]:
     other_kmip.certify(folder)
     port = free_port()
     command = [sys.executable, "-W", "ignore", "-m", "bench.other_kmip", "serve", str(folder), str(port)]
-    with (folder / "said").open("wb") as said, subprocess.Popen(command, stdout=said, stderr=said) as process:
+    with (
+        (folder / "said").open("wb") as said,
+        subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True) as process,
+    ):
         try:
             time.sleep(3)  # it says nothing when it is ready, and a probe of its port would be a broken handshake
             yield port
         finally:
-            process.terminate()
-            process.wait()
+            os.killpg(process.pid, signal.SIGKILL)  # told to stop, it waits for its connections, and its helpers for it
 
 
 def _py_kmip(table: Table, folder: Path) -> None:

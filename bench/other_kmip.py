@@ -114,7 +114,7 @@ def load(folder: Path, port: int, callers: int, seconds: float) -> dict[str, lis
 
 
 def _threads(folder: Path, port: int, callers: int, seconds: float, call: Callable[[Any], object]) -> list[float]:
-    took, ready = list[float](), threading.Barrier(callers)
+    took, ready = list[float](), threading.Barrier(callers, timeout=20)
 
     def ask() -> None:
         with _client(folder, port) as client:
