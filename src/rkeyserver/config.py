@@ -22,7 +22,9 @@ from rkeyserver.plain import MOST_DOTS, in_words, too_many_dots
 DEFAULT_PORT: Final = 8888
 DEFAULT_PROVISION: Final = Address("", 4433)  # the port that Gramine's clients ask unless told otherwise
 DEFAULT_OPS: Final = Address("127.0.0.1", 9888)
+DEFAULT_CALLERS: Final = Address("127.0.0.1", 8890)
 DEFAULT_KEYSTORE: Final = Path("/etc/rkey.bin")
+DEFAULT_SOCKET: Final = Path("/run/rkeyserver/rkeyserver.socket")  # where the unit file has it, and commands ask
 DEFAULT_MACHINE: Final = Path("/var/lib/rkeyserver/machine")
 MAX_CONFIG: Final = 64 * 1024
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -46,10 +48,11 @@ class Config:
     without an own record. once: fetch, store, exit. recover: collect shares until they open the record that lies there.
     change: what it does to the policy in it. listen: where peers connect. platform: None to detect hardware.
     machine: the simulated processor's folder. ops: the operations listener. audit: the audit file. policy: of a new
-    domain, or what a joiner goes by. admins: who has to have signed what a joiner believes. socket: for the owner.
+    domain, or what a joiner goes by. admins: who has to have signed what a joiner believes. socket: the local one, for
+    callers and the owner.
     pccs: base URL of the service that collateral is fetched from, None for none. pccs_ca: the CA of its certificate,
     None for the public ones. collateral: the file that collateral is held in. provision: where applications get their
-    keys, if the policy names any.
+    keys, if the policy names any. callers: where callers with a token are answered, if the policy names any.
     """
 
     hosts: tuple[Address, ...] = ()
@@ -71,6 +74,7 @@ class Config:
     pccs_ca: Path | None = None
     collateral: Path | None = None
     provision: Address = DEFAULT_PROVISION
+    callers: Address = DEFAULT_CALLERS
     log_level: str = "info"
 
     @property
@@ -90,7 +94,7 @@ class Config:
 
     @property
     def socket_path(self) -> Path:
-        """The owner's socket: as given, or beside the keystore."""
+        """The local socket: as given, or beside the keystore."""
         return self.socket or self.keystore.with_name(self.keystore.name + ".socket")
 
 
@@ -117,6 +121,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     pccs_ca: PathText | None = None
     collateral: PathText | None = None
     provision: str | None = None
+    callers: str | None = None
     log_level: LogLevel | None = None
 
 
@@ -142,6 +147,7 @@ WANTED: Final = {
     "pccs-ca": "the path of a file with the CA's certificate",
     "collateral": "the path of a file",
     "provision": '[HOST]:PORT, as ":4433"',
+    "callers": '[HOST]:PORT, as "127.0.0.1:8890"',
     "log-level": f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}",
 }
 
@@ -198,6 +204,8 @@ def make_config(file: Options, command_line: Options) -> Config:
         changes["ops"] = parse_address(said.pop("ops"), DEFAULT_OPS.port)
     if "provision" in said:
         changes["provision"] = parse_address(said.pop("provision"), DEFAULT_PROVISION.port, any_host=True)
+    if "callers" in said:
+        changes["callers"] = parse_address(said.pop("callers"), DEFAULT_CALLERS.port, any_host=True)
     for name, value in said.items():
         changes[name] = Path(value) if name in _PATHS else value
     config = replace(Config(), **changes)  # type: ignore[arg-type]  # msgspec has checked every value's type

@@ -51,6 +51,7 @@ class ServeOptions(_Options, frozen=True):
     pccs_ca: Name | None = None
     collateral: Name | None = None
     provision: str | None = None
+    callers: str | None = None
     log_level: LogLevel | None = None
 
 

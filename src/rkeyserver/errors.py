@@ -91,6 +91,11 @@ class Reason(StrEnum):
     SHARE_GIVEN_TWICE = "share-given-twice"
     COLLATERAL_EXPIRED = "collateral-expired"
     TLS_FAILED = "tls-failed"
+    NOT_PERMITTED = "not-permitted"
+    UNKNOWN_TOKEN = "unknown-token"  # noqa: S105 - a reason
+    NO_SUCH_GENERATION = "no-such-generation"
+    DOES_NOT_OPEN = "does-not-open"
+    ENCLAVE_NOT_NAMED = "enclave-not-named"
 
 
 class Rejected(RkeyError):

@@ -440,7 +440,7 @@ QUOTES: dict[str, tuple[Callable[[Host], None], int, str]] = {
     "of another signer": (changes(quoted=IMAGE.__class__(IMAGE.mrenclave, "00" * 32)), CORRUPT, "another enclave"),
     "of a later version": (
         changes(quoted=IMAGE.__class__(IMAGE.mrenclave, IMAGE.mrsigner, isv_svn=2)), CORRUPT, "another enclave"),
-    "an old one": (changes(quoted_data="11" * 64), UNAVAILABLE, "does not fit"),
+    "an old one": (changes(quoted_data="11" * 64), CORRUPT, "is over report data 111111"),
     "of no kind": (changes(attestation_type="none"), MISUSE, "wanted is 'dcap'"),
     "of another kind": (changes(attestation_type="epid"), MISUSE, "wanted is 'dcap'"),
 }  # fmt: skip

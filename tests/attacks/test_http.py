@@ -23,7 +23,7 @@ from rkeyserver.clock import Clock
 from rkeyserver.exchange.messages import MAX_MESSAGE, AttestedMessage, Request, decode
 from rkeyserver.exchange.standby import Asking, Greeting
 from rkeyserver.service.limits import MAX_BYTES, MAX_CONNECTION_BYTES
-from rkeyserver.service.routes import HAND_OVER_PATH, HELLO_PATH, HINT_PATH
+from rkeyserver.service.routes import HAND_OVER_PATH, HELLO_PATH, HINT_PATH, RELEASE_HELLO_PATH, RELEASE_PATH
 
 ATTACKER, HONEST = "127.0.0.66", "127.0.0.9"
 MOST_GROWTH = 32 * 1024 * 1024
@@ -220,7 +220,7 @@ def host(tmp_path_factory: pytest.TempPathFactory, platform: str) -> Iterator[Ma
         yield machine
 
 
-@pytest.mark.parametrize("path", [HELLO_PATH, HAND_OVER_PATH])
+@pytest.mark.parametrize("path", [HELLO_PATH, HAND_OVER_PATH, RELEASE_HELLO_PATH, RELEASE_PATH])
 @pytest.mark.parametrize(("length", "status"), ODD.values(), ids=ODD)
 def test_a_length_that_is_none(host: Machine, path: str, length: bytes, status: int) -> None:
     (running,) = host.started

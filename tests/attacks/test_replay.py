@@ -9,8 +9,8 @@ from tests.attacks.parties import Pair, Primary, Standby, edited, granted, with_
 from tests.fakes.machines import NOW
 
 from rkeyserver.errors import Reason, Rejected, Unavailable
+from rkeyserver.exchange.challenges import CHALLENGE_LIFE, MAX_REMEMBERED, UsedChallenges
 from rkeyserver.exchange.messages import Challenge, ChallengeBody, Grant, Request, decode, encode
-from rkeyserver.exchange.primary import CHALLENGE_LIFE, MAX_REMEMBERED, UsedChallenges
 
 
 def test_a_request_sent_twice(pair: Pair) -> None:

@@ -11,9 +11,33 @@ from types import ModuleType
 import pytest
 from tests.fakes.processes import ROOT, machines_in
 
-from rkeyserver.cli import appraise, collateral, doctor, identity, inspect, policy, recovery, serve, status
+from rkeyserver.cli import (
+    appraise,
+    collateral,
+    derive,
+    doctor,
+    identity,
+    inspect,
+    policy,
+    recovery,
+    relay,
+    rewrap,
+    serve,
+    status,
+    token,
+    unwrap,
+    wrap,
+)
 from rkeyserver.cli.main import EXIT_INTERRUPTED
-from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_MACHINE, DEFAULT_OPS, DEFAULT_PORT, Config
+from rkeyserver.config import (
+    DEFAULT_CALLERS,
+    DEFAULT_KEYSTORE,
+    DEFAULT_MACHINE,
+    DEFAULT_OPS,
+    DEFAULT_PORT,
+    DEFAULT_SOCKET,
+    Config,
+)
 from rkeyserver.errors import EXIT_BUG, EXIT_OK, EXIT_STATUS
 
 PAGE = (ROOT / "docs" / "operations" / "commands.md").read_text()
@@ -56,11 +80,17 @@ PARSERS = {
     **{f"`rkeyserver collateral {name}`": command(collateral, name) for name in ("fetch", "show", "bundle")},
     "`rkeyserver doctor`": doctor.parser,
     "`rkeyserver identity`": identity.parser,
+    "`rkeyserver derive`": derive.parser,
+    "`rkeyserver wrap`": wrap.parser,
+    "`rkeyserver unwrap`": unwrap.parser,
+    "`rkeyserver rewrap`": rewrap.parser,
     **{
         f"`rkeyserver policy {name}`": command(policy, name)
         for name in ("show", "admit", "remove", "propose", "sign", "apply")
     },
     **{f"`rkeyserver recovery {name}`": command(recovery, name) for name in ("show", "verify", "contribute", "amend")},
+    "`rkeyserver token new`": command(token, "new"),
+    "`rkeyserver relay`": relay.parser,
 }
 
 
@@ -88,6 +118,18 @@ def test_defaults() -> None:
     assert defaults["--log-level"] == Config().log_level
     assert defaults["--listen"].startswith(f"`{Config().listen[0]}`")
     assert Config().audit_path == Path(f"{DEFAULT_KEYSTORE}.audit.jsonl")
+
+
+@pytest.mark.parametrize("name", ["derive", "wrap", "unwrap", "rewrap"])
+def test_callers_ask_where_the_unit_file_has_the_socket(name: str) -> None:
+    defaults = {row[0].split()[0].strip("`"): row[1] for row in table(f"`rkeyserver {name}`")}
+    assert defaults["--socket"] == f"`{DEFAULT_SOCKET}`"
+
+
+def test_defaults_of_callers() -> None:
+    assert dict(row[:2] for row in table("`rkeyserver`"))["`--callers [HOST]:PORT`"] == f"`{DEFAULT_CALLERS}`"
+    found = {row[0].split("`")[1].split()[0]: row[1] for row in table("`rkeyserver relay`")}
+    assert (found["--to"], found["--mode"]) == (f"`{DEFAULT_CALLERS}`", f"`{relay.DEFAULT_MODE}`")
 
 
 def test_exit_statuses_are_the_program_s() -> None:

@@ -78,6 +78,8 @@ def keys(machine: Path, path: Path, labels: Sequence[str] = ()) -> Iterator[tupl
     keyring = open_keyring(parsed, platform)
     yield "domain secret", bytes(keyring._key(0))
     yield "root key", bytes(keyring.root_key(keyring.current.id))
+    for number, generation in enumerate(keyring.generation_ids[:-1], start=1):
+        yield f"root key of generation {number}", bytes(keyring.root_key(generation))
     for label in labels:
         derived = bytearray(KEY_SIZE)
         root_key, into = keyring.root_key(keyring.current.id), memoryview(derived)

@@ -241,6 +241,26 @@ def test_code_is_loaded_from_the_signed_image(built: Built) -> None:
     assert {"rkeyserver", "msgspec", "cryptography", "uvicorn"} <= seen
 
 
+IMPORTED = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from rkeyserver.client import Client
+from rkeyserver.errors import Unavailable
+try:
+    Client(["unix:/nobody"]).derive("x")
+except Unavailable as error:
+    print(error, sys.modules["httptools"].__file__.startswith(sys.argv[2]))
+"""
+
+
+def test_a_program_imports_the_client_from_what_was_built(built: Built) -> None:
+    """As docs/integrations/python.md has it: the image and the libraries, and nothing installed."""
+    interpreter = (built.folder / "rkeyserver").read_text().split()[0].removeprefix("#!")
+    done = run(interpreter, "-IS", "-c", IMPORTED, built.folder / IMAGE, built.tree / "out" / "lib")
+    assert done.stdout.startswith("No server helped, 2 times each: unix:/nobody: No such file or directory."), done
+    assert done.stdout.endswith("True\n")
+
+
 def test_another_python_is_refused_in_words(copy: Path) -> None:
     program = copy / "rkeyserver"
     text = program.read_text()

@@ -318,7 +318,7 @@ MOST_MEMORY: Final = 256 * 1024 * 1024
 BOMB: Final = 400
 HONEST: Final[dict[str, Any]] = {
     **dict.fromkeys(("domain", "machine", "protects", "key_memory", "started"), "x"),
-    **dict.fromkeys(("epoch", "sequence", "hand_overs"), 1),
+    **dict.fromkeys(("epoch", "sequence", "hand_overs", "released"), 1),
     "role": "primary",
     "platform": "p",
     "record_problem": "",
@@ -330,6 +330,8 @@ HONEST: Final[dict[str, Any]] = {
     "peers": {},
     "ways_back": {"record": 1, "hosts": 1, "recovery": 0},
     "recovering": None,
+    "provision": None,
+    "callers": None,
     "collateral": {"pccs": None, "last_success": None, "last_error": None, "held": []},
 }
 HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"

@@ -136,7 +136,7 @@ def exercise(machines: Machines, kernel: Sequence[str]) -> tuple[Machine, list[M
     first = host.start(*DEBUG, under=as_there)
     second = backup.start("-i", host.address, *DEBUG, under=as_there)
     for body in (b"", b"nonsense", bytes(1000)):
-        for path in ("/v1/hello", "/v1/hand-over"):
+        for path in ("/v1/hello", "/v1/hand-over", "/v1/release/hello", "/v1/release"):
             assert httpx.post(f"http://{host.address}{path}", content=body, trust_env=False).is_client_error
     for _ in range(2):
         assert third.run("-i", backup.address, "--once", *DEBUG, under=as_there).status == 0
@@ -178,8 +178,8 @@ def test_no_key_in_what_is_printed_or_stored_or_in_memory(machines: Machines, ke
         assert done["found"] == readable(machine, one.pid)
         if machine.platform_name == "sgx":
             continue
-        # The keyring's page and that of the key behind the challenges, nothing left of any exchange.
-        assert done["key_memory"] == {str(one.pid): 2 * mmap.PAGESIZE} | {str(worker): 0 for worker in workers}
+        # The keyring's page, and those of the keys behind the challenges of each purpose; nothing left of any exchange.
+        assert done["key_memory"] == {str(one.pid): 3 * mmap.PAGESIZE} | {str(worker): 0 for worker in workers}
         assert done["looked"] > LEAST_MEMORY * (1 + len(workers))
 
 

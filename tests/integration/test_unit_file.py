@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from rkeyserver.cli import serve
-from rkeyserver.config import Config, Options, check_options, make_config, read_file
+from rkeyserver.config import DEFAULT_SOCKET, Config, Options, check_options, make_config, read_file
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse
 
 ROOT = Path(__file__).parents[2]
@@ -107,8 +107,10 @@ def test_command_line_is_one_that_the_program_takes() -> None:
     assert Path(given.pop("config")) == Path("/etc") / TOML.name
     config = make_config(Options(), check_options(given))
     state = Path("/var/lib") / one("StateDirectory")
-    for path in (config.keystore, config.audit_path, config.machine, config.socket_path):
+    for path in (config.keystore, config.audit_path, config.machine):
         assert path.is_relative_to(state), "all else is read-only to the service"
+    assert config.socket_path == DEFAULT_SOCKET, "commands ask there"
+    assert config.socket_path.parent == Path("/run") / one("RuntimeDirectory")
     assert config.hosts == ()
 
 
@@ -122,6 +124,11 @@ def test_no_restart_after_what_a_restart_cannot_help() -> None:
     wanted = {EXIT_STATUS[kind] for kind in (Misuse, Corrupt)}
     assert {int(status) for status in one("RestartPreventExitStatus").split()} == wanted
     assert one("Restart") == "on-failure"
+
+
+def test_the_kernel_can_name_callers_and_they_can_reach_it() -> None:
+    assert "PrivateUsers" not in directives(), "users outside of the namespace would all be 65534"
+    assert one("RuntimeDirectoryMode") == "0755"
 
 
 def test_key_memory_is_allowed() -> None:
@@ -190,9 +197,13 @@ def service(folder: Path, toml: str = "", under: Sequence[str] = ()) -> Iterator
         f'platform = "simulated"\nmachine = "{state / "machine"}"\nlisten = ["127.0.0.1:0"]\nops = "127.0.0.1:0"\n'
         + toml
     )
-    moved = {"/var/lib/rkeyserver/rkey.bin": str(state / "rkey.bin"), f"/etc/{TOML.name}": str(said)}
+    moved = {
+        "/var/lib/rkeyserver/rkey.bin": str(state / "rkey.bin"),
+        f"/etc/{TOML.name}": str(said),
+        str(DEFAULT_SOCKET): str(state / "local.socket"),
+    }
     words = [moved.get(word, word) for word in command()[1:]]
-    assert not [word for word in words if word.startswith(("/etc", "/var"))]
+    assert not [word for word in words if word.startswith(("/etc", "/var", "/run"))]
     environment = {"NOTIFY_SOCKET": str(folder / "notify"), "PYTHONPATH": str(ROOT / "src")}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, (folder / "log").open("wb") as log:
         manager.bind(str(folder / "notify"))

@@ -25,13 +25,18 @@ from tests.vectors import intel
 
 from rkeyserver.appraisal.change import parse_change, propose, public_line, sign, signers
 from rkeyserver.appraisal.defaults import default_policy
-from rkeyserver.appraisal.policy import AdminsTable, Policy
+from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_policy
 from rkeyserver.attestation.sgx.claims import SgxClaims
+from rkeyserver.client import enclave
 from rkeyserver.clock import Clock
 from rkeyserver.exchange import messages
 from rkeyserver.exchange.mint_statement import Minted, check_mint_statement
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.recovery import Checked, RecoveryAsking, check_request, contribute
+from rkeyserver.exchange.releaser import Releaser
+from rkeyserver.exchange.requester import Greeting as ReleaseGreeting
+from rkeyserver.exchange.requester import Requesting as ReleaseRequesting
+from rkeyserver.exchange.requester import Wanting
 from rkeyserver.exchange.standby import Asking, Greeting, Requesting
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.platforms.registry import load_verifier
@@ -92,7 +97,9 @@ def policies() -> list[bytes]:
     recipients = f"[recovery]\nthreshold = 2\nrecipients = {json.dumps(recovery().recipients)}\n"
     plain = document("# é", table("simulated", machines="any", mrenclave="any", mrsigner=[platform().mrsigner]))
     applied = document(table(), provision(), entry("db"), entry("log", isv_prod_id=7, machines=["00" * 16]))
-    return [text.encode() for text in (document(table()), plain, document(table(), admins, recipients), applied)]
+    callers = '[[callers]]\nuid = 1000\nmay = ["derive"]\nlabels = ["db/*"]\n'
+    documents = (document(table()), plain, document(table(), admins, recipients), applied, document(table(), callers))
+    return [text.encode() for text in documents]
 
 
 @cache
@@ -205,6 +212,44 @@ def requesting() -> Requesting:
 
 
 @cache
+def release_policy() -> Policy:
+    """A policy that names an enclave on the standby's machine."""
+    return parse_policy(f"{policy().text}\n{enclave.entry(machine(folder() / 'standby'), ['*'])}")
+
+
+@cache
+def releasing() -> tuple[Releaser, ReleaseGreeting]:
+    """A server that releases keys, and an enclave that has greeted it."""
+    clock = Clock(HostTime())
+    releaser = Releaser(attester=platform(), verifiers=VERIFIERS, clock=clock, random=os.urandom, instance=b"a" * 16)
+    wanted = Wanting(
+        attester=machine(folder() / "standby"),
+        verifiers=VERIFIERS,
+        policy=policy(),
+        clock=clock,
+        random=os.urandom,
+        instance=b"b" * 16,
+        domain=id_of(SECRET),
+        keys=(messages.WantedKey(label="a", size=32, generation="current"),),
+    )
+    return releaser, ReleaseGreeting.begin(wanted)
+
+
+@cache
+def wanting() -> ReleaseRequesting:
+    """The enclave, with its request made."""
+    releaser, greeting = releasing()
+    return greeting.challenged(releaser.challenge(greeting.message))
+
+
+async def released(releaser: Releaser, request: bytes) -> bytes:
+    with contextlib.closing(keyring_of(KEYS, secret=SECRET, policy=policy().text)) as keyring:
+        proved = await releaser.prove(request, release_policy(), domain=keyring.domain)
+        found = releaser.find(releaser.appraise(proved, release_policy()), keyring)
+        return releaser.release(releaser.seal(found, keyring))
+
+
+@cache
 def exchange() -> dict[type[messages.Message], bytes]:
     """One of each message, as two genuine parties send them."""
     granter, greeting, recovering = parties()
@@ -212,9 +257,15 @@ def exchange() -> dict[type[messages.Message], bytes]:
     grant = asyncio.run(granted(granter, requesting().message))
     recovery_request = messages.decode(recovering.message, messages.RecoveryRequest)
     checked = asyncio.run(check(recovering.message))
+    release_request = messages.decode(wanting().message, messages.ReleaseRequest)
+    release = asyncio.run(released(releasing()[0], wanting().message))
     with contextlib.closing(keyring_of(KEYS, secret=SECRET, policy=policy().text)) as keyring:
         minted = granter.state_mint(keyring)
     return {
+        messages.ReleaseRequest: wanting().message,
+        messages.ReleaseRequestClaims: release_request.attested.claims,
+        messages.Release: release,
+        messages.ReleaseClaims: messages.decode(release, messages.Release).attested.claims,
         messages.Hello: greeting.message,
         messages.Challenge: request.challenge,
         messages.ChallengeBody: messages.decode(request.challenge, messages.Challenge).body,

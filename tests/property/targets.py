@@ -43,6 +43,8 @@ from tests.property.inputs import (
     records,
     recovery,
     recovery_secret,
+    release_policy,
+    releasing,
     requesting,
     rsa_line,
     share_documents,
@@ -51,6 +53,7 @@ from tests.property.inputs import (
     slots,
     ssh_private,
     verify,
+    wanting,
     written,
 )
 from tests.property.registry import Run, target, text_of
@@ -62,13 +65,20 @@ from rkeyserver.appraisal.change import parse_change, propose, public_line
 from rkeyserver.appraisal.measured import parse_measured
 from rkeyserver.appraisal.policy import AdminsTable, parse_admins, parse_policy, parse_recovery
 from rkeyserver.appraisal.succession import believe
+from rkeyserver.appraisal.token_callers import caller_of
 from rkeyserver.appraisal.toml_lines import line_of
 from rkeyserver.attestation.sgx import collateral, quote
 from rkeyserver.cli import inspect, policy_domain, policy_edit, status, talk
 from rkeyserver.cli import policy as cli_policy
 from rkeyserver.cli import recovery as cli_recovery
+from rkeyserver.cli import relay as cli_relay
+from rkeyserver.cli import token as cli_token
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.cli.identity_file import read_identities
+from rkeyserver.client import calls as client_calls
+from rkeyserver.client.calls import Call, result_of
+from rkeyserver.client.http import NotHttp, Reply
+from rkeyserver.client.servers import parse_server
 from rkeyserver.config import check_options, make_config, read_file
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable, one_line
 from rkeyserver.exchange import messages
@@ -86,6 +96,7 @@ from rkeyserver.sealing.recovery import MAX_SEALED_SHARE, RecoveryShare, encode_
 from rkeyserver.service import audit, frames, given, ops, routes, sharing, sharing_messages, verification, worker
 from rkeyserver.service import contribute as service_contribute
 from rkeyserver.service.adopt import Opened, Unopenable, look
+from rkeyserver.tokens import check_token, digest, token_of
 
 # The list
 
@@ -105,7 +116,7 @@ def hello_at_a_primary(data: bytes) -> bytes:
 
 def request_at_a_primary(data: bytes) -> object:
     granter = parties()[0]
-    granter._used._until.clear()  # else the genuine one would be taken only once
+    granter._challenges._used._until.clear()  # else the genuine one would be taken only once
     return asyncio.run(granter.prove(data, policy()))
 
 
@@ -162,6 +173,18 @@ def grant_at_a_standby(data: bytes) -> None:
     asyncio.run(requesting().granted(data)).keyring.close()
 
 
+def request_at_a_releaser(data: bytes) -> object:
+    releaser = releasing()[0]
+    releaser._challenges._used._until.clear()
+    return asyncio.run(releaser.prove(data, release_policy(), domain=id_of(SECRET)))
+
+
+def release_at_an_enclave(data: bytes) -> None:
+    asyncio.run(wanting().released(data)).close()
+
+
+target("release request at a server", message(messages.ReleaseRequest), request_at_a_releaser, Rejected)
+target("release at an enclave", message(messages.Release), release_at_an_enclave, Rejected, secrets=lambda: SECRETS)
 target("grant at a standby", message(messages.Grant), grant_at_a_standby, Rejected, secrets=lambda: SECRETS)
 target(
     "contribution at an instance",
@@ -365,6 +388,7 @@ ENCLAVE_OPTIONS: Final[dict[str, object]] = {
     "pccs-ca": "ca.pem",
     "collateral": "collateral.json",
     "provision": ":4433",
+    "callers": ":8890",
 }
 target(
     "options of an enclave",
@@ -407,7 +431,8 @@ target(
 HELD: Final = {"own": True, "days_left": 1.5, "fmspc": "f", "ca": "c", "issued": "i", "expires": "e", "source": "s"}
 STATUS: Final[dict[str, Any]] = {
     "role": "primary", "domain": "d", "epoch": 0, "sequence": 1, "platform": "simulated", "machine": "m",
-    "protects": "p", "key_memory": "k", "hand_overs": 1, "started": "s", "refused": {"a": 1}, "peers": {"m": "t"},
+    "protects": "p", "key_memory": "k", "hand_overs": 1, "released": 1, "started": "s", "refused": {"a": 1},
+    "peers": {"m": "t"},
     "generations": [{"id": "i", "state": "s", "created": "c"}], "recovering": None, "record_problem": "",
     "slots": [{"type": "platform", "platform": "p", "policy": "q", "versions": {"v": "1"}}],
     "simulated": True, "ways_back_total": 1,
@@ -417,6 +442,7 @@ STATUS: Final[dict[str, Any]] = {
         "held": [HELD],
     },
     "provision": {"listening": ["a"], "problem": "p", "given": 1, "ca_generation": "g", "ca_sha256": "s"},
+    "callers": {"listening": ["a"], "problem": "p", "ca_generation": "g", "ca_sha256": "s"},
 }  # fmt: skip
 
 
@@ -593,3 +619,68 @@ target(
     Corrupt,
 )
 target("text for a terminal", lambda: ["é\x1b[31m\n\u202e".encode()], lambda data: one_line(text_of(data)))
+
+
+def with_token() -> str:
+    return (
+        policy().text
+        + f'\n[[callers]]\ntoken_sha256 = "{digest(token_of(bytes(32)))}"\nmay = ["derive"]\nlabels = ["x"]\n'
+    )
+
+
+target("token", lambda: [token_of(bytes(32)).encode()], lambda data: check_token(text_of(data)), Misuse)
+target(
+    "Authorization header",
+    lambda: [f"Bearer {token_of(bytes(32))}".encode()],
+    lambda data: caller_of([data.decode("latin-1")], parse_policy(with_token())),
+    Rejected,
+    secrets=lambda: (token_of(bytes(32)),),
+)
+target("mode of a relay's socket", lambda: [b"0660", b"600"], lambda data: cli_relay._mode(text_of(data)), Misuse)
+target(
+    "what a token is for",
+    lambda: [b"db/*", b"x"],
+    lambda data: cli_token._checked(["derive"], [text_of(data)]),
+    Misuse,
+)
+target(
+    "a client's server",
+    lambda: [b"unix:/run/r.socket", b"https://[fd00::1]:8890", b"https://localhost/"],
+    lambda data: parse_server(text_of(data)),
+    Misuse,
+)
+
+
+def replied(data: bytes, call: Call[Any]) -> None:
+    reply = Reply()
+    for start in range(0, len(data), 100):
+        if not reply.complete:
+            reply.feed(data[start : start + 100])
+    if reply.complete:
+        result_of(call, reply.answer(), "a server")
+
+
+def answers() -> list[bytes]:
+    found = [
+        b'{"key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "generation": "%s"}' % (b"0a" * 16),
+        b'{"plaintext": "AAEC", "generation": "%s"}' % (b"0a" * 16),
+        b'{"wrapped": "AAEC", "generation": "%s"}' % (b"0a" * 16),
+    ]
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    refused = b'{"error": "unavailable", "message": "Not now.", "advice": "Wait.", "reason": ""}'
+    busy = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\ncontent-length: %d\r\n\r\n" % len(refused)
+    return [*(head % len(body) + body for body in found), busy + refused]
+
+
+for name, make in {
+    "derive": lambda: client_calls.derive("x", 32, "current"),
+    "unwrap": lambda: client_calls.unwrap("x", b"w", b""),
+    "wrap": lambda: client_calls.wrap("x", b"w", b""),
+}.items():
+    target(
+        f"answer to a client's {name}",
+        answers,
+        lambda data, make=make: replied(data, make()),  # type: ignore[misc]  # mypy infers no default's type
+        *(NotHttp, RkeyError),
+        refuses=True,
+    )

@@ -26,7 +26,11 @@ FOUND: dict[str, dict[str, bytes]] = {
         "a key of many parts took minutes to read": b"x." * 30_000 + b"x = 1\n",
         "a file without end was read whole": b"# x\n" * 100_000,
     },
-    "admins": {"a key of many parts took minutes to read": b"x." * 60_000 + b"x = 1\n"},
+    "admins": {
+        "a key of many parts took minutes to read": b"x." * 60_000 + b"x = 1\n",
+        "a key that is no UTF-8 ended in a traceback": b'"\xff" = 1\n',
+    },
+    "measured": {"a value that is no UTF-8 ended in a traceback": b'seal_to = "\xff"\n'},
     "policy change": {"its error was as long as the change": b'{"' + b"x" * 200_000 + b'":1}'},
     "progress of a recovery": {"deep nesting ended in a traceback": b'{"a":' * 1_000 + b"1" + b"}" * 1_000},
     "done change": {

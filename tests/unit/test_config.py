@@ -69,6 +69,7 @@ SAID: dict[str, tuple[str, object, dict[str, object]]] = {
     "pccs-ca": ('"ca.pem"', "ca.pem", {"pccs_ca": Path("ca.pem")}),
     "collateral": ('"/srv/c.json"', "/srv/c.json", {"collateral": Path("/srv/c.json")}),
     "provision": ('":4"', ":4", {"provision": Address("", 4)}),
+    "callers": ('"localhost"', "localhost", {"callers": Address("localhost", 8890)}),
     "log-level": ('"debug"', "debug", {"log_level": "debug"}),
 }  # fmt: skip
 
@@ -170,6 +171,7 @@ WRONG: dict[str, list[object]] = {
     "pccs-ca": ["", 0, True, "/a\0b", "ca.pem"],
     "collateral": ["", 0, "/a\0b"],
     "provision": ["", 4433, [":4433"], ":x", "a b:1"],
+    "callers": [8890, [":8890"], "localhost:x", ":65536"],
     "log-level": ["", "DEBUG", "trace", "warn", 10],
 }
 CASES = [(name, value) for name, values in WRONG.items() for value in values]

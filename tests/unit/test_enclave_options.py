@@ -37,6 +37,7 @@ SAID: dict[str, tuple[object, dict[str, object]]] = {
     "pccs": ("https://pccs:8081/v4", {"pccs": "https://pccs:8081/v4"}),
     "collateral": ("c.json", {"collateral": STATE / "c.json"}),
     "provision": (":5", {"provision": Address("", 5)}),
+    "callers": ("127.0.0.1:6", {"callers": Address("127.0.0.1", 6)}),
     "log-level": ("debug", {"log_level": "debug"}),
 }
 

@@ -34,6 +34,7 @@ from rkeyserver.exchange.attested import Verifier
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.standby import Asking, Greeting, Requesting
 from rkeyserver.framing import framed
+from rkeyserver.keyring import wrapping
 from rkeyserver.keyring.derivation import derive_into, domain_id, generation_id
 from rkeyserver.keyring.keyring import Generation, GenerationState, Keyring, KeyringHeader
 from rkeyserver.keyring.sealed import open_keyring
@@ -58,6 +59,11 @@ MESSAGES: Final[dict[str, type[messages.Message]]] = {
     "recovery-request-claims": messages.RecoveryRequestClaims,
     "recovery-request": messages.RecoveryRequest,
     "recovery-contribution": messages.RecoveryContribution,
+    "wanted-key": messages.WantedKey,
+    "release-request-claims": messages.ReleaseRequestClaims,
+    "release-request": messages.ReleaseRequest,
+    "release-claims": messages.ReleaseClaims,
+    "release": messages.Release,
     "mint-statement-claims": messages.MintStatementClaims,
     "mint-statement": messages.MintStatement,
 }
@@ -85,6 +91,7 @@ def randomness(*given: bytes) -> Iterator[None]:
 
     os = SimpleNamespace(urandom=urandom)
     before: list[tuple[Any, str, Any]] = [(secret, "fill_random", fill), (wrap, "os", os), (recovery, "os", os)]
+    before.append((wrapping, "os", os))
     kept = [getattr(module, name) for module, name, _ in before]
     for module, name, replacement in before:
         setattr(module, name, replacement)
@@ -108,6 +115,8 @@ def unhex(value: Any) -> Any:
         return bytes.fromhex(value["hex"])
     if isinstance(value, dict):
         return message_of(value)
+    if isinstance(value, list):
+        return [unhex(one) for one in value]
     return value
 
 

@@ -17,21 +17,36 @@ from starlette.routing import Route
 from tests.vectors.spec_cases import FOLDER, SPEC
 from tests.vectors.test_spec_vectors import generator
 
-from rkeyserver.appraisal import change, defaults, ed25519_keys, policy, policy_errors, rules
+from rkeyserver.appraisal import callers, change, defaults, ed25519_keys, policy, policy_errors, rules
 from rkeyserver.appraisal.measured import Measured
 from rkeyserver.attestation.sgx import ra_tls
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.errors import EXIT_STATUS, HTTP_STATUS, Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange import messages
 from rkeyserver.exchange.attested import Context
-from rkeyserver.exchange.primary import CHALLENGE_LIFE, MAX_REMEMBERED
+from rkeyserver.exchange.challenges import CHALLENGE_LIFE, MAX_REMEMBERED
 from rkeyserver.keyring import keyring
+from rkeyserver.keyring.derivation import Purpose
 from rkeyserver.platforms import sigstruct
 from rkeyserver.platforms.simulated import anchor, keys, processor, quoting, tcb
 from rkeyserver.platforms.simulated.platform import BACKDATED
 from rkeyserver.sealing import record, recovery, shares
-from rkeyserver.service import app, fetch, http_client, limits, on_demand, provision, provision_tls
+from rkeyserver.service import (
+    app,
+    callers_app,
+    callers_requests,
+    fetch,
+    http_client,
+    limits,
+    on_demand,
+    policy_app,
+    provision,
+    provision_tls,
+)
+from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Instance
+from rkeyserver.service.local_app import make_local_app
+from rkeyserver.service.ops import make_ops_app
 
 PAGES: Final = sorted(SPEC.glob("*.md"))
 Row = tuple[str, ...]
@@ -86,7 +101,7 @@ def test_the_index_names_every_page_and_the_pages_every_vector_file() -> None:
 def test_routes() -> None:
     routes = [one for one in app.make_app(cast("Instance", None)).routes if isinstance(one, Route)]
     found = [((one.methods or set()) - {"HEAD"}, one.path) for one in routes]
-    rows = table("exchange.md", "Routes")
+    rows = [*table("exchange.md", "Routes"), *table("release.md", "Routes of a release")]
     assert found == [({method}, path) for method, path, *_ in rows]
     caps = {kind.__name__: str(most) for kind, most in messages.MAX_MESSAGE.items()}
     assert [(body, most) for *_, body, most, _answer in rows] == [
@@ -95,6 +110,8 @@ def test_routes() -> None:
         ("not read", "0"),
         ("not read", "0"),
         ("RecoveryContribution", str(app.MAX_CONTRIBUTION_BODY)),
+        ("Hello", caps["Hello"]),
+        ("ReleaseRequest", caps["ReleaseRequest"]),
     ]
 
 
@@ -142,7 +159,7 @@ def test_reasons() -> None:
 def test_only_reasons_are_named_as_reasons() -> None:
     """Every code in parentheses on the pages is one: `(`bad-mac`)`."""
     known = {str(reason) for reason in Reason} | {"Corrupt", "Misuse"}
-    for page in ("exchange.md", "record.md", "recovery.md", "keyring.md", "simulated.md"):
+    for page in ("exchange.md", "record.md", "recovery.md", "keyring.md", "simulated.md", "callers.md", "release.md"):
         for codes in re.findall(r"\((?:else )?((?:`[a-zA-Z-]+`(?:, )?)+)\)", (SPEC / page).read_text("utf-8")):
             assert set(re.findall("`([^`]+)`", codes)) <= known | {"unavailable"}, f"{page}: {codes}"
 
@@ -154,11 +171,21 @@ STRUCTS: Final = {
     "RecoveryShare": "share",
     "Generation": "generation",
     "AttestedMessage": "AttestedMessage",
+    "WantedKey": "WantedKey",
     "Signature": "signature",
     "AdminsTable": "admins",
 }
 SLOTS: Final = {"PlatformSlot", "RecoverySlot"}
 HEX: Final = {f"^[0-9a-f]{{{2 * size}}}\\Z": f"hex{size}" for size in (16, 32, 64)}
+
+
+def pattern_of(text: object) -> str:
+    kind = inspect.type_info(text)
+    assert isinstance(kind, inspect.StrType)
+    return kind.pattern or ""
+
+
+NAMED: Final = {pattern_of(policy.Label): "label", pattern_of(policy.GenerationName): "generation"}
 
 
 def span(least: int | None, most: int | None) -> str:
@@ -174,6 +201,8 @@ def text_form(kind: inspect.StrType) -> tuple[str, str]:
     if "a-z:" in pattern:
         assert (kind.min_length, kind.max_length) == (1, 128)
         return "text", "name"
+    if pattern in NAMED:
+        return "text", NAMED[pattern]
     return (HEX[pattern], "") if pattern in HEX else ("text", span(kind.min_length, kind.max_length))
 
 
@@ -213,9 +242,26 @@ def fields(struct: type[msgspec.Struct]) -> list[Row]:
     return [(one.encode_name, *form(one.type)) for one in info.fields]
 
 
-MESSAGES: Final[list[type[messages.Message]]] = [*messages.MAX_MESSAGE, messages.AttestedMessage]
+RELEASE: Final = {
+    messages.WantedKey,
+    messages.ReleaseRequestClaims,
+    messages.ReleaseRequest,
+    messages.ReleaseClaims,
+    messages.Release,
+}
+
+
+def page_of(kind: type[messages.Message]) -> str:
+    return "release.md" if kind in RELEASE else "exchange.md"
+
+
+MESSAGES: Final[list[type[messages.Message]]] = [
+    *messages.MAX_MESSAGE,
+    messages.AttestedMessage,
+    messages.WantedKey,
+]
 TABLES: Final[dict[str, tuple[type[msgspec.Struct], str, str, int]]] = {
-    **{kind.__name__: (kind, "exchange.md", kind.__name__, 0) for kind in MESSAGES},
+    **{kind.__name__: (kind, page_of(kind), kind.__name__, 0) for kind in MESSAGES},
     "record header": (record.Header, "record.md", "Bytes", 0),
     "keyring header": (keyring.KeyringHeader, "keyring.md", "Bytes", 0),
     "generation": (keyring.Generation, "keyring.md", "Bytes", 1),
@@ -254,7 +300,7 @@ def test_fields_of_a_recovery_share() -> None:
 
 
 def test_sizes_of_messages() -> None:
-    assert table("exchange.md", "Messages") == [
+    assert table("exchange.md", "Messages") + table("release.md", "Messages of a release") == [
         (kind.__name__, str(kind.__struct_config__.tag), str(most)) for kind, most in messages.MAX_MESSAGE.items()
     ]
 
@@ -333,9 +379,97 @@ def test_tables_of_a_policy() -> None:
     assert names == list(policy.PolicyDocument.__struct_fields__)
 
 
+def test_keys_of_a_caller() -> None:
+    rows = table("policy.md", "Callers")
+    assert [row[0] for row in rows] == list(policy.CallerEntry.__struct_fields__)
+    info = inspect.type_info(policy.CallerEntry)
+    assert isinstance(info, inspect.StructType)
+    assert [one.name for one in info.fields if one.required] == ["may", "labels"]
+    (uid,) = (one.type for one in info.fields if one.name == "uid")
+    assert isinstance(uid, inspect.UnionType)
+    (number_type,) = (one for one in uid.types if isinstance(one, inspect.IntType))
+    assert rows[0][1] == rows[1][1] == f"{number_type.ge}..{number_type.le}"
+    assert rows[3][1] == "list of " + ", ".join(f"`{one}`" for one in callers.Action)
+
+
+# --- callers.md
+
+
+def test_routes_of_callers() -> None:
+    routes = callers_app.caller_routes(cast("Instance", None), cast("callers_app.WhoAsks", None))
+    found = [(*((one.methods or set()) - {"HEAD"}), one.path) for one in routes]
+    rows = table("callers.md", "Requests")
+    assert [row[:2] for row in rows] == found
+    assert {row[3] for row in rows} == {"", str(callers_requests.MAX_BODY)}
+
+
+REQUESTS: Final = {
+    "Derive": callers_requests.DeriveRequest,
+    "Wrap": callers_requests.WrapRequest,
+    "Unwrap": callers_requests.UnwrapRequest,
+}
+
+
+@pytest.mark.parametrize("index", range(3), ids=REQUESTS)
+def test_fields_of_a_request(index: int) -> None:
+    struct = list(REQUESTS.values())[index]
+    info = inspect.type_info(struct)
+    assert isinstance(info, inspect.StructType)
+    assert info.forbid_unknown_fields
+    found = []
+    for one in info.fields:
+        kind, limits_of = form(one.type) if one.name not in {"label", "generation"} else ("text", "")
+        kind = "base64" if kind == "bytes" else kind
+        limits_of = {"label": "1..256", "generation": "`first`, `current`, hex16"}.get(one.name, limits_of)
+        size = one.type.ge if isinstance(one.type, inspect.IntType) else None
+        limits_of = limits_of.replace("0..", f"{size}..", 1) if size else limits_of
+        default = {b"": "empty"}.get(one.default, str(one.default))
+        found.append((one.name, kind, limits_of, "it has to be there" if one.required else default))
+    assert table("callers.md", "Requests", 1 + index) == found
+
+
+def test_errors_of_callers() -> None:
+    kinds = (Misuse(""), Rejected(Reason.NOT_PERMITTED, ""), Unavailable(""), Corrupt(""))
+    found = []
+    for error in kinds:
+        answer = policy_app.told(error)
+        body = json.loads(bytes(answer.body))
+        assert set(body) == {"error", "message", "advice"} | ({"reason"} if isinstance(error, Rejected) else set())
+        found.append((type(error).__name__, body["error"], str(answer.status_code)))
+    assert [row[:3] for row in table("callers.md", "Errors")] == found
+
+
+def test_reasons_of_callers() -> None:
+    assert {row[0] for row in table("callers.md", "Errors", 1)} <= {str(one) for one in Reason}
+
+
+def test_every_route_is_described() -> None:
+    authority = Authority(cast("Instance", None))
+    apps = {
+        "callers": make_local_app(authority),
+        "operations": cast("Any", make_ops_app(authority, "localhost")).app,
+        "peers": app.make_app(cast("Instance", None)),
+    }
+    for name, found in apps.items():
+        described = json.loads((SPEC / f"{name}.openapi.json").read_text("utf-8"))["paths"]
+        assert {(path, method.upper()) for path, methods in described.items() for method in methods} == {
+            (one.path, method)
+            for one in found.routes
+            if isinstance(one, Route)
+            for method in (one.methods or set()) - {"HEAD"}
+        }, name
+
+
+def test_purposes_of_derived_keys() -> None:
+    assert {row[0] for row in table("keyring.md", "Derivation")} >= {str(Purpose.DERIVED_KEY), str(Purpose.WRAP)}
+
+
+# --- changes
+
+
 def test_the_checks_of_a_change_name_reasons() -> None:
     text = (SPEC / "policy.md").read_text("utf-8")
-    (checks,) = re.findall(r"^1\. .*?^7\. [^\n]*\n", text, re.MULTILINE | re.DOTALL)
+    (checks,) = re.findall(r"^1\. .*?^7\. [^\n]*\n", text[text.index("## Changes\n") :], re.MULTILINE | re.DOTALL)
     named = re.findall(r"\(`([a-zA-Z-]+)`\)", checks)
     kinds = {"Misuse", *map(str, Reason)}
     assert [name for name in named if name not in kinds] == []
@@ -359,7 +493,8 @@ def test_appraisal_has_a_row_for_every_rule() -> None:
 
 def test_errors_have_words_for_every_key() -> None:
     structs = (
-        *(policy.PolicyDocument, policy.SgxPolicy, policy.Application, policy.ProvisionTable),
+        *(policy.PolicyDocument, policy.SgxPolicy, policy.Application, policy.ProvisionTable, policy.CallerEntry),
+        policy.EnclaveEntry,
         *(policy.AdminsTable, policy.RecoveryTable, Measured),
     )
     assert set(policy_errors.WANTED) == {name for one in structs for name in one.__struct_fields__}

@@ -13,6 +13,7 @@ from tests.vectors import spec_operations, spec_rkeyserver
 from tests.vectors.spec_cases import FOLDER, Case, all_cases
 from tests.vectors.spec_reference import operations as reference
 from tests.vectors.spec_reference.notation import Refused
+from tests.vectors.spec_writers import openapi
 
 from rkeyserver.errors import Corrupt, Misuse, Reason, RkeyError
 
@@ -67,6 +68,7 @@ BEYOND_VECTORS: Final = {
     Reason.SHARE_GIVEN_TWICE,
     Reason.COLLATERAL_EXPIRED,
     Reason.TLS_FAILED,
+    Reason.UNKNOWN_TOKEN,
 }
 
 
@@ -105,9 +107,14 @@ def test_the_schema_of_the_policy_is_the_programs() -> None:
     assert generator().policy_schema() == (FOLDER.parent / "policy.schema.json").read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", openapi.DOCUMENTS)
+def test_the_descriptions_of_http_are_the_programs(name: str) -> None:
+    assert openapi.DOCUMENTS[name]() == (FOLDER.parent / name).read_text("utf-8")
+
+
 def test_the_generator_can_record_anew() -> None:
     """What is random by nature differs; every case in it still ends as it says."""
     generate = generator()
     new, old = generate.contents(new=True), generate.contents()
-    random = {"exchange.json", "hpke.json", "mint-statement.json", "recovery.json"}
+    random = {"exchange.json", "hpke.json", "mint-statement.json", "recovery.json", "release.json"}
     assert {name for name in new if new[name] != old[name]} == random

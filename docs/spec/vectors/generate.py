@@ -2,8 +2,8 @@
 """Writes the test vectors of this folder: `PYTHONPATH=src:. python docs/spec/vectors/generate.py`.
 
 Inputs and randomness are given, so the same files come out. ECDSA signatures and KEM encapsulations have randomness of
-their own: what exchange.json, hpke.json, mint-statement.json and recovery.json have recorded of them is kept, unless
---record asks for new.
+their own: what exchange.json, hpke.json, mint-statement.json, recovery.json and release.json have recorded of them is
+kept, unless --record asks for new.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from typing import Any, Final
 import msgspec
 from tests.vectors.spec_cases import FOLDER, SPEC, Json
 from tests.vectors.spec_writers import (
+    callers,
     change,
     exchange,
     hpke,
     keyring,
     messages,
     mint_statement,
+    openapi,
     policy,
     ra_tls,
     record,
     recovery,
+    release,
     report_data,
     simulated,
 )
@@ -41,6 +44,7 @@ def contents(*, new: bool = False) -> dict[str, Json]:
         "hpke.json": hpke.content(record=new),
         "keyring.json": keyring.content(),
         "ra-tls.json": ra_tls.content(),
+        "callers.json": callers.content(),
         "record.json": record.content(),
         "recovery.json": recovery.content(record_anew=new),
         "mint-statement.json": mint_statement.content(record_anew=new),
@@ -48,6 +52,7 @@ def contents(*, new: bool = False) -> dict[str, Json]:
         "policy.json": policy.content(),
         "change.json": change.content(),
         "exchange.json": exchange.content(record_anew=new),
+        "release.json": release.content(record_anew=new),
     }
 
 
@@ -130,7 +135,7 @@ def policy_schema() -> str:
 
 
 def main() -> None:
-    """Write the files, the example in record.md, and the policy's schema."""
+    """Write the files, the example in record.md, the policy's schema, and the descriptions of what HTTP there is."""
     parser = argparse.ArgumentParser(description="Write the test vectors.")
     parser.add_argument("--record", action="store_true", help="make anew what is random by nature")
     written = contents(new=parser.parse_args().record)
@@ -139,6 +144,8 @@ def main() -> None:
     page = SPEC / "record.md"
     page.write_text(with_example(page.read_text("utf-8"), written["record.json"]), "utf-8")
     (SPEC / "policy.schema.json").write_text(policy_schema(), "utf-8")
+    for name, document in openapi.DOCUMENTS.items():
+        (SPEC / name).write_text(document(), "utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rkeyserver.appraisal.policy import Application
+    from rkeyserver.appraisal.policy import Application, EnclaveEntry
     from rkeyserver.attestation.sgx.claims import SgxClaims
 
 _Named = frozenset[str] | None  # None for any
@@ -27,7 +27,7 @@ def same_enclave(applications: Sequence[Application]) -> tuple[int, int] | None:
     return None
 
 
-def is_that(claims: SgxClaims, application: Application) -> bool:
+def is_that(claims: SgxClaims, application: Application | EnclaveEntry) -> bool:
     """Whether it is that enclave, on a machine of the entry; whether it is acceptable is for the rules to say."""
     return (
         (application.machines == "any" or claims.ppid in application.machines)

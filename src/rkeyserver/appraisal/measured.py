@@ -41,6 +41,7 @@ def parse_measured(text: str) -> Measured:
     """
     check_depth(text, _WHAT)
     try:
+        text.encode()  # as parse_policy(): no lone surrogate comes further
         found = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise broken(text, error, _WHAT) from error

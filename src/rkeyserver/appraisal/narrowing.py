@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from rkeyserver.appraisal.ed25519_keys import bare
-from rkeyserver.appraisal.policy import Application, Policy, RecoveryTable, SgxPolicy
+from rkeyserver.appraisal.labels import covers
+from rkeyserver.appraisal.policy import Application, CallerEntry, EnclaveEntry, Policy, RecoveryTable, SgxPolicy
 
 _LISTS: Final = {
     "machines": "machine",
@@ -30,9 +32,45 @@ def narrows(old: Policy, new: Policy) -> list[str]:
         else:
             said += [f"[{name}] {sentence}" for sentence in _narrower(before, after)]
     said += _fewer_applications(old.applications, new.applications)
+    said += _permits_less(_with_tokens(old), _with_tokens(new))
+    said += _fewer_enclaves(old.enclaves, new.enclaves)
     if old.recovery is not None:
         said += [f"[recovery] {sentence}" for sentence in _fewer_recipients(old.recovery, new.recovery)]
     return said
+
+
+def takes_from_users(old: Policy, new: Policy) -> list[str]:
+    """What users and groups of a machine may do no longer, one sentence each; it adds no generation.
+
+    They are callers only where the host is trusted: who can put an older policy back there could as well read the keys.
+    """
+    users, left = ([one for one in policy.callers if one.token_sha256 is None] for policy in (old, new))
+    return _permits_less(users, left)
+
+
+def _with_tokens(policy: Policy) -> list[CallerEntry]:
+    return [one for one in policy.callers if one.token_sha256 is not None]
+
+
+def _permits_less(old: Iterable[CallerEntry], new: Iterable[CallerEntry]) -> list[str]:
+    permitted: dict[tuple[str, str], list[str]] = {}
+    for entry in new:
+        for action in entry.may:
+            permitted.setdefault((_who(entry), action), []).extend(entry.labels)
+    lost = dict.fromkeys(
+        f"[callers {_who(entry)}]: may no longer {action} for label {label!r}."
+        for entry in old
+        for action in entry.may
+        for label in entry.labels
+        if not covers(permitted.get((_who(entry), action), ()), label)
+    )
+    return list(lost)
+
+
+def _who(entry: CallerEntry) -> str:
+    if entry.token_sha256 is not None:
+        return f"token {entry.token_sha256}"
+    return f"gid {entry.gid}" if entry.uid is None else f"uid {entry.uid}"
 
 
 def _fewer_recipients(old: RecoveryTable, new: RecoveryTable | None) -> list[str]:
@@ -56,6 +94,22 @@ def _fewer_applications(old: tuple[Application, ...], new: tuple[Application, ..
         else:
             said.append(f"[applications {one.label!r}]: gets no key any more.")
     return said
+
+
+def _fewer_enclaves(old: tuple[EnclaveEntry, ...], new: tuple[EnclaveEntry, ...]) -> list[str]:
+    # As an application: it keeps what it got. They have no names, so an entry stays where another accepts as much.
+    said = []
+    for number, one in enumerate(old, 1):
+        if not any(_accepts_as_much(other, one) for other in new):
+            labels = ", ".join(one.labels)
+            said.append(f"[enclaves] no entry accepts all that the entry {number} of before did, for {labels}.")
+    return said
+
+
+def _accepts_as_much(new: EnclaveEntry, old: EnclaveEntry) -> bool:
+    return (
+        not _narrower(old, new) and set(old.may) <= set(new.may) and all(covers(new.labels, one) for one in old.labels)
+    )
 
 
 def _narrower(old: SgxPolicy, new: SgxPolicy) -> list[str]:

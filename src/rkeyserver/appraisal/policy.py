@@ -16,6 +16,7 @@ import msgspec
 
 from rkeyserver.appraisal.ambiguity import same_enclave
 from rkeyserver.appraisal.ed25519_keys import BARE_KEY, anybody_signs, bare
+from rkeyserver.appraisal.labels import ANY_REST
 from rkeyserver.appraisal.policy_errors import WANTED, broken, check_depth, wrong, wrong_form
 from rkeyserver.appraisal.toml_lines import Path
 from rkeyserver.errors import Misuse
@@ -39,6 +40,10 @@ Uint16 = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 Switch = Literal["accept", "refuse"]
 
 MAX_APPLICATIONS: Final = 64
+MAX_CALLERS: Final = 64
+MAX_ENCLAVES: Final = 64
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 2)]  # the last one stands for nobody (chown(2))
+OVERFLOW_ID: Final = 65534
 
 # Statuses by Intel's names. "Revoked" is not among them: no policy accepts it.
 TcbStatus = Literal[
@@ -91,6 +96,30 @@ class Application(SgxPolicy, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     generation: GenerationName
 
 
+class CallerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one kind of caller may do. Exactly one of uid, gid and token_sha256 says who it is.
+
+    uid, gid: of a process on the machine of the instance that it asks. token_sha256: of the token it shows, hex.
+    may: what; labels: with which; one that ends with "*" stands for all that begin with what is before it.
+    """
+
+    uid: Id | None = None
+    gid: Id | None = None
+    token_sha256: Hex32 | None = None
+    may: Annotated[list[Literal["derive", "wrap", "unwrap", "rewrap"]], NotEmpty]
+    labels: Annotated[list[Label], NotEmpty]
+
+
+class EnclaveEntry(SgxPolicy, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an enclave on another machine may do that proves what it is, and what is accepted of it, as of a platform.
+
+    may: what; labels: with which, as in CallerEntry.
+    """
+
+    may: Annotated[list[Literal["derive"]], NotEmpty]
+    labels: Annotated[list[Label], NotEmpty]
+
+
 class ProvisionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How applications know this domain's servers. ca_generation: of the root key that the CA is derived from."""
 
@@ -125,6 +154,8 @@ class PolicyDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     simulated: SgxPolicy | None = None
     provision: ProvisionTable | None = None
     applications: Annotated[list[Application], msgspec.Meta(min_length=1, max_length=MAX_APPLICATIONS)] | None = None
+    callers: Annotated[list[CallerEntry], msgspec.Meta(min_length=1, max_length=MAX_CALLERS)] | None = None
+    enclaves: Annotated[list[EnclaveEntry], msgspec.Meta(min_length=1, max_length=MAX_ENCLAVES)] | None = None
     admins: AdminsTable | None = None
     recovery: RecoveryTable | None = None
 
@@ -151,6 +182,8 @@ class Policy:
     text: the document as written; digest: its SHA-256 (hex), which audit lines name; tables: by platform.
     admins: who may change it, None where its owner alone may. recovery: None for a domain without.
     applications: who gets a derived key; empty for a domain that gives none. ca_generation: as ProvisionTable has it.
+    callers: who on this machine may do what; empty for its own user alone.
+    enclaves: which ones on other machines may do what; empty for none.
     """
 
     text: str
@@ -160,6 +193,18 @@ class Policy:
     recovery: RecoveryTable | None = None
     applications: tuple[Application, ...] = ()
     ca_generation: GenerationName | None = None
+    callers: tuple[CallerEntry, ...] = ()
+    enclaves: tuple[EnclaveEntry, ...] = ()
+
+    @property
+    def tokens(self) -> list[str]:
+        """The SHA-256 of every token that a caller may show, hex."""
+        return sorted({one.token_sha256 for one in self.callers if one.token_sha256 is not None})
+
+    @property
+    def ca(self) -> GenerationName | None:
+        """The generation that the domain's CA is derived from; None where nobody is served by a certificate of it."""
+        return self.ca_generation or ("first" if self.tokens else None)
 
     def generations_named(self) -> set[str]:
         """Ids of the generations that it names, which the keyring has to have."""
@@ -202,6 +247,7 @@ def parse_policy(text: str) -> Policy:
     for name, table in tables.items():
         _check_table(text, (name,), table)
     _check_applications(text, document)
+    _check_callers(text, document)
     if document.admins is not None:
         check_quorum(text, "admins", "keys", document.admins.threshold, document.admins.keys)
     if document.recovery is not None:
@@ -213,6 +259,8 @@ def parse_policy(text: str) -> Policy:
         admins=document.admins,
         recovery=document.recovery,
         applications=tuple(document.applications or ()),
+        callers=tuple(document.callers or ()),
+        enclaves=tuple(document.enclaves or ()),
         ca_generation=None if document.provision is None else document.provision.ca_generation,
     )
 
@@ -241,6 +289,7 @@ def _of_its_own(text: str, kind: type[D], what: str) -> D:
     """A document with one table, read."""
     check_depth(text, what)
     try:
+        text.encode()  # a lone surrogate ends here: msgspec has no error of its own for one
         found = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise broken(text, error, what) from error
@@ -292,8 +341,9 @@ def _check_applications(text: str, document: PolicyDocument) -> None:
     applications = document.applications or []
     if applications and document.provision is None:
         raise wrong(text, ("provision",), f"it is missing beside applications; wanted is {WANTED['provision']}")
-    if document.provision is not None and not applications:
-        raise wrong(text, ("provision",), "there are no [[applications]] that it would be for")
+    tokens = any(one.token_sha256 is not None for one in document.callers or ())
+    if document.provision is not None and not applications and not tokens:
+        raise wrong(text, ("provision",), "there are no [[applications]], and no callers with a token, that it is for")
     labels: dict[str, int] = {}
     for index, one in enumerate(applications):
         _check_table(text, ("applications", index), one)
@@ -306,6 +356,33 @@ def _check_applications(text: str, document: PolicyDocument) -> None:
             "name machines, mrenclave, mrsigner and isv_prod_id so that no enclave is both"
         )
         raise wrong(text, ("applications", both[1]), says)
+
+
+def _check_callers(text: str, document: PolicyDocument) -> None:
+    for index, one in enumerate(document.callers or ()):
+        _check_caller(text, ("callers", index), one)
+    for index, entry in enumerate(document.enclaves or ()):
+        _check_table(text, ("enclaves", index), entry)
+        _check_lists(text, ("enclaves", index), entry)
+
+
+def _check_caller(text: str, path: Path, entry: CallerEntry) -> None:
+    said = [name for name in ("uid", "gid", "token_sha256") if getattr(entry, name) is not None]
+    if len(said) != 1:
+        raise wrong(text, path, f"it names {' and '.join(said) or 'nobody'}; wanted is uid, gid or token_sha256, one")
+    _check_lists(text, path, entry)
+    if OVERFLOW_ID in {entry.uid, entry.gid}:
+        says = f"{OVERFLOW_ID} is whoever the kernel has no number for (user_namespaces(7)), not one user: name another"
+        raise wrong(text, (*path, said[0]), says)
+    for number, label in enumerate(entry.labels):
+        if ANY_REST in label[:-1]:
+            says = f'{label!r} has a "*" before its end, where it stands for nothing'
+            raise wrong(text, (*path, "labels", number), says)
+
+
+def _check_lists(text: str, path: Path, entry: CallerEntry | EnclaveEntry) -> None:
+    for key in ("may", "labels"):
+        _check_once(text, (*path, key), getattr(entry, key))
 
 
 def check_quorum(text: str, name: str, key: str, threshold: int, keys: list[str]) -> None:

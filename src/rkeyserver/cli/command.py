@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -64,8 +65,23 @@ def put(text: str) -> None:
     """
     if sys.stdout.isatty():
         text = "\n".join(map(one_line, text.split("\n")))
-    try:
+    with _printing():
         sys.stdout.write(text)
+
+
+def put_bytes(data: bytes) -> None:
+    """Print it as it is.
+
+    Raises: Unavailable if nobody reads it.
+    """
+    with _printing():
+        sys.stdout.buffer.write(data)
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    try:
+        yield
         sys.stdout.flush()
     except OSError as error:
         # What could not be written is still in the buffer, and would fail once more when the interpreter ends.

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--keystore", metavar="PATH", help=f"the sealed record (default {DEFAULT_KEYSTORE})")
     made.add_argument("--domain", metavar="ID", help="the domain that is wanted here")
     made.add_argument("--audit", metavar="PATH", help="the audit file (default: beside the keystore)")
-    made.add_argument("--socket", metavar="PATH", help="the owner's socket (default: beside the keystore)")
+    made.add_argument("--socket", metavar="PATH", help="the local socket (default: beside the keystore)")
     made.add_argument("--collateral", metavar="FILE", help="the collateral that is held (default: beside the keystore)")
     made.add_argument("--ops", metavar="HOST:PORT", help=f"the operations listener (default {DEFAULT_OPS})")
     add_machine(made)

@@ -119,6 +119,7 @@ def _said(name: str, config: Config, record: Path | None) -> dict[str, object]:
         "ops": (str(config.ops), str(DEFAULT_OPS)),
         "pccs": (config.pccs, usual.pccs),
         "provision": (str(config.provision), str(usual.provision)),
+        "callers": (str(config.callers), str(usual.callers)),
         "log-level": (config.log_level, usual.log_level),
     }
     said: dict[str, object] = {option: value for option, (value, default) in values.items() if value != default}

@@ -16,7 +16,10 @@ from rkeyserver.errors import RkeyError, exit_status
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT  # as shells have it
 
 # Each is a module with parser() and run(), imported only when it is asked for.
-COMMANDS: Final = ("appraise", "collateral", "doctor", "identity", "inspect", "policy", "recovery", "status")
+COMMANDS: Final = (
+    *("appraise", "collateral", "derive", "doctor", "identity", "inspect", "policy", "recovery", "relay", "rewrap"),
+    *("status", "token", "unwrap", "wrap"),
+)
 SERVE: Final = "serve"
 
 

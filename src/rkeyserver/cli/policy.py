@@ -21,7 +21,7 @@ from rkeyserver.appraisal.change import (
     public_line,
     sign,
 )
-from rkeyserver.appraisal.narrowing import narrows
+from rkeyserver.appraisal.narrowing import narrows, takes_from_users
 from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
@@ -176,7 +176,7 @@ def apply(ops: str, change: PolicyChange, now: Present) -> str:
 
     Raises: what the instance says.
     """
-    socket = _owner_socket(ops) if now.policy.admins is None else None
+    socket = _local_socket(ops) if now.policy.admins is None else None
     done = talk.post(ops, POLICY_PATH, change.text().encode(), "answer to a change", socket=socket)
     try:
         return _told(msgspec.convert(done, _Applied))
@@ -225,12 +225,12 @@ def _signed(change: PolicyChange, keys: Sequence[Path]) -> PolicyChange:
 
 
 def _tell(before: Policy, change: PolicyChange) -> None:
-    narrowed = narrows(before, parse_policy(change.policy))
+    after = parse_policy(change.policy)
+    narrowed, coming = narrows(before, after), after.admins
     lines = [f"Change {change.sequence} of domain {change.domain}."]
-    lines += [f"Accepts less: {one}" for one in narrowed]
+    lines += [f"Accepts less: {one}" for one in (*narrowed, *takes_from_users(before, after))]
     if narrowed:
         lines.append("So it will add a generation of the root key.")
-    coming = parse_policy(change.policy).admins
     if before.admins is not None:
         lines.append(f"Signatures wanted: {before.admins.threshold} of {len(before.admins.keys)} admins.")
     if coming is not None and coming != before.admins:
@@ -246,7 +246,7 @@ def _told(done: _Applied) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _owner_socket(ops: str) -> str:
+def _local_socket(ops: str) -> str:
     found = talk.get(ops, "/status", "status").get("socket")
     if not isinstance(found, str):
         raise Misuse(

@@ -9,7 +9,7 @@ from typing import Final
 from rkeyserver import __version__
 from rkeyserver.cli import log
 from rkeyserver.cli.command import Parser, Said, configuration, put
-from rkeyserver.config import DEFAULT_KEYSTORE, DEFAULT_OPS, LOG_LEVELS, Config
+from rkeyserver.config import DEFAULT_CALLERS, DEFAULT_KEYSTORE, DEFAULT_OPS, LOG_LEVELS, Config
 from rkeyserver.errors import Unavailable
 from rkeyserver.platforms.registry import PLATFORMS
 
@@ -21,8 +21,14 @@ commands:
   rkeyserver collateral ...   fetch what quotes are verified with, look at it, carry it to another machine
   rkeyserver doctor           does the record open here, and what would open it after an update
   rkeyserver identity         print the line by which a policy names this machine
+  rkeyserver derive LABEL     print the key of a label, for this user
+  rkeyserver wrap LABEL       wrap the secret on standard input
+  rkeyserver unwrap LABEL     open a wrapped secret, and print it
+  rkeyserver rewrap LABEL     wrap a wrapped secret anew, under the current generation
   rkeyserver policy ...       show the policy of a running instance, and change it
   rkeyserver recovery ...     show, verify or contribute the shares that bring a lost domain back
+  rkeyserver token new        make a token for a caller, and the policy's entry for it
+  rkeyserver relay ...        give the programs of this machine a socket that leads to an instance
 
 exit status: 0 done, 2 wrong usage, 3 refused, 4 unavailable (try again), 5 stored data cannot be used, 1 a bug
 """
@@ -57,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         help="the policy of a new domain; with -i what this machine goes by until it has one",
     )
     add("--admins", metavar="FILE", help="the admins of a new domain; with -i who must have signed its policy")
-    add("--socket", metavar="PATH", help="where the owner changes the policy (default: beside the keystore)")
+    add("--socket", metavar="PATH", help="the local socket, for callers and the owner (default: beside the keystore)")
     add("--pccs", metavar="URL", help="the service that collateral is fetched from (https only)")
     add("--pccs-ca", metavar="FILE", help="the CA of its certificate, PEM (default: the public ones)")
     add("--collateral", metavar="FILE", help="the collateral that is held (default: beside the keystore)")
@@ -65,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
         "--provision",
         metavar="[HOST]:PORT",
         help="where applications get their keys, if the policy names any (default :4433)",
+    )
+    add(
+        "--callers",
+        metavar="[HOST]:PORT",
+        help=f"where callers with a token are answered, if the policy names any (default {DEFAULT_CALLERS})",
     )
     add("--config", metavar="FILE", help="TOML with the long options' names; the command line wins")
     add("--log-level", choices=LOG_LEVELS, help="default info")

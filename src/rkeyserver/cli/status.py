@@ -89,6 +89,18 @@ def _provision(found: dict[str, Any] | None) -> list[str]:
     return lines
 
 
+def _callers(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    lines = []
+    if found["listening"]:
+        lines.append(f"tokens       callers with one are answered on {', '.join(found['listening'])}")
+        lines.append(f"CA           of generation {found['ca_generation']}, SHA-256 {found['ca_sha256']}")
+    if found["problem"]:
+        lines.append(f"WARNING: callers with a token are not answered: {found['problem']}")
+    return lines
+
+
 def _waits_for(found: dict[str, Any]) -> str:
     return "waits for recovery shares" if found["recovering"] else "is asking its hosts"
 
@@ -111,6 +123,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"key memory   {found['key_memory']}",
         *(f"slot         {_slot(one)}" for one in found["slots"]),
         f"hand-overs   {found['hand_overs']} since {found['started']}",
+        *([f"releases     {found['released']} to enclaves elsewhere"] if found["released"] else []),
         *(f"refused      {count} for {reason}" for reason, count in sorted(found["refused"].items())),
         *(f"peer         {machine}, last {at}" for machine, at in found["peers"].items()),
         f"ways back    {found['ways_back_total']}: " + ", ".join(f"{name} {count}" for name, count in ways.items()),
@@ -122,6 +135,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append("No recovery: nobody but its machines can bring the key back.")
     lines += _collateral(found["collateral"])
     lines += _provision(found["provision"])
+    lines += _callers(found["callers"])
     if found["record_problem"]:
         lines.append(f"WARNING: the record cannot be read: {found['record_problem']}")
     if found["domain"] is not None and found["ways_back_total"] <= 1:

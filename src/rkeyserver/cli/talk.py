@@ -1,4 +1,4 @@
-"""Talking to a running instance on this machine: its operations listener, or its owner's socket."""
+"""Talking to a running instance on this machine: its operations listener, or its local socket."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from rkeyserver.address import parse_address
 from rkeyserver.config import DEFAULT_OPS
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.service.http_client import body_of, client
-from rkeyserver.service.owner import reachable
+from rkeyserver.service.local_socket import reachable
 from rkeyserver.service.why import why
 
 SECONDS: Final = 5.0
 CHANGE_SECONDS: Final = 30.0  # it verifies, writes to the disk and waits for it
 MAX_ANSWER: Final = 1024 * 1024
+_CHANGED: Final = "Whether it took effect, the instance tells: `rkeyserver policy show`, and its audit file."
+_UNREACHED: Final = (
+    "Is it running, with this --socket? Where its folder does not let this user in, "
+    "only the user who runs it, and root, can reach it."
+)
 
 
 def get(ops: str, path: str, what: str) -> dict[str, Any]:
@@ -40,8 +45,10 @@ def get(ops: str, path: str, what: str) -> dict[str, Any]:
     return _answer(code, body, str(address), what)
 
 
-def post(ops: str, path: str, body: bytes, what: str, *, socket: str | None) -> dict[str, Any]:
-    """POST to an instance: to its owner's `socket`, or where that is None to its operations listener.
+def post(
+    ops: str, path: str, body: bytes, what: str, *, socket: str | None, unanswered: str = _CHANGED
+) -> dict[str, Any]:
+    """POST to an instance: to its local `socket`, or where that is None to its operations listener.
 
     Raises: as get().
     """
@@ -54,20 +61,20 @@ def post(ops: str, path: str, body: bytes, what: str, *, socket: str | None) -> 
                 code, answer = asyncio.run(_ask("POST", f"http://localhost{path}", body, name, CHANGE_SECONDS))
     except (httpx.ConnectError, httpx.ConnectTimeout, OSError) as error:
         if isinstance(error, TimeoutError):
-            raise _unanswered(where, error) from error
+            raise _unanswered(where, error, unanswered) from error
         raise Unavailable(
             f"No instance answers on {where}: {why(error)}.",
-            advice="Only the user who runs the instance, and root, can reach its owner's socket." if socket else "",
+            advice=_UNREACHED if socket else "",
         ) from error
     except httpx.TransportError as error:
-        raise _unanswered(where, error) from error
+        raise _unanswered(where, error, unanswered) from error
     return _answer(code, answer, where, what)
 
 
-def _unanswered(where: str, error: Exception) -> Unavailable:
+def _unanswered(where: str, error: Exception, advice: str) -> Unavailable:
     return Unavailable(
         f"It was sent to {where}, and no answer came back: {why(error)}.",
-        advice="Whether it took effect, the instance tells: `rkeyserver policy show`, and its audit file.",
+        advice=advice,
     )
 
 
@@ -92,9 +99,7 @@ def _answer(code: int, body: bytes, where: str, what: str) -> dict[str, Any]:
         return found
     if isinstance(found, dict) and isinstance(found.get("message"), str):
         raise _error(found)
-    raise Unavailable(
-        f"What is on {where} answers {code}, and no {what}.", advice="Is that the operations listener of an instance?"
-    )
+    raise Unavailable(f"What is on {where} answers {code}, and no {what}.", advice="Is that an instance of rkeyserver?")
 
 
 def _error(found: dict[str, Any]) -> RkeyError:

@@ -5,6 +5,7 @@ docs/spec/exchange.md, "The attested message".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
@@ -25,6 +26,8 @@ class Context(StrEnum):
     HAND_OVER_GRANT = "hand-over grant, primary to standby"
     SELF_APPRAISAL = "self-appraisal"
     RECOVERY_REQUEST = "recovery request, instance to recipients"
+    RELEASE_REQUEST = "release request, enclave to server"
+    RELEASE = "release, server to enclave"
     MINT_STATEMENT = "mint statement, instance to admins"
 
 
@@ -67,9 +70,31 @@ async def prove(
 
     Raises: Rejected(NOT_BOUND | PLATFORM_NOT_NAMED | MACHINE_NOT_NAMED | NOT_GENUINE | IDENTITY_CHANGED | ...).
     """
+    return await prove_known(
+        message,
+        context=context,
+        transcript=transcript,
+        claimed=claimed,
+        check_known=lambda identity: check_identity(identity, policy),
+        verifiers=verifiers,
+        now=now,
+    )
+
+
+async def prove_known(
+    message: AttestedMessage,
+    *,
+    context: Context,
+    transcript: bytes,
+    claimed: Identity,
+    check_known: Callable[[Identity], object],
+    verifiers: dict[str, Verifier],
+    now: int,
+) -> SgxClaims:
+    """As prove(), for a sender that is no machine of the domain. check_known: raises Rejected for one nobody named."""
     expected = report_data(context, transcript, message.claims)
     require_report_data(message.evidence, expected)
-    check_identity(claimed, policy)
+    check_known(claimed)
     verifier = verifiers.get(claimed.platform)
     if verifier is None:
         raise Rejected(

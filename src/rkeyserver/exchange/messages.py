@@ -1,4 +1,4 @@
-"""The messages of the exchange, exactly as they travel (docs/spec/exchange.md, "Messages").
+"""The messages of the exchange, exactly as they travel (docs/spec/exchange.md, "Messages", and release.md).
 
 MessagePack maps with a `type` field, decoded strictly: unknown fields, other types, other lengths and every
 non-canonical form of the same message are refused. Sizes are capped before anything is decoded.
@@ -10,9 +10,11 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 
+from rkeyserver.appraisal.policy import GenerationName, Label
 from rkeyserver.attestation.evidence import MAX_ENDORSEMENTS, MAX_EVIDENCE, Identity
 from rkeyserver.errors import Reason, Rejected
 from rkeyserver.hex_types import Hex16
+from rkeyserver.keyring.derived import MAX_SIZE, MIN_SIZE
 from rkeyserver.sealing.recovery import MAX_SHARE
 
 PROTOCOL_VERSION: Final = 1
@@ -22,6 +24,8 @@ KEM_PUBLIC_KEY_SIZE: Final = 1216
 MAX_IDENTITY: Final = 16 * 1024
 MAX_CIPHERTEXT: Final = 256 * 1024 + 2048
 MAX_CONTRIBUTED: Final = MAX_SHARE + 2048
+MAX_RELEASED: Final = 16  # keys in one release
+MAX_RELEASED_CIPHERTEXT: Final = MAX_RELEASED * MAX_SIZE + 2048
 
 Nonce = Annotated[bytes, msgspec.Meta(min_length=NONCE_SIZE, max_length=NONCE_SIZE)]
 Mac = Annotated[bytes, msgspec.Meta(min_length=MAC_SIZE, max_length=MAC_SIZE)]
@@ -147,6 +151,51 @@ class RecoveryContribution(Message, frozen=True, tag="recovery-contribution"):
     ciphertext: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_CONTRIBUTED)]
 
 
+class WantedKey(Message, frozen=True, tag="wanted-key"):
+    """A derived key that an enclave asks for: of a label, so many bytes, from a generation as a policy names one."""
+
+    label: Label
+    size: Annotated[int, msgspec.Meta(ge=MIN_SIZE, le=MAX_SIZE)]
+    generation: GenerationName
+
+
+class ReleaseRequest(Message, frozen=True, tag="release-request"):
+    """An enclave to a server: hello and challenge as they were sent, and what vouches for the request."""
+
+    hello: Annotated[bytes, msgspec.Meta(max_length=2 * MAX_IDENTITY)]
+    challenge: Annotated[bytes, msgspec.Meta(max_length=4 * MAX_IDENTITY)]
+    attested: AttestedMessage
+
+
+class ReleaseRequestClaims(Message, frozen=True, tag="release-request-claims"):
+    """What the enclave's evidence covers. domain: whose keys it wants; keys: which. Else as in RequestClaims."""
+
+    domain: Hex16
+    keys: Annotated[list[WantedKey], msgspec.Meta(min_length=1, max_length=MAX_RELEASED)]
+    nonce: Nonce
+    kem_public_key: KemPublicKey
+
+
+class Release(Message, frozen=True, tag="release"):
+    """Derived keys for an enclave: HPKE encapsulated key and ciphertext, and what vouches for it."""
+
+    attested: AttestedMessage
+    ciphertext: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_RELEASED_CIPHERTEXT)]
+
+
+class ReleaseClaims(Message, frozen=True, tag="release-claims"):
+    """What the server's evidence covers.
+
+    domain: whose keys they are; generations: that each key is from, by id, in the order of the request. nonce: the
+    enclave's.
+    """
+
+    domain: Hex16
+    generations: Annotated[list[Hex16], msgspec.Meta(min_length=1, max_length=MAX_RELEASED)]
+    ciphertext_sha512: Sha512
+    nonce: Nonce
+
+
 class MintStatement(Message, frozen=True, tag="mint-statement"):
     """What an instance says of a domain that it has just made, and what vouches for it."""
 
@@ -182,6 +231,10 @@ MAX_MESSAGE: Final[dict[type[Message], int]] = {
     RecoveryContribution: 2 * MAX_CONTRIBUTED,
     MintStatementClaims: 2 * MAX_IDENTITY,
     MintStatement: 3 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
+    ReleaseRequestClaims: MAX_IDENTITY,
+    ReleaseRequest: 8 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
+    ReleaseClaims: 2048,
+    Release: MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
 }
 
 T = TypeVar("T", bound=Message)

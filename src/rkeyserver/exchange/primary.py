@@ -12,41 +12,22 @@ Each takes what the one before returned, so none can be skipped. Between apprais
 from __future__ import annotations
 
 import hashlib
-import hmac
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from rkeyserver.appraisal.appraise import Verdict, appraise
 from rkeyserver.appraisal.policy import Policy
 from rkeyserver.attestation.evidence import Attester
 from rkeyserver.attestation.report_data import transcript_hash
 from rkeyserver.attestation.sgx.claims import SgxClaims
-from rkeyserver.clock import Clock, utc
-from rkeyserver.errors import Reason, Rejected, Unavailable
+from rkeyserver.clock import Clock
+from rkeyserver.errors import Reason, Rejected
 from rkeyserver.exchange import hpke
 from rkeyserver.exchange.attested import Context, Verifier, appraise_self, prove, vouch
-from rkeyserver.exchange.messages import (
-    PROTOCOL_VERSION,
-    Challenge,
-    ChallengeBody,
-    Grant,
-    GrantClaims,
-    Hello,
-    Request,
-    RequestClaims,
-    decode,
-    encode,
-    identity_of,
-)
+from rkeyserver.exchange.challenges import Challenges, Purpose
+from rkeyserver.exchange.messages import Grant, GrantClaims, Request, RequestClaims, decode, encode
 from rkeyserver.exchange.mint_statement import state_mint
-from rkeyserver.framing import framed
 from rkeyserver.keyring.keyring import Keyring
-from rkeyserver.secret import SecretBytes
-
-CHALLENGE_LIFE: Final = 60  # seconds
-MAX_REMEMBERED: Final = 65_536
 
 
 @dataclass(frozen=True)
@@ -76,29 +57,6 @@ class Sealed:
     ciphertext: bytes
 
 
-class UsedChallenges:
-    """Nonces that reached a verdict, for as long as they would still be valid. Bounded.
-
-    Only genuine evidence gets here, so a stranger cannot fill it.
-    """
-
-    def __init__(self) -> None:
-        self._until: OrderedDict[bytes, int] = OrderedDict()
-
-    def use(self, nonce: bytes, now: int) -> None:
-        """Count `nonce` as used.
-
-        Raises: Rejected(CHALLENGE_REUSED) the second time; Unavailable if it can remember no more.
-        """
-        while self._until and next(iter(self._until.values())) < now:
-            self._until.popitem(last=False)
-        if nonce in self._until:
-            raise Rejected(Reason.CHALLENGE_REUSED, "This challenge was answered before.")
-        if len(self._until) >= MAX_REMEMBERED:
-            raise Unavailable(f"More than {MAX_REMEMBERED} hand-overs in {CHALLENGE_LIFE} seconds.")
-        self._until[nonce] = now + CHALLENGE_LIFE
-
-
 class Granter:
     """Answers hellos and requests for one instance. random: gives n fresh random bytes; instance: 16 random bytes."""
 
@@ -115,38 +73,16 @@ class Granter:
         self._verifiers = verifiers
         self._clock = clock
         self._random = random
-        self._instance = instance
-        self._mac_key = SecretBytes.random(32)
-        self._used = UsedChallenges()
+        self._challenges = Challenges(
+            Purpose.HAND_OVER, attester=attester, clock=clock, random=random, instance=instance
+        )
 
     def challenge(self, hello_bytes: bytes) -> bytes:
         """The challenge for a hello. Keeps no state.
 
         Raises: Rejected(TOO_LARGE | MALFORMED | WRONG_VERSION | TALKING_TO_ITSELF).
         """
-        hello = decode(hello_bytes, Hello)
-        if hello.version != PROTOCOL_VERSION:
-            raise Rejected(
-                Reason.WRONG_VERSION, f"The peer speaks version {hello.version}; this is version {PROTOCOL_VERSION}."
-            )
-        if hello.instance == self._instance:
-            raise Rejected(Reason.TALKING_TO_ITSELF, "The hello came from this very instance.")
-        own = self._attester.attester_identity()
-        body = encode(
-            ChallengeBody(
-                nonce=self._random(32),
-                time=self._clock.now(),
-                instance=self._instance,
-                platform=own.platform,
-                machine=own.machine,
-                identity=b"",
-                credential=b"",
-            )
-        )
-        return encode(Challenge(body=body, mac=self._mac(hello_bytes, body)))
-
-    def _mac(self, hello: bytes, body: bytes) -> bytes:
-        return hmac.digest(self._mac_key.view, framed(b"rkeyserver/v1 challenge", hello, body), "sha256")
+        return self._challenges.challenge(hello_bytes)
 
     async def prove(self, request_bytes: bytes, policy: Policy) -> Proved:
         """Whether a request is a fresh answer to a challenge of ours, vouched for by genuine evidence.
@@ -154,28 +90,21 @@ class Granter:
         Raises: Rejected(TOO_LARGE | MALFORMED | BAD_MAC | CHALLENGE_EXPIRED | CHALLENGE_REUSED | ...), Unavailable.
         """
         request = decode(request_bytes, Request)
-        challenge = decode(request.challenge, Challenge)
-        if not hmac.compare_digest(challenge.mac, self._mac(request.hello, challenge.body)):
-            raise Rejected(Reason.BAD_MAC, "The challenge is not one that this instance made for this hello.")
-        hello, body = decode(request.hello, Hello), decode(challenge.body, ChallengeBody)
         now = self._clock.now()
-        _check_age(body, now)
+        answered = self._challenges.check(request.hello, request.challenge, now)
         claims = decode(request.attested.claims, RequestClaims)
         if claims.credential_mac or claims.credential:
             raise Rejected(Reason.MALFORMED, "The request answers a credential; this platform gave none.")
         proved = await prove(
             request.attested,
             context=Context.HAND_OVER_REQUEST,
-            transcript=transcript_hash(request.hello, request.challenge),
-            claimed=identity_of(hello),
+            transcript=answered.transcript,
+            claimed=answered.claimed,
             policy=policy,
             verifiers=self._verifiers,
             now=now,
         )
-        # Again, for the verification took its time: a challenge that is forgotten as used must not pass any more.
-        later = self._clock.now()
-        _check_age(body, later)
-        self._used.use(body.nonce, later)
+        self._challenges.use(answered)
         return Proved(
             claims=proved,
             request=claims,
@@ -225,12 +154,4 @@ class Granter:
 
     def close(self) -> None:
         """Erase the key of the challenges."""
-        self._mac_key.close()
-
-
-def _check_age(body: ChallengeBody, now: int) -> None:
-    if not body.time <= now <= body.time + CHALLENGE_LIFE:
-        raise Rejected(
-            Reason.CHALLENGE_EXPIRED,
-            f"The challenge was made at {utc(body.time)}, it is now {utc(now)}; it lives {CHALLENGE_LIFE} seconds.",
-        )
+        self._challenges.close()

@@ -23,20 +23,9 @@ from rkeyserver.attestation.report_data import transcript_hash
 from rkeyserver.clock import Clock
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected
 from rkeyserver.exchange.attested import Context, Verifier, prove, vouch
+from rkeyserver.exchange.challenges import hello_of, read_challenge
 from rkeyserver.exchange.hpke import OneTimeKey
-from rkeyserver.exchange.messages import (
-    PROTOCOL_VERSION,
-    Challenge,
-    ChallengeBody,
-    Grant,
-    GrantClaims,
-    Hello,
-    Request,
-    RequestClaims,
-    decode,
-    encode,
-    identity_of,
-)
+from rkeyserver.exchange.messages import Grant, GrantClaims, Request, RequestClaims, decode, encode, identity_of
 from rkeyserver.keyring.keyring import Keyring
 
 
@@ -81,15 +70,7 @@ class Greeting:
     @classmethod
     def begin(cls, asking: Asking) -> Self:
         """Begin one exchange."""
-        own = asking.attester.attester_identity()
-        hello = Hello(
-            version=PROTOCOL_VERSION,
-            instance=asking.instance,
-            platform=own.platform,
-            machine=own.machine,
-            identity=b"",
-        )
-        return cls(message=encode(hello), asking=asking)
+        return cls(message=hello_of(asking.attester.attester_identity(), asking.instance), asking=asking)
 
     def challenged(self, challenge_bytes: bytes) -> Requesting:
         """Answer a challenge.
@@ -97,11 +78,7 @@ class Greeting:
         Raises: Rejected(TOO_LARGE | MALFORMED | TALKING_TO_ITSELF), Unavailable if the platform gives no evidence.
         """
         asking = self.asking
-        body = decode(decode(challenge_bytes, Challenge).body, ChallengeBody)
-        if body.instance == asking.instance:
-            raise Rejected(Reason.TALKING_TO_ITSELF, "The challenge came from this very instance.")
-        if body.credential:
-            raise Rejected(Reason.MALFORMED, "The challenge has a credential; this platform activates none.")
+        body = read_challenge(challenge_bytes, asking.instance)
         key = OneTimeKey()
         claims = RequestClaims(nonce=asking.random(32), kem_public_key=key.public, credential_mac=b"", credential=b"")
         attested = vouch(

@@ -24,6 +24,8 @@ class Purpose(StrEnum):
 
     RA_TLS_SECRET = "ra-tls secret"  # noqa: S105 - a name
     RA_TLS_CA = "ra-tls ca"
+    DERIVED_KEY = "derived key"
+    WRAP = "wrap"
 
 
 def _expand(key: memoryview, info: bytes, into: memoryview | bytearray) -> None:

@@ -18,7 +18,7 @@ from typing import Annotated, Final, Literal, Self
 
 import msgspec
 
-from rkeyserver.errors import Corrupt, Misuse
+from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected
 from rkeyserver.hex_types import Hex16
 from rkeyserver.keyring.derivation import KEY_SIZE, domain_id, generation_id
 from rkeyserver.secret import MemoryKind, SecretBytes, copy_secret
@@ -217,6 +217,22 @@ class Keyring:
             if one.id == generation:
                 return self._key(index)
         raise KeyError(generation)
+
+    def generation_named(self, name: str) -> str:
+        """The id of a generation: the "first" one, the "current" one, or the one of that id.
+
+        Raises: Rejected(NO_SUCH_GENERATION).
+        """
+        if name == "current":
+            return self.current.id
+        found = self.generation_ids[0] if name == "first" else name
+        if found not in self.generation_ids:
+            raise Rejected(
+                Reason.NO_SUCH_GENERATION,
+                f"Domain {self.domain} has no generation {name} here.",
+                advice="It is another domain's, or one that this machine has not heard of yet: ask another machine.",
+            )
+        return found
 
     def same_as(self, other: Keyring) -> bool:
         """Whether both are the same, byte for byte (in constant time)."""

@@ -30,7 +30,8 @@ def open_once(key: memoryview, ciphertext: bytes, associated_data: bytes, into: 
     try:
         AESGCM(key).decrypt_into(_NONCE, ciphertext, associated_data, into)
     except InvalidTag:
-        ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(into)), 0, len(into))
+        if len(into):
+            ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(into)), 0, len(into))
         return False
     # The last block stays on the C stack until the same call runs again: let it be zeros that stay there.
     AESGCM(_DUMMY_KEY).decrypt_into(_NONCE, _DUMMY, None, bytearray(32))

@@ -19,9 +19,17 @@ from rkeyserver.exchange.armour import armoured_size
 from rkeyserver.exchange.primary import Proved
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.audit import Line, Peer, reason_of
-from rkeyserver.service.instance import Instance, Recovering
+from rkeyserver.service.instance import Instance, Recovering, Releases
 from rkeyserver.service.limits import Shares
-from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH, RECOVERY_PATH
+from rkeyserver.service.routes import (
+    CONTENT_TYPE,
+    HAND_OVER_PATH,
+    HELLO_PATH,
+    HINT_PATH,
+    RECOVERY_PATH,
+    RELEASE_HELLO_PATH,
+    RELEASE_PATH,
+)
 from rkeyserver.service.verification import MAX_WAITING
 from rkeyserver.service.vouching import in_its_time
 
@@ -29,6 +37,7 @@ HTTP_TOO_LARGE: Final = 413
 _LONGEST_LENGTH: Final = 20  # digits; Python refuses to read endless ones
 MAX_CONTRIBUTION_BODY: Final = armoured_size(messages.MAX_MESSAGE[messages.RecoveryContribution])
 MAX_SHARE: Final = MAX_WAITING // 8  # of all that may wait for their verification, for one address
+MAX_RELEASES: Final = MAX_SHARE // 2  # of attested release, beside that: enclaves take no machine's place
 NO_KEYRING: Final = "This instance has no keyring yet."
 Answer = Callable[[Request], Awaitable[Response]]
 log = logging.getLogger(__name__)
@@ -113,25 +122,48 @@ def make_app(instance: Instance) -> Router:
         body = await read_body(request, MAX_CONTRIBUTION_BODY)
         return JSONResponse(_recovering(instance).take(body))
 
-    def answered(answer: Answer) -> _Endpoint:
-        return _Endpoint(instance, answer)
-
     return Router(
         redirect_slashes=False,
         routes=[
-            Route(HELLO_PATH, answered(hello), methods=["POST"]),
-            Route(HAND_OVER_PATH, answered(hand_over), methods=["POST"]),
-            Route(HINT_PATH, answered(hint), methods=["GET"]),
-            Route(RECOVERY_PATH, answered(recovery), methods=["GET"]),
-            Route(RECOVERY_PATH, answered(contribution), methods=["POST"]),
+            Route(HELLO_PATH, _Endpoint(instance, hello), methods=["POST"]),
+            Route(HAND_OVER_PATH, _Endpoint(instance, hand_over), methods=["POST"]),
+            Route(HINT_PATH, _Endpoint(instance, hint), methods=["GET"]),
+            Route(RECOVERY_PATH, _Endpoint(instance, recovery), methods=["GET"]),
+            Route(RECOVERY_PATH, _Endpoint(instance, contribution), methods=["POST"]),
+            *_release_routes(instance),
         ],
     )
+
+
+def _release_routes(instance: Instance) -> list[Route]:
+    """Those of attested release."""
+    shares = Shares(MAX_RELEASES)
+
+    async def release_hello(request: Request) -> Response:
+        body = await read_body(request, messages.MAX_MESSAGE[messages.Hello])
+        return Response(_releases(instance).challenge(body), media_type=CONTENT_TYPE)
+
+    async def release(request: Request) -> Response:
+        body = await read_body(request, messages.MAX_MESSAGE[messages.ReleaseRequest])
+        with shares.of(_address(request)):
+            return Response(await _releases(instance).release(body, _address(request)), media_type=CONTENT_TYPE)
+
+    return [
+        Route(RELEASE_HELLO_PATH, _Endpoint(instance, release_hello), methods=["POST"]),
+        Route(RELEASE_PATH, _Endpoint(instance, release), methods=["POST"]),
+    ]
 
 
 def _recovering(instance: Instance) -> Recovering:
     if instance.recovering is None:
         raise Unavailable("This instance asks for no recovery.")
     return instance.recovering
+
+
+def _releases(instance: Instance) -> Releases:
+    if instance.releases is None:
+        raise Unavailable("This instance releases no keys.")
+    return instance.releases
 
 
 async def grant(instance: Instance, request: bytes, address: str) -> bytes:

@@ -64,8 +64,8 @@ class Peer(msgspec.Struct, frozen=True):
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """One decision. transcript: SHA-512, hex.
 
-    event: mint, open, hand-over, join, recover, provision, or contribution to a recovery; verdict: accepted or refused.
-    label: of the application that was given a key.
+    event: mint, open, hand-over, join, recover, provision, release, or contribution to a recovery; verdict: accepted or
+    refused. label: of the application that was given a key. labels, generations: of the keys that an enclave asked for.
     """
 
     event: str
@@ -78,6 +78,8 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     found: str = ""
     transcript: str = ""
     label: str = ""
+    labels: tuple[str, ...] = ()
+    generations: tuple[str, ...] = ()
 
     def refused(self, error: RkeyError) -> Line:
         """The same decision, refused after all: a line before it may have said that it was accepted."""

@@ -21,7 +21,7 @@ from rkeyserver.appraisal.change import (
     parse_change,
     signers,
 )
-from rkeyserver.appraisal.narrowing import narrows
+from rkeyserver.appraisal.narrowing import narrows, takes_from_users
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
 from rkeyserver.keyring.keyring import Keyring
@@ -34,7 +34,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Applied:
-    """What a change has done. narrowed: in which ways less is accepted now; generation: the id of the one it added."""
+    """What a change has done.
+
+    narrowed: in which ways less is accepted now; generation: the id of the one that it added, None for none.
+    """
 
     domain: str
     change: int
@@ -109,7 +112,7 @@ class Authority:
             change=change.sequence,
             sequence=new.header.sequence,
             policy=after.digest,
-            narrowed=narrowed,
+            narrowed=[*narrowed, *takes_from_users(before, after)],
             generation=new.current.id if narrowed else None,
         )
         log.info("Policy change %d of domain %s is in force: policy %s.", change.sequence, new.domain, after.digest)

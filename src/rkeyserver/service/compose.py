@@ -26,6 +26,7 @@ from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.exchange.attested import Verifier
 from rkeyserver.exchange.primary import Granter
+from rkeyserver.exchange.releaser import Releaser
 from rkeyserver.exchange.standby import Asking
 from rkeyserver.keystore.file import FileKeystore
 from rkeyserver.platforms import registry
@@ -38,17 +39,19 @@ from rkeyserver.service.given import Given
 from rkeyserver.service.held import held_for
 from rkeyserver.service.instance import Instance, Role, no_collateral
 from rkeyserver.service.join import Joiner, start_standby
-from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOwnEndorsements
-from rkeyserver.service.owner import owner_socket
+from rkeyserver.service.local_socket import local_socket
+from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOrWithout, WithOwnEndorsements
 from rkeyserver.service.provision import Provisioner
 from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.refresh import Refresher
+from rkeyserver.service.release import AttestedRelease
 from rkeyserver.service.seen import Seen
 from rkeyserver.service.serve import Afterwards, open_sockets, serve
 from rkeyserver.service.sharing import ProcessSharing
 from rkeyserver.service.sharing_inline import InlineSharing
 from rkeyserver.service.start import start_primary
 from rkeyserver.service.surroundings import HOW_TO_HIDE
+from rkeyserver.service.token_listener import TokenListener
 from rkeyserver.service.verification import InlineVerifier, VerifierPool
 from rkeyserver.service.vouching import AttesterWithHeld, VerifierWithHeld
 
@@ -197,7 +200,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             )
         if store.owns(config.socket_path):
             raise Misuse(
-                f"The owner's socket {config.socket_path} is part of the keystore {config.keystore}.",
+                f"The local socket {config.socket_path} is part of the keystore {config.keystore}.",
                 advice="Nothing was changed. Name another path with --socket.",
             )
         audit = Audit.open(config.audit_path, clock)
@@ -209,6 +212,15 @@ def assemble(config: Config) -> Iterator[Parts]:
             attester=granting, verifiers=verifiers, clock=clock, random=secrets.token_bytes, instance=own_id
         )
         stack.callback(granter.close)
+        quotes = _quotes(platform, pool, refresher)
+        releaser = Releaser(
+            attester=granting,
+            verifiers={platform.name: WithOrWithout(verifiers[platform.name], quotes)},
+            clock=clock,
+            random=secrets.token_bytes,
+            instance=own_id,
+        )
+        stack.callback(releaser.close)
         instance = Instance(
             role=Role.STANDBY if config.hosts else Role.PRIMARY,
             platform=platform,
@@ -222,6 +234,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             collateral=no_collateral if refresher is None else refresher.status,
         )
         stack.callback(instance.close)
+        instance.releases = AttestedRelease(instance, releaser)
 
         def asking(policy: Policy, held: Held | None) -> Asking:
             return Asking(
@@ -241,7 +254,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             given,
             Recoverer(config, instance, secrets.token_bytes, given.admins, given.change, joining),
             refresher,
-            _quotes(platform, pool, refresher),
+            quotes,
         )
 
 
@@ -312,15 +325,16 @@ async def _live(config: Config, parts: Parts, stack: contextlib.ExitStack) -> No
     peers = [stack.enter_context(one) for address in config.listen for one in open_sockets(address)]
     ops = [stack.enter_context(one) for one in open_sockets(config.ops, "--ops")]
     warn_of_readers(ops)
-    # Where the platform does not trust its host, no socket of the host's can be its owner's.
+    # Where the platform does not trust its host, the host's word on who has connected is worth nothing.
     trusted = parts.instance.platform.trusts_host
-    owner = [stack.enter_context(owner_socket(config.socket_path))] if trusted else []
-    parts.instance.owner_socket = config.socket_path.absolute() if trusted else None
+    local = [stack.enter_context(local_socket(config.socket_path))] if trusted else []
+    parts.instance.local_socket = config.socket_path.absolute() if trusted else None
     begin = functools.partial(_begin, config, parts)
     at = functools.partial(open_sockets, option="--provision")
     provisioner = Provisioner(parts.instance, config.provision, parts.instance.platform, parts.quotes, at)
-    async with provisioner.running():
-        await serve(parts.instance, peers, ops, owner, begin, ops_name=config.ops.host)
+    tokens = TokenListener(parts.instance, config.callers, functools.partial(open_sockets, option="--callers"))
+    async with provisioner.running(), tokens.running():
+        await serve(parts.instance, peers, ops, local, begin, ops_name=config.ops.host)
 
 
 async def _begin(config: Config, parts: Parts) -> Afterwards | None:

@@ -250,7 +250,7 @@ class Look:
         yield Finding(Topic.KEPT_COPIES, State.GOOD, ", ".join(self._kept) or "none")
         checks = [(Topic.AUDIT_FILE, surroundings.check_audit, self.config.audit_path)]
         if self.seen is None or self.seen.platform.trusts_host:
-            checks.append((Topic.OWNER_SOCKET, surroundings.check_socket, self.config.socket_path))
+            checks.append((Topic.LOCAL_SOCKET, surroundings.check_socket, self.config.socket_path))
         for topic, check, path in checks:
             try:
                 yield Finding(topic, State.GOOD, check(path))

@@ -29,7 +29,7 @@ class Topic(StrEnum):
     COLLATERAL = "collateral"
     KEPT_COPIES = "kept copies"
     AUDIT_FILE = "audit file"
-    OWNER_SOCKET = "owner's socket"
+    LOCAL_SOCKET = "local socket"
     INSTANCE = "instance"
     PEER = "peer"
     RECOVERY = "recovery"

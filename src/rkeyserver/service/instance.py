@@ -29,7 +29,13 @@ from rkeyserver.service.audit import Audit, Line, Peer, reason_of
 
 MAX_PEERS_SHOWN: Final = 1024
 TOLD: Final = frozenset(
-    {Reason.MACHINE_NOT_NAMED, Reason.TALKING_TO_ITSELF, Reason.NOT_A_SHARE, Reason.SHARE_GIVEN_TWICE}
+    {
+        Reason.MACHINE_NOT_NAMED,
+        Reason.TALKING_TO_ITSELF,
+        Reason.NOT_A_SHARE,
+        Reason.SHARE_GIVEN_TWICE,
+        Reason.UNKNOWN_TOKEN,
+    }
 )
 TOLD_SECONDS: Final = 10
 REPLACED: Final = "file already exist, substitute by new file"
@@ -69,6 +75,22 @@ class Recovering(Protocol):
         """
 
 
+class Releases(Protocol):
+    """What releases derived keys to enclaves elsewhere (service.release)."""
+
+    def challenge(self, hello: bytes) -> bytes:
+        """The challenge for a hello.
+
+        Raises: Rejected, Unavailable.
+        """
+
+    async def release(self, request: bytes, address: str) -> bytes:
+        """The keys for a request, once that is decided and recorded.
+
+        Raises: Rejected, Unavailable.
+        """
+
+
 class Provision(Protocol):
     """What gives applications their keys (service.provision)."""
 
@@ -83,6 +105,16 @@ class Provision(Protocol):
 
         Raises: Unavailable if there is none.
         """
+
+
+class TokenListening(Protocol):
+    """What answers callers with a token (service.token_listener)."""
+
+    def changed(self) -> None:
+        """Another keyring is held: look at its policy."""
+
+    def status(self) -> dict[str, Any]:
+        """Of it, for Instance.status()."""
 
 
 @dataclass
@@ -109,10 +141,13 @@ class Instance:
     refused: Counter[str] = field(default_factory=Counter)
     granted: int = 0
     told: int = 0
-    owner_socket: Path | None = None
+    local_socket: Path | None = None
     started: int = 0
     collateral: Callable[[], dict[str, Any]] = no_collateral
     provision: Provision | None = None
+    releases: Releases | None = None
+    released: int = 0
+    tokens: TokenListening | None = None
 
     def hold(self, keyring: Keyring) -> None:
         """Serve `keyring` from now on; the one before is erased."""
@@ -122,6 +157,8 @@ class Instance:
             before.close()
         if self.provision is not None:
             self.provision.changed()
+        if self.tokens is not None:
+            self.tokens.changed()
 
     @contextlib.contextmanager
     def erasing(self, keyring: Keyring) -> Iterator[Keyring]:
@@ -234,7 +271,7 @@ class Instance:
                 {"id": one.id, "created": utc(one.created), "state": str(one.state)}
                 for one in keyring.header.generations
             ],
-            "socket": None if self.owner_socket is None else str(self.owner_socket),
+            "socket": None if self.local_socket is None else str(self.local_socket),
             "policy": None if self.policy is None else self.policy.digest,
             "platform": self.platform.name,
             "machine": self.platform.attester_identity().machine,
@@ -244,11 +281,13 @@ class Instance:
             "key_memory_hidden": self.platform.hides_memory or memory is MemoryKind.MEMFD_SECRET,
             "started": utc(self.started),
             "hand_overs": self.granted,
+            "released": self.released,
             "refused": dict(self.refused),
             "peers": {machine: utc(at) for machine, at in self.peers.items()},
             "record_problem": problem,
             "collateral": self.collateral(),
             "provision": None if self.provision is None else self.provision.status(),
+            "callers": None if self.tokens is None else self.tokens.status(),
             "slots": [] if header is None else _slots(header),
             "recovering": None if self.recovering is None else self.recovering.progress,
             "ways_back": ways,

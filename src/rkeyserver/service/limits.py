@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from rkeyserver.errors import Unavailable
+from rkeyserver.service.local_caller import LOCAL_CALLER, local_caller
 
 CONNECTION_SECONDS: Final = 30.0
 MAX_CONNECTION_BYTES: Final = 1024 * 1024
@@ -116,6 +117,12 @@ class Guard:
             if not mine:
                 del self._by_address[address]
 
+    def close(self) -> None:
+        """Drop every connection that is left."""
+        for mine in list(self._by_address.values()):
+            for one in list(mine):
+                one.abort()
+
     def _evict_oldest(self, connections: OrderedDict[Connection, None]) -> None:
         self._evict(next((one for one in connections if not one.busy), next(iter(connections))))
 
@@ -159,7 +166,12 @@ class GuardedProtocol(HttpToolsProtocol):
         """Count it, and set its deadline."""
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
-        self._address = client_of(str(peer[0])) if peer else ""
+        if peer:
+            self._address = client_of(str(peer[0]))
+        else:  # a Unix socket's has no name; the kernel knows who it is
+            caller = local_caller(transport.get_extra_info("socket"))
+            self.app_state = self.app_state | {LOCAL_CALLER: caller}
+            self._address = str(caller)
         self.guard.enter(self, self._address)
         self._deadline = self.loop.call_later(self.guard.seconds, self.abort)
 
@@ -182,9 +194,16 @@ class GuardedProtocol(HttpToolsProtocol):
                     self.abort()
 
     def on_headers_complete(self) -> None:
-        """From here on it is the body that counts."""
+        """From here on it is the body that counts.
+
+        A connection that nears its limits ends with this answer, which says so. Else it would be cut off in the middle
+        of a later request, of which its client could not tell what became.
+        """
         self._head = None
         super().on_headers_complete()
+        old = self._deadline is not None and self.loop.time() > self._deadline.when() - self.guard.seconds / 2
+        if old or self.received > MAX_CONNECTION_BYTES // 2:
+            self.cycle.keep_alive = False
 
     def on_message_begin(self) -> None:
         """Refuse a request before the answer to the one before: each would be kept until its turn, however many."""

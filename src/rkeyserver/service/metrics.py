@@ -30,6 +30,9 @@ class _Status:
         handed = CounterMetricFamily("rkeyserver_hand_overs", "Keyrings handed over since the start.")
         handed.add_metric([], found["hand_overs"])
         yield handed
+        released = CounterMetricFamily("rkeyserver_releases", "Requests of enclaves for derived keys that got them.")
+        released.add_metric([], found["released"])
+        yield released
         refused = CounterMetricFamily("rkeyserver_refused", "Requests refused since the start.", labels=["reason"])
         for reason, count in sorted(found["refused"].items()):
             refused.add_metric([reason], count)
@@ -39,6 +42,8 @@ class _Status:
             given = CounterMetricFamily("rkeyserver_provisioned", "Keys given to applications since the start.")
             given.add_metric([], provision["given"])
             yield given
+        if (callers := found["callers"]) is not None:
+            yield _gauge("callers_listening", "Whether callers with a token are answered.", bool(callers["listening"]))
         yield from _collateral(found["collateral"])
 
 

@@ -97,3 +97,17 @@ class OnDemand:
                 f"{MOST_FETCHES} models: not again yet."
             )
         self._fetched.append((now, model))
+
+
+@dataclass(frozen=True)
+class WithOrWithout:
+    """A verifier of evidence that may come without endorsements: that is then proved as a quote by itself."""
+
+    verifier: Verifier
+    quotes: QuoteVerifier
+
+    async def verify(self, evidence: bytes, endorsements: bytes, expected_report_data: bytes, now: int) -> SgxClaims:
+        """As exchange.attested.Verifier."""
+        if endorsements:
+            return await self.verifier.verify(evidence, endorsements, expected_report_data, now)
+        return await self.quotes.verify(evidence, expected_report_data, now)

@@ -19,11 +19,6 @@ from rkeyserver.service.policy_app import policy_routes, told
 HTTP_MISDIRECTED: Final = 421  # RFC 9110 section 15.5.20
 
 
-def make_owner_app(authority: Authority) -> Router:
-    """The application of the owner's socket."""
-    return Router(redirect_slashes=False, routes=policy_routes(authority, owner=True))
-
-
 def is_own(host: str, name: str) -> bool:
     """Whether a Host header asks for this listener, whose --ops is `name`: by an IP address, `localhost` or `name`.
 
@@ -99,6 +94,6 @@ def make_ops_app(authority: Authority, name: str) -> ASGIApp:
         Route("/healthz", healthz),
         Route("/metrics", metrics),
         Route("/provision-ca", provision_ca),
-        *policy_routes(authority, owner=False),
+        *policy_routes(authority, lambda _request: False),
     ]
     return _Addressed(Router(redirect_slashes=False, routes=routes), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,11 +21,13 @@ def told(error: RkeyError) -> Response:
     found = {"error": error.code, "message": error.message, "advice": error.advice}
     if isinstance(error, Rejected):
         found["reason"] = str(error.reason)
-    return JSONResponse(found, status_code=HTTP_STATUS[type(error)])
+    # A client that reads no JSON has to know this too.
+    headers = {"retry-after": str(max(1, round(error.retry_after)))} if isinstance(error, Unavailable) else {}
+    return JSONResponse(found, status_code=HTTP_STATUS[type(error)], headers=headers)
 
 
-def policy_routes(authority: Authority, *, owner: bool) -> list[Route]:
-    """GET the policy, POST a change of it. owner: whether only the owner of this machine gets here."""
+def policy_routes(authority: Authority, is_owners: Callable[[Request], bool]) -> list[Route]:
+    """GET the policy, POST a change of it. is_owners: whether a request is from the owner of this machine."""
 
     async def show(_request: Request) -> Response:
         keyring, policy = authority.instance.keyring, authority.instance.policy
@@ -42,7 +45,7 @@ def policy_routes(authority: Authority, *, owner: bool) -> list[Route]:
 
     async def change(request: Request) -> Response:
         try:
-            applied = await authority.apply(await read_body(request, MAX_CHANGE), owner=owner)
+            applied = await authority.apply(await read_body(request, MAX_CHANGE), owner=is_owners(request))
         except RkeyError as error:
             return told(error)
         return JSONResponse(dataclasses.asdict(applied))

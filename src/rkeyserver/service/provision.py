@@ -158,9 +158,9 @@ class Provisioner:
         from rkeyserver.service.provision_ca import Ca  # noqa: PLC0415 - only who has applications needs it
 
         keyring, policy = self.instance.keyring, self.instance.policy
-        name = generation or (None if policy is None else policy.ca_generation)
+        name = generation or (None if policy is None else policy.ca)
         if keyring is None or name is None:
-            raise Unavailable("This instance has no keyring whose policy has applications.")
+            raise Unavailable("This instance has no keyring whose policy has applications, or callers with a token.")
         return Ca.derive(keyring, generation_of(keyring, name)).certificate.public_bytes(Encoding.PEM)
 
     async def _run(self) -> None:
@@ -192,7 +192,7 @@ class Provisioner:
         Raises: Unavailable and what else the platform says.
         """
         keyring, policy = self.instance.keyring, self.instance.policy
-        if keyring is None or policy is None or policy.ca_generation is None:
+        if keyring is None or policy is None or policy.ca_generation is None or not policy.applications:
             await self._close()
             return
         generation = generation_of(keyring, policy.ca_generation)

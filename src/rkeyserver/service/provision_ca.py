@@ -62,21 +62,22 @@ class Ca:
         return self.certificate.fingerprint(SHA256()).hex()
 
     def issue(
-        self, key: ec.EllipticCurvePublicKey, names: list[x509.GeneralName], evidence: x509.UnrecognizedExtension
+        self, key: ec.EllipticCurvePublicKey, names: list[x509.GeneralName], evidence: x509.UnrecognizedExtension | None
     ) -> x509.Certificate:
-        """A server's certificate: for `names`, with the quote that vouches for its key."""
+        """A server's certificate: for `names`, with the quote that vouches for its key where it has one."""
         issuer = self.certificate.public_key()
         assert isinstance(issuer, ec.EllipticCurvePublicKey)  # noqa: S101 - as it was derived
-        return (
+        made = (
             _builder(_name("rkeyserver"), self.certificate.subject, key, x509.random_serial_number())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), critical=False)
-            .add_extension(evidence, critical=False)
-            .sign(self.key, SHA384())
         )
+        if evidence is not None:
+            made = made.add_extension(evidence, critical=False)
+        return made.sign(self.key, SHA384())
 
 
 def _root(key: ec.EllipticCurvePrivateKey, domain: str, generation: str) -> x509.Certificate:

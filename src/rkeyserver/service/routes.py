@@ -13,8 +13,15 @@ from rkeyserver.sealing.record import Header
 HELLO_PATH: Final = "/v1/hello"
 HAND_OVER_PATH: Final = "/v1/hand-over"
 HINT_PATH: Final = "/v1/hint"
-POLICY_PATH: Final = "/v1/policy"  # on the operations listener and on the owner's socket
+POLICY_PATH: Final = "/v1/policy"  # on the operations listener and on the local socket
 RECOVERY_PATH: Final = "/v1/recovery"
+RELEASE_HELLO_PATH: Final = "/v1/release/hello"
+RELEASE_PATH: Final = "/v1/release"
+DERIVE_PATH: Final = "/v1/derive"  # these, where callers are
+WRAP_PATH: Final = "/v1/wrap"
+UNWRAP_PATH: Final = "/v1/unwrap"
+REWRAP_PATH: Final = "/v1/rewrap"
+PING_PATH: Final = "/v1/ping"
 CONTENT_TYPE: Final = "application/msgpack"
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]

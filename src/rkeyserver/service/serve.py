@@ -21,8 +21,9 @@ from rkeyserver.service.app import make_app
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.limits import Guard, guarded
+from rkeyserver.service.local_app import make_local_app
 from rkeyserver.service.notify import notify
-from rkeyserver.service.ops import make_ops_app, make_owner_app
+from rkeyserver.service.ops import make_ops_app
 
 BACKLOG: Final = 2048
 STOP_SECONDS: Final = 3
@@ -88,23 +89,26 @@ def open_sockets(address: Address, option: str = "--listen") -> list[socket.sock
     return sockets
 
 
-def _server(app: ASGIApp, guard: Guard) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            app,
-            loop="none",
-            http=guarded(guard),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=STOP_SECONDS,
-        )
+def http_config(app: ASGIApp, guard: Guard) -> uvicorn.Config:
+    """How every listener speaks HTTP: under a guard, and saying nothing of itself."""
+    return uvicorn.Config(
+        app,
+        loop="none",
+        http=guarded(guard),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=STOP_SECONDS,
     )
+
+
+def _server(app: ASGIApp, guard: Guard) -> _Server:
+    return _Server(http_config(app, guard))
 
 
 def _connections() -> int:
@@ -127,7 +131,7 @@ async def serve(
     instance: Instance,
     peers: list[socket.socket],
     ops: list[socket.socket],
-    owner: list[socket.socket],
+    local: list[socket.socket],
     begin: Callable[[], Awaitable[Afterwards | None]],
     *,
     ops_name: str,
@@ -145,7 +149,7 @@ async def serve(
     servers = [
         (_server(make_app(instance), Guard(total=_connections())), peers),
         (_server(make_ops_app(authority, ops_name), Guard(total=MAX_OPS_CONNECTIONS)), ops),
-        (_server(make_owner_app(authority), Guard(total=MAX_OPS_CONNECTIONS)), owner),
+        (_server(make_local_app(authority), Guard(total=MAX_OPS_CONNECTIONS)), local),
     ]
     servers = [(server, sockets) for server, sockets in servers if sockets]
     tasks = [loop.create_task(server.serve(sockets)) for server, sockets in servers]

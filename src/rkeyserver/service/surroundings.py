@@ -1,4 +1,4 @@
-"""What a record needs around it: key memory, a clock, an audit file, a place for the owner's socket. Looked at only."""
+"""What a record needs around it: key memory, a clock, an audit file, a place for the local socket. Looked at only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rkeyserver.errors import Unavailable
 from rkeyserver.secret import MemoryKind, SecretBytes
 from rkeyserver.service.audit import check_is_one
 from rkeyserver.service.finding import Finding, State, Topic
-from rkeyserver.service.owner import check_is_socket, reachable
+from rkeyserver.service.local_socket import check_is_socket, reachable
 
 HOW_TO_HIDE: Final = "Linux 6.5 or later has memfd_secret(2) on; before that, boot with secretmem.enable=1."
 AHEAD: Final = 300  # seconds by which another machine's clock may differ without a word
@@ -70,18 +70,18 @@ def check_audit(path: Path) -> str:
 
 
 def check_socket(path: Path) -> str:
-    """Whether a start could make the owner's socket at `path`; what is there now.
+    """Whether a start could make the local socket at `path`; what is there now.
 
-    Raises: Misuse, Unavailable, as service.owner.owner_socket().
+    Raises: Misuse, Unavailable, as service.local_socket.local_socket().
     """
     try:
         with reachable(path):
             found = path.lstat()
     except FileNotFoundError:
-        _require_writable(path.parent, "The folder of the owner's socket", "--socket")
+        _require_writable(path.parent, "The folder of the local socket", "--socket")
         return f"{path} is not there; a start makes it"
     except OSError as error:
-        raise _unusable("The owner's socket", path, error.strerror, "--socket") from error
+        raise _unusable("The local socket", path, error.strerror, "--socket") from error
     check_is_socket(found, path)
     return f"{path} is there"
 

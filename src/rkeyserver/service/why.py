@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 
 import httpx
 
@@ -14,6 +15,8 @@ def why(error: BaseException) -> str:
     root = error
     while below := root.__cause__ or root.__context__:
         root = below
+    if isinstance(root, ssl.SSLError):  # its errno is no error of the system
+        return getattr(root, "verify_message", "") or root.reason or "TLS failed"
     if isinstance(root, OSError) and root.errno and root.errno > 0:
         return os.strerror(root.errno)  # asyncio puts a sentence of its own into strerror
     return (isinstance(root, OSError) and root.strerror) or str(error) or type(error).__name__

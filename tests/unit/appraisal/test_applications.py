@@ -71,7 +71,8 @@ def test_no_labels(label: str) -> None:
 WRONG: dict[str, tuple[str, str]] = {
     "no [provision]": (document(table()) + entry("a"), "line 1: provision: it is missing beside applications"),
     "[provision] alone": (
-        document(table()) + provision(), "line 16: provision: there are no [[applications]] that it would be for",
+        document(table()) + provision(),
+        "line 16: provision: there are no [[applications]], and no callers with a token, that it is for",
     ),
     "no ca_generation": (
         document(table()) + "\n[provision]\n" + entry("a"), "line 16: provision.ca_generation: it is missing;",

@@ -66,6 +66,7 @@ TOLD: dict[str, tuple[list[str], dict[str, object]]] = {
         {"pccs": "https://pccs/v4", "pccs-ca": "ca.pem", "collateral": "c.json"},
     ),
     "a place for applications": (["--provision", "[::1]:5"], {"provision": "[::1]:5"}),
+    "a place for callers": (["--callers", "[::1]:6"], {"callers": "[::1]:6"}),
     "a log level": (["--log-level", "debug"], {"log-level": "debug"}),
     "a configuration": (["--config", "c.toml"], {"host": ["b:8888"], "wait-ms": 5000}),
     "a configuration and more": (["--config", "c.toml", "-i", "c"], {"host": ["c:8888"], "wait-ms": 5000}),
@@ -160,7 +161,7 @@ def test_a_name_through_a_link_to_the_folder_is_in_the_folder(host: Gramine, tmp
 REFUSED: dict[str, tuple[list[str], int, str]] = {
     "a policy": (["--policy", "p"], EXIT_MISUSE, "--policy says what to accept"),
     "admins": (["--admins", "a"], EXIT_MISUSE, "--admins says whom to believe"),
-    "an owner's socket": (["--socket", "s"], EXIT_MISUSE, "--socket is a socket of the host's"),
+    "a local socket": (["--socket", "s"], EXIT_MISUSE, "--socket is a socket of the host's"),
     "a machine": (["--machine", "m"], EXIT_MISUSE, "--machine is a simulated processor's folder"),
     "a simulated platform": (["--platform", "simulated"], EXIT_MISUSE, "whose platform is sgx"),
     "a TPM": (["--platform", "tpm"], EXIT_MISUSE, "whose platform is sgx"),

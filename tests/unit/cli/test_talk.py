@@ -15,7 +15,7 @@ from tests.fakes.processes import DEADLINE, reserve
 
 from rkeyserver.cli import talk
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
-from rkeyserver.service.owner import owner_socket
+from rkeyserver.service.local_socket import local_socket
 
 
 @contextlib.contextmanager
@@ -58,10 +58,10 @@ def test_an_answer(listener: socket.socket) -> None:
     assert read[0].startswith(b"GET /status HTTP/1.1\r\nHost: 127.0.0.1")
 
 
-def test_a_document_goes_to_the_owner_s_socket(tmp_path: Path) -> None:
+def test_a_document_goes_to_the_local_socket(tmp_path: Path) -> None:
     path = tmp_path / ("long" * 40) / "socket"
     path.parent.mkdir()
-    with owner_socket(path) as listener:
+    with local_socket(path) as listener:
         listener.setblocking(True)  # noqa: FBT003 - the socket module's signature
         with answering(listener, http({"a": 1})) as read:
             assert talk.post("127.0.0.1:1", "/v1/policy", b"{}", "answer", socket=str(path)) == {"a": 1}
@@ -121,7 +121,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path / ("x" * 200) / "none"):
         with pytest.raises(Unavailable, match="No such file or directory") as raised:
             talk.post("127.0.0.1:1", "/v1/policy", b"{}", "answer", socket=str(path))
-        assert "Only the user who runs the instance" in raised.value.advice
+        assert "only the user who runs it, and root" in raised.value.advice
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"], ids=["nothing", "half"])

@@ -26,8 +26,13 @@ from rkeyserver.exchange.messages import (
     RecoveryContribution,
     RecoveryRequest,
     RecoveryRequestClaims,
+    Release,
+    ReleaseClaims,
+    ReleaseRequest,
+    ReleaseRequestClaims,
     Request,
     RequestClaims,
+    WantedKey,
     decode,
     encode,
     identity_of,
@@ -39,6 +44,11 @@ names = st.text("0123456789abcdefghijklmnopqrstuvwxyz:._-", min_size=1, max_size
 nonces = st.binary(min_size=32, max_size=32)
 instances = st.binary(min_size=16, max_size=16)
 opaque = st.binary(max_size=300)
+ids = st.from_regex("[0-9a-f]{32}", fullmatch=True)
+labels = st.from_regex("[!-~](?:[ -~]{0,254}[!-~])?", fullmatch=True)
+wanted = st.builds(
+    WantedKey, label=labels, size=st.integers(16, 64), generation=st.one_of(st.sampled_from(["first", "current"]), ids)
+)
 attested = st.builds(AttestedMessage, claims=opaque, evidence=st.binary(min_size=1, max_size=300), endorsements=opaque)
 messages: dict[type[Message], st.SearchStrategy[Message]] = {
     Hello: st.builds(
@@ -94,6 +104,22 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
         RecoveryContribution,
         request_sha512=st.binary(min_size=64, max_size=64),
         ciphertext=st.binary(min_size=1, max_size=300),
+    ),
+    ReleaseRequest: st.builds(ReleaseRequest, hello=opaque, challenge=opaque, attested=attested),
+    ReleaseRequestClaims: st.builds(
+        ReleaseRequestClaims,
+        domain=ids,
+        keys=st.lists(wanted, min_size=1, max_size=16),
+        nonce=nonces,
+        kem_public_key=st.binary(min_size=KEM_PUBLIC_KEY_SIZE, max_size=KEM_PUBLIC_KEY_SIZE),
+    ),
+    Release: st.builds(Release, attested=attested, ciphertext=st.binary(min_size=1, max_size=300)),
+    ReleaseClaims: st.builds(
+        ReleaseClaims,
+        domain=ids,
+        generations=st.lists(ids, min_size=1, max_size=16),
+        ciphertext_sha512=st.binary(min_size=64, max_size=64),
+        nonce=nonces,
     ),
     MintStatement: st.builds(MintStatement, attested=attested),
     MintStatementClaims: st.builds(

@@ -119,7 +119,7 @@ def test_the_primary_keeps_nothing_for_a_challenge(pair: Pair) -> None:
     for _ in range(1000):
         pair.primary.challenge(hello)
     assert vars(pair.primary.granter) == before
-    assert not pair.primary.granter._used._until
+    assert not pair.primary.granter._challenges._used._until
 
 
 def test_a_state_cannot_be_changed(pair: Pair) -> None:

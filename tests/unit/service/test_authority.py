@@ -104,6 +104,15 @@ def test_what_narrows_adds_a_generation_and_keeps_the_old_ones_readable(domain: 
     assert done.narrowed == [f"[simulated] machines: machine {PEER} is no longer accepted."]
 
 
+def test_what_is_taken_from_a_user_is_said_and_adds_no_generation(domain: Domain) -> None:
+    entry = '\n[[callers]]\nuid = 1000\nmay = ["derive"]\nlabels = ["db"]\n'
+    assert domain.apply(domain.document(WIDER + entry, "alice", "bob")).narrowed == []
+    done = domain.apply(domain.document(WIDER, "alice", "bob"))
+    assert done.narrowed == ["[callers uid 1000]: may no longer derive for label 'db'."]
+    assert done.generation is None
+    assert len(domain.keyring.generation_ids) == 2
+
+
 def test_two_that_narrow_never_add_the_same_generation(domain: Domain) -> None:
     domain.apply(domain.document(NARROWER, "alice", "bob"))
     first = domain.keyring.current.id

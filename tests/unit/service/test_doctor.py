@@ -171,7 +171,8 @@ def _never(place: Place) -> None:
 
 
 def _damaged(place: Place) -> None:
-    place.record.write_bytes(place.record.read_bytes()[:-1] + b"?")
+    *sealed, last = place.record.read_bytes()
+    place.record.write_bytes(bytes((*sealed, last ^ 1)))
 
 
 def _no_record(place: Place) -> None:
@@ -399,14 +400,14 @@ CASES: dict[str, Case] = {
     "a link as audit file": (_audit_is_a_link, Topic.AUDIT_FILE, BAD, "symbolic links", UNAVAILABLE),
     "no audit file": (_audit_is_something_else, Topic.AUDIT_FILE, BAD, "is no audit file", MISUSE),
     "an audit file nowhere": (_set(audit=Path("/none/a")), Topic.AUDIT_FILE, BAD, "/none, .* not there", UNAVAILABLE),
-    "no socket yet": (nothing, Topic.OWNER_SOCKET, GOOD, "a start makes it", NO_WAY_BACK),
-    "a socket": (_socket_is_there, Topic.OWNER_SOCKET, GOOD, "is there", NO_WAY_BACK),
-    "something else": (_set(socket=Path("/etc/passwd")), Topic.OWNER_SOCKET, BAD, "something else", MISUSE),
-    "a socket nowhere": (_set(socket=Path("/none/s")), Topic.OWNER_SOCKET, BAD, "/none, .* not there", UNAVAILABLE),
+    "no socket yet": (nothing, Topic.LOCAL_SOCKET, GOOD, "a start makes it", NO_WAY_BACK),
+    "a socket": (_socket_is_there, Topic.LOCAL_SOCKET, GOOD, "is there", NO_WAY_BACK),
+    "something else": (_set(socket=Path("/etc/passwd")), Topic.LOCAL_SOCKET, BAD, "something else", MISUSE),
+    "a socket nowhere": (_set(socket=Path("/none/s")), Topic.LOCAL_SOCKET, BAD, "/none, .* not there", UNAVAILABLE),
     "a socket behind a file": (
-        _set(socket=Path("/etc/passwd/s")), Topic.OWNER_SOCKET, BAD, "Not a directory", UNAVAILABLE
+        _set(socket=Path("/etc/passwd/s")), Topic.LOCAL_SOCKET, BAD, "Not a directory", UNAVAILABLE
     ),
-    "a socket with a long name": (_set(socket=Path("/etc", "s" * 120)), Topic.OWNER_SOCKET, BAD, "too long", MISUSE),
+    "a socket with a long name": (_set(socket=Path("/etc", "s" * 120)), Topic.LOCAL_SOCKET, BAD, "too long", MISUSE),
     "no instance": (nothing, Topic.INSTANCE, UNKNOWN, "none answers: No instance", NO_WAY_BACK),
     "an instance": (_runs(), Topic.INSTANCE, GOOD, "as standby; it serves this domain", NO_WAY_BACK),
     "one of another machine": (_runs(machine="c3" * 16), Topic.INSTANCE, WARNING, "of machine c3", NO_WAY_BACK),
@@ -487,7 +488,7 @@ def test_every_state_of_every_topic_is_in_the_table() -> None:
     assert found == {
         *((topic, GOOD) for topic in Topic if topic not in {Topic.KEY_MEMORY, Topic.MACHINE}),
         *((topic, BAD) for topic in (Topic.RECORD, Topic.MACHINE, Topic.OPENS, Topic.AUDIT_FILE)),
-        *((topic, BAD) for topic in (Topic.OWNER_SOCKET, Topic.WAYS_BACK)),
+        *((topic, BAD) for topic in (Topic.LOCAL_SOCKET, Topic.WAYS_BACK)),
         *((topic, WARNING) for topic in (Topic.CLOCK, Topic.MACHINE, Topic.ACCEPTED, Topic.INSTANCE, Topic.PEER)),
         *((topic, WARNING) for topic in (Topic.RECOVERY, Topic.WAYS_BACK, Topic.SEALED_TO, Topic.ADMINS)),
         *((topic, WARNING) for topic in (Topic.COLLATERAL, Topic.CHANGE)),
@@ -584,7 +585,7 @@ def test_where_the_host_is_not_trusted_there_is_no_owner_s_socket(place: Place) 
     place.platform = Untrusting()
     place.set(socket=Path("/etc/passwd"))
     examined = place.examine()
-    assert Topic.OWNER_SOCKET not in [one.topic for one in examined.findings]
+    assert Topic.LOCAL_SOCKET not in [one.topic for one in examined.findings]
     assert of(examined, Topic.MACHINE).state is GOOD
 
 

@@ -283,6 +283,34 @@ def test_an_answer_within_the_deadline_is_whole_and_the_connection_is_used_again
     run(check)
 
 
+async def ends_with_its_answer(client: Client) -> bool:
+    """Whether the next answer says that it is the connection's last, which then it is."""
+    head = (await client.reader.readuntil(b"\r\n\r\n")).lower()
+    assert await client.reader.readexactly(4) == b"here"
+    if b"connection: close" not in head:
+        return False
+    assert await client.dropped() == b""
+    return True
+
+
+def test_a_connection_ends_with_an_answer_before_it_is_cut_off_in_a_request() -> None:
+    async def check() -> None:
+        async with serving(seconds=2.0) as site:
+            client = await site.connect()
+            await client.get("/")
+            assert not await ends_with_its_answer(client)
+            await asyncio.sleep(1.1)  # over half of its time
+            await client.get("/")
+            assert await ends_with_its_answer(client)
+        async with serving() as site:
+            client = await site.connect(send=of_size(MAX_CONNECTION_BYTES // 2))
+            await client.answer()
+            await client.get("/")
+            assert await ends_with_its_answer(client)
+
+    run(check)
+
+
 def test_stalled_clients_cost_the_others_nothing() -> None:
     async def check() -> None:
         async with serving(per_address=len(STALLED) * 3 + 1) as site:

@@ -20,7 +20,7 @@ from rkeyserver.platforms.registry import load_verifier
 from rkeyserver.platforms.simulated import tcb
 from rkeyserver.platforms.simulated.anchor import SIMULATED_ROOT
 from rkeyserver.service.held import HeldCollateral
-from rkeyserver.service.on_demand import AGAIN_SECONDS, MOST_FETCHES, OnDemand, WithOwnEndorsements
+from rkeyserver.service.on_demand import AGAIN_SECONDS, MOST_FETCHES, OnDemand, WithOrWithout, WithOwnEndorsements
 from rkeyserver.service.verification import InlineVerifier
 
 DATA = bytes(range(64))
@@ -181,3 +181,14 @@ def test_all_that_wait_share_one_fetch_and_one_that_leaves_ends_it_for_nobody(sc
 def test_a_platform_with_endorsements_of_its_own(scene: Scene) -> None:
     verifier = WithOwnEndorsements(scene.platform, scene.inline)
     assert asyncio.run(verifier.verify(scene.quote, DATA, NOW)).platform == "simulated"
+
+
+def test_evidence_with_endorsements_is_verified_with_them_and_without_as_a_quote_by_itself(scene: Scene) -> None:
+    source = scene.source
+    assert source is not None
+    held = HeldCollateral(scene.folder / "other", SIMULATED_ROOT, scene.platform, Clock(HostTime()), scene.inline.hold)
+    verifier = WithOrWithout(scene.inline, OnDemand(held, source, scene.inline))
+    for endorsements, fetched in ((scene.platform.endorsements(), 0), (b"", 1)):
+        claims = asyncio.run(verifier.verify(scene.quote, endorsements, DATA, NOW))
+        assert claims.identity == scene.platform.attester_identity()
+        assert len(source.asked) == fetched

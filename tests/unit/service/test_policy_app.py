@@ -8,20 +8,34 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.routing import Router
 from tests.fakes.platform import FakePlatform
 from tests.fakes.scene import Scene
 from tests.fakes.signing import HERE, NEW, change_of, policy_text
 
+from rkeyserver.appraisal.callers import LocalCaller
 from rkeyserver.appraisal.change import MAX_CHANGE, PolicyChange, digest
 from rkeyserver.errors import Unavailable
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Role
-from rkeyserver.service.ops import make_ops_app, make_owner_app
-from rkeyserver.service.routes import POLICY_PATH
+from rkeyserver.service.local_app import make_local_app
+from rkeyserver.service.local_caller import LOCAL_CALLER
+from rkeyserver.service.ops import make_ops_app
+from rkeyserver.service.routes import DERIVE_PATH, PING_PATH, POLICY_PATH, REWRAP_PATH, UNWRAP_PATH, WRAP_PATH
 
 SIGNED = policy_text(HERE, admins=["alice"])
 OWNED = policy_text(HERE)
+
+
+def of_owner(app: Any) -> Any:
+    """The application of the local socket as its owner has it: the server adds who has connected."""
+    return connected(app, LocalCaller(pid=1, uid=4711, gids=frozenset({4711}), own=True))
+
+
+def connected(app: Any, caller: LocalCaller) -> Any:
+    async def called(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope | {"state": {LOCAL_CALLER: caller}}, receive, send)
+
+    return called
 
 
 def app_of(scene: Scene, policy: str = SIGNED, *, owner: bool = False) -> Any:
@@ -30,7 +44,7 @@ def app_of(scene: Scene, policy: str = SIGNED, *, owner: bool = False) -> Any:
     scene.holds_record_of(keyring)
     scene.instance.hold(keyring)
     authority = Authority(scene.instance)
-    return make_owner_app(authority) if owner else make_ops_app(authority, "127.0.0.1")
+    return of_owner(make_local_app(authority)) if owner else make_ops_app(authority, "127.0.0.1")
 
 
 def asked(app: Any, method: str, body: bytes = b"", *, path: str = POLICY_PATH, **headers: str) -> httpx.Response:
@@ -47,7 +61,7 @@ def next_change(scene: Scene, *signers: str, policy: str = policy_text(HERE, NEW
     return change_of(scene.instance.keyring.header, policy, *signers)
 
 
-@pytest.mark.parametrize("owner", [False, True], ids=["operations listener", "owner's socket"])
+@pytest.mark.parametrize("owner", [False, True], ids=["operations listener", "local socket"])
 def test_the_policy_is_shown_with_what_a_change_has_to_name(scene: Scene, *, owner: bool) -> None:
     answer = asked(app_of(scene, owner=owner), "GET")
     assert scene.instance.keyring is not None
@@ -59,7 +73,7 @@ def test_the_policy_is_shown_with_what_a_change_has_to_name(scene: Scene, *, own
     }
 
 
-@pytest.mark.parametrize("owner", [False, True], ids=["operations listener", "owner's socket"])
+@pytest.mark.parametrize("owner", [False, True], ids=["operations listener", "local socket"])
 def test_a_signed_change_is_applied_wherever_it_comes_from(scene: Scene, *, owner: bool) -> None:
     app = app_of(scene, owner=owner)
     change = next_change(scene, "alice")
@@ -76,7 +90,7 @@ def test_an_unsigned_one_is_applied_for_the_owner_alone(scene: Scene) -> None:
     refused = asked(app, "POST", document)
     assert (refused.status_code, refused.json()["reason"]) == (403, "not-signed")
     assert scene.store.writes == 0
-    answer = asked(make_owner_app(Authority(scene.instance)), "POST", document)
+    answer = asked(of_owner(make_local_app(Authority(scene.instance))), "POST", document)
     assert (answer.status_code, answer.json()["change"]) == (200, 1)
 
 
@@ -123,6 +137,13 @@ def test_without_a_keyring_there_is_none(scene: Scene, method: str) -> None:
     assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
 
 
+def test_without_a_keyring_nothing_is_derived(scene: Scene) -> None:
+    app = app_of(scene, owner=True)
+    scene.instance.close()
+    answer = asked(app, "POST", b'{"label": "db"}', path=DERIVE_PATH)
+    assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
 def test_nothing_else_is_answered(scene: Scene, method: str) -> None:
     assert asked(app_of(scene), method).status_code == 405
@@ -136,10 +157,15 @@ def test_a_page_of_another_name_reads_and_changes_nothing(scene: Scene) -> None:
     assert scene.store.writes == 0
 
 
-def test_the_owner_s_socket_has_the_policy_and_nothing_else(scene: Scene) -> None:
-    app = app_of(scene, owner=True)
-    assert isinstance(app, Router)
-    assert {route.path for route in app.routes} == {POLICY_PATH}  # type: ignore[attr-defined]  # they are Routes
+def test_the_local_socket_has_the_policy_and_what_callers_ask_for(scene: Scene) -> None:
+    app_of(scene)
+    app = make_local_app(Authority(scene.instance))
+    found = {(path, *sorted(methods - {"HEAD"})) for path, methods in ((r.path, r.methods) for r in app.routes)}  # type: ignore[attr-defined]  # they are Routes
+    assert found == {
+        *((POLICY_PATH, method) for method in ("GET", "POST")),
+        (PING_PATH, "GET"),
+        *((path, "POST") for path in (DERIVE_PATH, WRAP_PATH, UNWRAP_PATH, REWRAP_PATH)),
+    }
 
 
 @pytest.mark.parametrize("path", ["/status", "/metrics"])
@@ -154,3 +180,25 @@ def test_what_cannot_be_told_now_says_why(scene: Scene, monkeypatch: pytest.Monk
     assert answer.status_code == 503
     said = {"error": "unavailable", "message": "There is no key memory.", "advice": "Raise RLIMIT_MEMLOCK."}
     assert answer.json() == said
+
+
+NOT_OWNERS = {
+    "another user": LocalCaller(pid=1, uid=4711, gids=frozenset({4711}), own=False),
+    "another user in root's group": LocalCaller(pid=1, uid=4711, gids=frozenset({0}), own=False),
+}
+
+
+@pytest.mark.parametrize("caller", NOT_OWNERS.values(), ids=NOT_OWNERS)
+def test_whoever_else_can_connect_changes_nothing(scene: Scene, caller: LocalCaller) -> None:
+    app_of(scene, OWNED)
+    app = connected(make_local_app(Authority(scene.instance)), caller)
+    answer = asked(app, "POST", next_change(scene).text().encode())
+    assert (answer.status_code, answer.json()["reason"]) == (403, "not-signed")
+    assert asked(app, "GET").json()["policy"] == OWNED
+
+
+def test_root_is_an_owner(scene: Scene) -> None:
+    app_of(scene, OWNED)
+    root = LocalCaller(pid=1, uid=0, gids=frozenset({0}), own=False)
+    app = connected(make_local_app(Authority(scene.instance)), root)
+    assert asked(app, "POST", next_change(scene, policy=policy_text(HERE, NEW)).text().encode()).status_code == 200

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 
 from tests.vectors.spec_reference.hpke import check_public_key, hpke_open
 from tests.vectors.spec_reference.keyring import read_keyring
@@ -35,10 +36,23 @@ def check_quote(quote: bytes) -> None:
 
 def prove(attested: Json, context: str, before: bytes, *, identity: Json, policy: Json, now: int) -> Json:
     """The claims of an attested message, its signatures taken for granted."""
+    return prove_named(attested, context, before, identity=identity, policy=policy, now=now, named=check_named)
+
+
+def prove_named(
+    attested: Json,
+    context: str,
+    before: bytes,
+    *,
+    identity: Json,
+    policy: Json,
+    now: int,
+    named: Callable[[Json, str, str], object],
+) -> Json:
     quote = attested["evidence"]
     check_quote(quote)
     require(quote[368:432] == report_data(context, before, attested["claims"]), "not-bound")
-    check_named(policy, identity["platform"], identity["machine"])
+    named(policy, identity["platform"], identity["machine"])
     require(identity["platform"] == "simulated", "platform-not-named")
     body = quote[48:432]
     prod, svn = struct.unpack_from("<HH", body, 256)

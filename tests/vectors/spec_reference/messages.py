@@ -8,7 +8,18 @@ import struct
 from typing import Final
 
 import msgspec
-from tests.vectors.spec_reference.notation import HEX16, NAME, Json, Refused, framed, is_int, is_text, require, unhex
+from tests.vectors.spec_reference.notation import (
+    HEX16,
+    LABEL,
+    NAME,
+    Json,
+    Refused,
+    framed,
+    is_int,
+    is_text,
+    require,
+    unhex,
+)
 
 MESSAGES: Final[dict[str, list[tuple[str, str, int, int]]]] = {
     "hello": [
@@ -61,6 +72,21 @@ MESSAGES: Final[dict[str, list[tuple[str, str, int, int]]]] = {
     ],
     "recovery-request": [("attested", "attested", 0, 0)],
     "recovery-contribution": [("request_sha512", "bytes", 64, 64), ("ciphertext", "bytes", 1, 3072)],
+    "wanted-key": [("label", "label", 0, 0), ("size", "int", 16, 64), ("generation", "generation", 0, 0)],
+    "release-request-claims": [
+        ("domain", "hex16", 0, 0),
+        ("keys", "wanted-key list", 1, 16),
+        ("nonce", "bytes", 32, 32),
+        ("kem_public_key", "bytes", 1216, 1216),
+    ],
+    "release-request": [("hello", "bytes", 0, 32768), ("challenge", "bytes", 0, 65536), ("attested", "attested", 0, 0)],
+    "release-claims": [
+        ("domain", "hex16", 0, 0),
+        ("generations", "hex16 list", 1, 16),
+        ("ciphertext_sha512", "bytes", 64, 64),
+        ("nonce", "bytes", 32, 32),
+    ],
+    "release": [("attested", "attested", 0, 0), ("ciphertext", "bytes", 1, 3072)],
     "mint-statement-claims": [
         ("version", "int", -(2**63), 2**64 - 1),
         ("platform", "name", 0, 0),
@@ -83,6 +109,10 @@ MOST: Final = {
     "recovery-request-claims": 49152,
     "recovery-request": 212992,
     "recovery-contribution": 6144,
+    "release-request-claims": 16384,
+    "release-request": 278528,
+    "release-claims": 2048,
+    "release": 163840,
     "mint-statement-claims": 32768,
     "mint-statement": 196608,
 }
@@ -96,7 +126,7 @@ def _sized(size: int, forms: list[tuple[int, int, str]]) -> bytes:
     raise ValueError(size)
 
 
-def pack(value: object) -> bytes:
+def pack(value: object) -> bytes:  # noqa: PLR0911 - one for each kind of value
     """Canonical MessagePack, of what messages are made of."""
     if isinstance(value, dict):
         head = _sized(len(value), [(15, 0x80, ""), (0xFFFF, 0xDE, ">H")])
@@ -104,6 +134,9 @@ def pack(value: object) -> bytes:
     if isinstance(value, str):
         text = value.encode()
         return _sized(len(text), [(31, 0xA0, ""), (0xFF, 0xD9, ">B"), (0xFFFF, 0xDA, ">H")]) + text
+    if isinstance(value, list):
+        head = _sized(len(value), [(15, 0x90, ""), (0xFFFF, 0xDC, ">H")])
+        return head + b"".join(map(pack, value))
     if isinstance(value, bytes):
         return _sized(len(value), [(0xFF, 0xC4, ">B"), (0xFFFF, 0xC5, ">H"), (0xFFFFFFFF, 0xC6, ">I")]) + value
     if type(value) is int and value >= 0:
@@ -132,17 +165,26 @@ def check_fields(kind: str, found: object) -> None:
     assert isinstance(found, dict)
     require(list(found) == ["type", *(name for name, *_ in assert_fields)] and found["type"] == kind, "malformed")
     for name, form, least, most in assert_fields:
-        value = found[name]
-        if form == "attested":
-            check_fields("attested", value)
-        elif form == "bytes":
-            require(isinstance(value, bytes) and least <= len(value) <= most, "malformed")
-        elif form == "name":
-            require(is_text(value, NAME), "malformed")
-        elif form == "hex16":
-            require(is_text(value, HEX16), "malformed")
-        else:
-            require(is_int(value, least, most), "malformed")
+        check_value(form, found[name], least, most)
+
+
+TEXTS: Final = {"name": NAME, "hex16": HEX16, "label": LABEL, "generation": f"first|current|{HEX16}"}
+
+
+def check_value(form: str, value: object, least: int, most: int) -> None:
+    if form.endswith(" list"):
+        require(isinstance(value, list) and least <= len(value) <= most, "malformed")
+        assert isinstance(value, list)
+        for one in value:
+            check_value(form.removesuffix(" list"), one, 0, 0)
+    elif form in MESSAGES:
+        check_fields(form, value)
+    elif form == "bytes":
+        require(isinstance(value, bytes) and least <= len(value) <= most, "malformed")
+    elif form in TEXTS:
+        require(is_text(value, TEXTS[form]), "malformed")
+    else:
+        require(is_int(value, least, most), "malformed")
 
 
 def decode(kind: str, data: bytes) -> Json:
@@ -157,8 +199,11 @@ def decode(kind: str, data: bytes) -> Json:
     return found
 
 
-def mac(key: bytes, hello: bytes, body: bytes) -> bytes:
-    return hmac.digest(key, framed(b"rkeyserver/v1 challenge", hello, body), "sha256")
+CHALLENGE: Final = b"rkeyserver/v1 challenge"
+
+
+def mac(key: bytes, hello: bytes, body: bytes, label: bytes = CHALLENGE) -> bytes:
+    return hmac.digest(key, framed(label, hello, body), "sha256")
 
 
 def transcript(*messages: bytes) -> bytes:
@@ -174,7 +219,7 @@ REQUEST_CONTEXT: Final = "hand-over request, standby to primary"
 GRANT_CONTEXT: Final = "hand-over grant, primary to standby"
 
 
-def make_challenge(case: Json, hello_bytes: bytes) -> bytes:
+def make_challenge(case: Json, hello_bytes: bytes, label: bytes = CHALLENGE) -> bytes:
     hello = decode("hello", hello_bytes)
     require(hello["version"] == 1, "wrong-version")
     require(hello["instance"] != unhex(case["primary_instance"]), "talking-to-itself")
@@ -190,4 +235,4 @@ def make_challenge(case: Json, hello_bytes: bytes) -> bytes:
             "credential": b"",
         },
     )
-    return encode("challenge", {"body": body, "mac": mac(unhex(case["mac_key"]), hello_bytes, body)})
+    return encode("challenge", {"body": body, "mac": mac(unhex(case["mac_key"]), hello_bytes, body, label)})

@@ -51,6 +51,7 @@ def read_canonical_json(data: bytes) -> Any:
 
 HEX16: Final = "[0-9a-f]{32}"
 HEX32: Final = "[0-9a-f]{64}"
+LABEL: Final = "(?=.{1,256}$)[!-~]([ -~]*[!-~])?"
 NAME: Final = "[0-9a-z:._-]{1,128}"
 
 

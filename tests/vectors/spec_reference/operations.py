@@ -6,6 +6,14 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Final
 
+from tests.vectors.spec_reference.callers import (
+    key_for_caller,
+    may,
+    read_request,
+    rewrap_secret,
+    unwrap_secret,
+    wrap_secret,
+)
 from tests.vectors.spec_reference.change import (
     believe,
     chain_after,
@@ -29,7 +37,7 @@ from tests.vectors.spec_reference.keyring import (
 from tests.vectors.spec_reference.messages import decode, encode, make_challenge, report_data, transcript
 from tests.vectors.spec_reference.mint_statement import check_statement
 from tests.vectors.spec_reference.notation import Json, expand, framed, unhex
-from tests.vectors.spec_reference.policy import appraise, appraise_application, read_policy
+from tests.vectors.spec_reference.policy import appraise, appraise_application, appraise_enclave, read_policy
 from tests.vectors.spec_reference.ra_tls import answer, evidence
 from tests.vectors.spec_reference.record import open_record, seal_record, unwrap, wrap
 from tests.vectors.spec_reference.recovery import (
@@ -44,6 +52,7 @@ from tests.vectors.spec_reference.recovery import (
     seal_with_recovery,
     write_share,
 )
+from tests.vectors.spec_reference.release import RELEASE_CHALLENGE, answer_release_request, read_release
 from tests.vectors.spec_reference.simulated import (
     load_image,
     measure,
@@ -62,6 +71,8 @@ def fields_of(value: Any) -> Any:
         return unhex(value["hex"])
     if isinstance(value, dict) and "message" in value:
         return {"type": value["message"]} | {name: fields_of(one) for name, one in value["fields"].items()}
+    if isinstance(value, list):
+        return [fields_of(one) for one in value]
     return value
 
 
@@ -163,5 +174,17 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = {
     "greet": hello_of,
     "answer challenge": lambda case: answer_challenge(case, _bytes(case)),
     "answer request": lambda case: answer_request(case, _bytes(case)),
+    "key for a caller": key_for_caller,
+    "wrap a secret": wrap_secret,
+    "unwrap a secret": unwrap_secret,
+    "rewrap a secret": rewrap_secret,
+    "may": may,
+    "read a caller's request": read_request,
     "read grant": lambda case: read_grant(case, _bytes(case)),
+    "release challenge": lambda case: make_challenge(case, _bytes(case), RELEASE_CHALLENGE),
+    "answer release request": lambda case: answer_release_request(case, _bytes(case)),
+    "read release": lambda case: read_release(case, _bytes(case)),
+    "appraise enclave": lambda case: appraise_enclave(
+        case["claims"], read_policy(case["text"]), case["labels"], case["now"]
+    ),
 }

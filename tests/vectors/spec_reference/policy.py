@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable
 from typing import Final
 
-from tests.vectors.spec_reference.notation import HEX16, HEX32, Json, Refused, is_int, is_text, require
+from tests.vectors.spec_reference.notation import HEX16, HEX32, LABEL, Json, Refused, is_int, is_text, require
 
 
 def one_of(*words: str) -> Callable[[object], bool]:
@@ -47,6 +47,7 @@ KEYS: Final[dict[str, Callable[[object], bool]]] = {
 }
 
 
+ENCLAVE_KEYS: Final = KEYS | {"may": list_of("derive"), "labels": list_of(LABEL)}
 SMALL_ORDER: Final = (
     0,
     1,
@@ -114,6 +115,20 @@ def check_applications(provision: object, applications: object) -> None:
             require(one["isv_prod_id"] != other["isv_prod_id"] or not all(meet), "Misuse")
 
 
+def check_callers(callers: object) -> None:
+    require(isinstance(callers, list) and 1 <= len(callers) <= 64, "Misuse")
+    assert isinstance(callers, list)
+    for one in callers:
+        require(isinstance(one, dict) and {"may", "labels"} <= set(one) and len(one) == 3, "Misuse")
+        require(set(one) & {"uid", "gid", "token_sha256"}, "Misuse")
+        for name in {"uid", "gid"} & set(one):
+            require(is_int(one[name], 0, 4294967294) and one[name] != 65534, "Misuse")
+        require("token_sha256" not in one or is_text(one["token_sha256"], HEX32), "Misuse")
+        require(list_of("derive|wrap|unwrap|rewrap")(one["may"]) and list_of(LABEL)(one["labels"]), "Misuse")
+        require(all(len(set(one[name])) == len(one[name]) for name in ("may", "labels")), "Misuse")
+        require(not any("*" in label[:-1] for label in one["labels"]), "Misuse")
+
+
 def read_policy(text: str) -> Json:
     require(len(text) <= 131072, "Misuse")
     try:
@@ -121,14 +136,21 @@ def read_policy(text: str) -> Json:
     except (ValueError, RecursionError):
         raise Refused("Misuse") from None
     require(type(found.pop("version", None)) is int and tomllib.loads(text)["version"] == 1, "Misuse")
+    if "callers" in found:
+        check_callers(found.pop("callers"))
     if "admins" in found:
         check_admins(found.pop("admins"))
     check_applications(found.pop("provision", None), found.pop("applications", None))
+    enclaves = found.pop("enclaves", None)
+    require(enclaves is None or (isinstance(enclaves, list) and 1 <= len(enclaves) <= 64), "Misuse")
+    enclaves = enclaves or []
+    for one in enclaves:
+        check_table(one, ENCLAVE_KEYS)
     require(found and set(found) <= {"sgx", "simulated"}, "Misuse")
     require(len(found) == 1 or "simulated" not in found, "Misuse")
     for table in found.values():
         check_table(table, KEYS)
-    return found
+    return found | {"enclaves": enclaves}
 
 
 def check_named(policy: Json, platform: str, machine: str) -> Json:
@@ -152,6 +174,43 @@ def appraise_application(claims: Json, text: str, now: int) -> str:
             judge(claims, one, now)
             return str(one["label"])
     raise Refused("application-not-named")
+
+
+def check_enclave_named(policy: Json, platform: str, machine: str) -> None:
+    require(platform in policy, "platform-not-named")
+    require(
+        any(one["machines"] == "any" or machine in one["machines"] for one in policy["enclaves"]), "machine-not-named"
+    )
+
+
+def names(pattern: str, label: str) -> bool:
+    return label.startswith(pattern[:-1]) if pattern.endswith("*") else label == pattern
+
+
+def appraise_enclave(claims: Json, policy: Json, labels: list[str], now: int) -> str:
+    check_enclave_named(policy, claims["platform"], claims["ppid"])
+    its = [
+        one
+        for one in policy["enclaves"]
+        if one["isv_prod_id"] == claims["isv_prod_id"]
+        and all(
+            one[key] == "any" or claims[claim] in one[key]
+            for key, claim in (("machines", "ppid"), ("mrenclave", "mrenclave"), ("mrsigner", "mrsigner"))
+        )
+    ]
+    require(its, "enclave-not-named")
+    for label in labels:
+        failures: list[str | None] = []
+        for one in its:
+            if any(names(pattern, label) for pattern in one["labels"]):
+                try:
+                    judge(claims, one, now)
+                    failures.append(None)
+                except Refused as refused:
+                    failures.append(refused.failure)
+        require(failures, "not-permitted")
+        require(None in failures, str(failures[0]))
+    return "accepted"
 
 
 def judge(claims: Json, table: Json, now: int) -> None:

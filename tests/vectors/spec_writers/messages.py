@@ -65,6 +65,26 @@ MINT_STATEMENT_CLAIMS: Final[Json] = {
 }
 
 
+def wanted_key(**differences: object) -> Json:
+    """A key that an enclave wants, as a field of a message."""
+    fields = {"label": "db/orders", "size": 32, "generation": "current"}
+    return {"message": "wanted-key", "fields": fields | differences}
+
+
+RELEASE_REQUEST_CLAIMS: Final[Json] = {
+    "domain": numbered(0xD0, 16),
+    "keys": [wanted_key(), wanted_key(label="backup", size=64, generation=numbered(0x30, 16))],
+    "nonce": {"hex": numbered(0x80, 32)},
+    "kem_public_key": {"hex": numbered(0, 1216)},
+}
+RELEASE_CLAIMS: Final[Json] = {
+    "domain": numbered(0xD0, 16),
+    "generations": [numbered(0x50, 16), numbered(0x30, 16)],
+    "ciphertext_sha512": {"hex": numbered(0xA0, 64)},
+    "nonce": {"hex": numbered(0x80, 32)},
+}
+
+
 def encoded(message: str, fields: Json) -> bytes:
     """The bytes of a message."""
     return bytes.fromhex(OPERATIONS["encode"]({"message": message, "fields": fields}))
@@ -157,6 +177,7 @@ def wrong_messages() -> list[Json]:
             encoded("grant", {"attested": {"message": "attested", "fields": ATTESTED}, "ciphertext": {"hex": ""}}),
         ),
     }
+    others |= {name: ("release-request-claims", data) for name, data in wrong_keys().items()}
     refused = [
         case(f"hello: {name}", "decode", message="hello", bytes=data.hex(), error="malformed")
         for name, data in hellos.items()
@@ -177,6 +198,28 @@ def wrong_messages() -> list[Json]:
         | {"error": "malformed"},
         case("hello: too long", "decode", message="hello", of="hello", changes=padding, error="too-large"),
     ]
+
+
+def wrong_keys() -> dict[str, bytes]:
+    """Claims of release requests whose keys are none that can be asked for."""
+    good = plain("release-request-claims", RELEASE_REQUEST_CLAIMS)
+    one = {"type": "wanted-key", "label": "a", "size": 32, "generation": "first"}
+    keys: dict[str, list[Json]] = {
+        "no key": [],
+        "17 keys": [one | {"label": f"{number}"} for number in range(17)],
+        "an empty label": [one | {"label": ""}],
+        "a label of 257 characters": [one | {"label": "a" * 257}],
+        "a label with a space in front": [one | {"label": " a"}],
+        "a label with a space behind": [one | {"label": "a "}],
+        "a label with a line feed behind": [one | {"label": "a\n"}],
+        "a label beyond ASCII": [one | {"label": "\u00e4"}],
+        "a key of 15 bytes": [one | {"size": 15}],
+        "a key of 65 bytes": [one | {"size": 65}],
+        "a generation by another word": [one | {"generation": "last"}],
+        "a key without a type": [{name: value for name, value in one.items() if name != "type"}],
+        "a key with another field": [one | {"root": 1}],
+    }
+    return {name: packed(good | {"keys": listed}) for name, listed in keys.items()}
 
 
 def request_of(attested: Json) -> Json:
@@ -203,6 +246,10 @@ def content() -> Json:
         "recovery-request-claims": RECOVERY_REQUEST_CLAIMS,
         "recovery-request": {"attested": {"message": "attested", "fields": ATTESTED}},
         "recovery-contribution": {"request_sha512": {"hex": numbered(0xA0, 64)}, "ciphertext": {"hex": "ffee"}},
+        "release-request-claims": RELEASE_REQUEST_CLAIMS,
+        "release-request": request_of(ATTESTED),
+        "release-claims": RELEASE_CLAIMS,
+        "release": {"attested": {"message": "attested", "fields": ATTESTED}, "ciphertext": {"hex": "ffee"}},
         "mint-statement-claims": MINT_STATEMENT_CLAIMS,
         "mint-statement": {"attested": {"message": "attested", "fields": ATTESTED}},
     }

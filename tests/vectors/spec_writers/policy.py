@@ -223,6 +223,41 @@ APPLICATION_REFUSED: dict[str, tuple[Json, str]] = {
 }
 
 
+def enclave(*labels: str, may: str = '["derive"]', **changes: str) -> str:
+    """An entry of [[enclaves]]."""
+    rows = KEYS | {"may": may, "labels": str(list(labels)).replace("'", '"')} | changes
+    return "\n[[enclaves]]\n" + "".join(f"{key} = {value}\n" for key, value in rows.items())
+
+
+ENCLAVES = GOOD + enclave("db/*", "log") + enclave("late", min_isv_svn="4") + enclave("web", isv_prod_id="2")
+ENCLAVES_REFUSED: dict[str, str] = {
+    "no label": enclave(),
+    "a label twice": enclave("a", "a"),
+    "a label with a space behind": enclave("a "),
+    "nothing that it may": enclave("a", may="[]"),
+    "what no enclave may": enclave("a", may='["unwrap"]'),
+    "any code": enclave("a", mrenclave='"any"', mrsigner='"any"'),
+    "one key too many": enclave("a", size="16"),
+    "65 entries": "".join(enclave("a") for _ in range(65)),
+}
+ENCLAVES_ACCEPTED: dict[str, list[str]] = {
+    "a label": ["log"],
+    "labels that begin so": ["db/", "db/orders"],
+}
+ENCLAVES_NOT: dict[str, tuple[list[str], Json, str]] = {
+    "a label of no entry": (["db/orders", "other"], {}, "not-permitted"),
+    "the beginning of one": (["db"], {}, "not-permitted"),
+    "a label of another's": (["web"], {}, "not-permitted"),
+    "a label that wants a later version": (["log", "late"], {}, "version-too-low"),
+    "other code": (["log"], {"mrenclave": OTHER_CODE}, "enclave-not-named"),
+    "another signer": (["log"], {"mrsigner": OTHER_SIGNER}, "enclave-not-named"),
+    "another machine": (["log"], {"ppid": OTHER_MACHINE}, "machine-not-named"),
+    "another product": (["log"], {"isv_prod_id": 3}, "enclave-not-named"),
+    "another platform": (["log"], {"platform": "simulated"}, "platform-not-named"),
+    "a debug enclave": (["log"], {"debug": True}, "debug-enclave"),
+}
+
+
 def content() -> Json:
     """The file's content."""
     shared: Json = {"text": GOOD, "claims": CLAIMS, "now": NOW}
@@ -275,6 +310,20 @@ def content() -> Json:
                 for name, (given, reason) in APPLICATION_REFUSED.items()
             ),
             case("no application: a policy without any", "appraise application", error="application-not-named"),
+            case("digest with enclaves", "read policy", text=ENCLAVES),
+            *(
+                case(f"refused among enclaves: {name}", "read policy", text=GOOD + text, error="Misuse")
+                for name, text in ENCLAVES_REFUSED.items()
+            ),
+            *(
+                case(f"enclave accepted for {name}", "appraise enclave", text=ENCLAVES, labels=labels)
+                for name, labels in ENCLAVES_ACCEPTED.items()
+            ),
+            *(
+                case(f"enclave refused for {name}", "appraise enclave", text=ENCLAVES, labels=labels)
+                | {"claims": CLAIMS | given, "error": reason}
+                for name, (labels, given, reason) in ENCLAVES_NOT.items()
+            ),
         ],
         shared,
     )

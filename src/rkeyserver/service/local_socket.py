@@ -1,4 +1,7 @@
-"""The socket of this machine's owner: only who runs the instance, and root, can connect to it."""
+"""The local socket: a Unix socket that any user of this machine may connect to, if its folder lets him.
+
+Who connects, the kernel says (service/local_caller.py); what he may do, the policy.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,10 @@ def reachable(path: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def owner_socket(path: Path) -> Iterator[socket.socket]:
-    """A listening socket at `path`, for this user alone; gone again when the context ends.
+def local_socket(path: Path, mode: int = 0o666) -> Iterator[socket.socket]:
+    """A listening socket at `path`; gone again when the context ends. mode: who may connect.
+
+    What is above it in the file system decides who reaches it: in a folder of mode 0700 it is this user's and root's.
 
     A socket that is left there by an instance that was killed is replaced; anything else is not touched.
     Raises: Misuse if something else is there, Unavailable if it cannot be made.
@@ -45,7 +50,7 @@ def owner_socket(path: Path) -> Iterator[socket.socket]:
         try:
             with reachable(path) as name:
                 _clear(path, name)
-                before = os.umask(0o177)  # from the first moment on nobody else can connect
+                before = os.umask(0o777 & ~mode)
                 try:
                     listener.bind(name)
                 finally:
@@ -54,7 +59,7 @@ def owner_socket(path: Path) -> Iterator[socket.socket]:
             made = path.lstat().st_ino
         except OSError as error:
             raise Unavailable(
-                f"The owner's socket {path} cannot be made: {error.strerror}.",
+                f"The local socket {path} cannot be made: {error.strerror}.",
                 advice="Make its folder writable, or name another with --socket.",
             ) from error
         listener.setblocking(False)  # noqa: FBT003 - the socket module's signature
@@ -73,7 +78,7 @@ def check_is_socket(found: os.stat_result, path: Path) -> None:
     """
     if not stat.S_ISSOCK(found.st_mode):
         raise Misuse(
-            f"The owner's socket cannot be {path}: there is something else.", advice="Name another with --socket."
+            f"The local socket cannot be {path}: there is something else.", advice="Name another with --socket."
         )
 
 

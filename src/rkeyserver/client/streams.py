@@ -1,0 +1,89 @@
+"""A client's connections, for programs with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from dataclasses import dataclass, field
+from typing import Final
+
+from rkeyserver.client.calls import Answer, Call, NoAnswer
+from rkeyserver.client.http import KEPT_SECONDS, READ, NotHttp, Reply, head_of, why
+from rkeyserver.client.servers import Server, Servers
+
+MAX_KEPT: Final = 32  # of one server
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass
+class Streams:
+    """Those to all servers that are not in use now, of one event loop."""
+
+    servers: Servers
+    _kept: dict[Server, list[tuple[float, Stream]]] = field(default_factory=dict, init=False)
+
+    async def ask(self, server: Server, call: Call[object], seconds: float) -> Answer | NoAnswer:
+        """One request. seconds: for all of it."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._ask(server, call)
+        except (OSError, NotHttp) as error:  # TimeoutError is one
+            return NoAnswer(why(error))
+
+    async def _ask(self, server: Server, call: Call[object]) -> Answer:
+        while True:
+            kept = self._take(server)
+            stream = kept or await self._connected(server)
+            reply = Reply()
+            try:
+                await self._exchange(stream, server, call, reply)
+            except BaseException as error:
+                stream[1].transport.abort()
+                if kept is None or reply.begun or not isinstance(error, (OSError, NotHttp)):
+                    raise
+                continue  # the server has closed it while it was kept; all can be asked again
+            self._give_back(server, stream, keep=reply.keep)
+            return reply.answer()
+
+    async def _exchange(self, stream: Stream, server: Server, call: Call[object], reply: Reply) -> None:
+        reader, writer = stream
+        writer.write(head_of(server, self.servers.token, call))
+        writer.write(call.body)
+        await writer.drain()
+        while not reply.complete:
+            reply.feed(await reader.read(READ))
+
+    async def _connected(self, server: Server) -> Stream:
+        if server.socket is not None:
+            return await asyncio.open_unix_connection(server.socket)
+        reader, writer = await asyncio.open_connection(server.address.host, server.address.port, ssl=self.servers.tls)
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return reader, writer
+
+    def _take(self, server: Server) -> Stream | None:
+        """One that is kept, and that the server has not closed since."""
+        now = asyncio.get_running_loop().time()
+        kept = self._kept.get(server, [])
+        while kept:
+            since, stream = kept.pop()
+            if now < since + KEPT_SECONDS and not stream[0].at_eof():
+                return stream
+            stream[1].close()
+        return None
+
+    def _give_back(self, server: Server, stream: Stream, *, keep: bool) -> None:
+        kept = self._kept.setdefault(server, [])
+        if keep and len(kept) < MAX_KEPT:
+            kept.append((asyncio.get_running_loop().time(), stream))
+        else:
+            stream[1].close()
+
+    async def close(self) -> None:
+        """End them."""
+        ended, self._kept = self._kept, {}
+        for _, (_, writer) in (one for kept in ended.values() for one in kept):
+            writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await writer.wait_closed()

@@ -1,0 +1,262 @@
+"""Answers callers that show a token, over TLS on the loopback: for where no Unix socket leads to the server.
+
+The listener is open while a keyring is held whose policy names tokens, and at no other time. It has the routes of the
+local socket but for those that change the policy. Whoever has a token is the caller that it stands for: inside an
+enclave that includes the host, which sees every token that its programs use (docs/operations/tokens-and-relay.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ipaddress
+import logging
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from rkeyserver.address import Address
+from rkeyserver.appraisal.callers import TokenCaller
+from rkeyserver.appraisal.token_callers import caller_of
+from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
+from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.service.app import NO_KEYRING
+from rkeyserver.service.callers_app import caller_routes
+from rkeyserver.service.instance import Instance
+from rkeyserver.service.limits import Guard, Shares
+from rkeyserver.service.ops import HTTP_MISDIRECTED, is_own
+from rkeyserver.service.policy_app import told
+from rkeyserver.service.rates import Rates
+from rkeyserver.service.serve import http_config
+
+MAX_CONNECTIONS: Final = 256
+PER_ADDRESS: Final = 128  # most callers come from one, 127.0.0.1
+PER_TOKEN: Final = 32  # requests of one token at once
+PER_SECOND: Final = 2000.0  # requests of one token
+FIRST_DELAY: Final = 0.1  # seconds that a wrong token waits for its answer, and for each that waits already
+MOST_DELAY: Final = 2.0
+STOP_SECONDS: Final = 1.0
+FIRST_RETRY: Final = 2.0
+MOST_RETRY: Final = 60.0
+HTTP_UNAUTHORIZED: Final = 401  # RFC 6750 section 3
+_TOKEN_CALLER: Final = "token_caller"  # noqa: S105 - of a request's state
+Inside = Callable[[], asyncio.Protocol]
+log = logging.getLogger(__name__)
+
+
+def own_names(address: Address) -> list[str]:
+    """What the listener's certificate is for: the loopback, and the host of --callers."""
+    names = ["localhost", "127.0.0.1", "::1", *([address.host] if address.host else [])]
+    return list(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class ByToken:
+    """The application of the listener: whoever shows no token that the policy names learns nothing and waits for it."""
+
+    instance: Instance
+    app: ASGIApp
+    name: str
+    _shares: Shares = field(default_factory=lambda: Shares(PER_TOKEN))
+    _rates: Rates = field(
+        default_factory=lambda: Rates(PER_SECOND, PER_SECOND, lambda: asyncio.get_running_loop().time())
+    )
+    _waiting: Counter[str] = field(default_factory=Counter)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI has it."""
+        request = Request(scope, receive)
+        try:
+            caller = self._caller(request)
+            with self._shares.of(str(caller)):
+                self._rates.take(str(caller))
+                scope["state"][_TOKEN_CALLER] = caller
+                await self.app(scope, receive, send)
+                return
+        except Rejected as error:
+            answer = await self._refused(error, "" if request.client is None else request.client.host)
+        except Misuse as error:
+            answer = JSONResponse(
+                {"error": error.code, "message": error.message, "advice": error.advice}, HTTP_MISDIRECTED
+            )
+        except Unavailable as error:
+            answer = told(error)
+        await answer(scope, receive, send)
+
+    def _caller(self, request: Request) -> TokenCaller:
+        hosts = request.headers.getlist("host")
+        if len(hosts) != 1 or not is_own(hosts[0], self.name):
+            raise Misuse(
+                "This listener was asked for by a name that is not its own.",
+                advice="Ask by its IP address, by localhost, or by the name that its --callers gives.",
+            )
+        policy = self.instance.policy
+        if policy is None:
+            raise Unavailable(NO_KEYRING)
+        return caller_of(request.headers.getlist("authorization"), policy)
+
+    async def _refused(self, error: Rejected, host: str) -> Response:
+        self.instance.refuse(error, host)
+        self._waiting[host] += 1
+        try:
+            await asyncio.sleep(min(MOST_DELAY, FIRST_DELAY * self._waiting[host]))
+        finally:
+            self._waiting[host] -= 1
+            if not self._waiting[host]:
+                del self._waiting[host]
+        answer = told(error)
+        answer.status_code = HTTP_UNAUTHORIZED
+        answer.headers["www-authenticate"] = "Bearer"
+        return answer
+
+
+def make_token_app(instance: Instance, name: str) -> ByToken:
+    """The application. name: the host that --callers names."""
+
+    def who(request: Request) -> TokenCaller:
+        found: TokenCaller = getattr(request.state, _TOKEN_CALLER)
+        return found
+
+    return ByToken(instance, Router(redirect_slashes=False, routes=caller_routes(instance, who)), name)
+
+
+@dataclass
+class TokenListener:
+    """The listener and what it is doing. open_sockets: as serve.open_sockets()."""
+
+    instance: Instance
+    address: Address
+    open_sockets: Callable[[Address], list[socket.socket]]
+    problem: str = field(default="", init=False)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _servers: list[asyncio.Server] = field(default_factory=list, init=False)
+    _guard: Guard = field(default_factory=lambda: Guard(total=MAX_CONNECTIONS, per_address=PER_ADDRESS), init=False)
+    _state: ServerState = field(default_factory=ServerState, init=False)
+    _encrypted: Callable[[Inside], asyncio.Protocol] | None = field(default=None, init=False, repr=False)
+    _generation: str | None = field(default=None, init=False)
+    _fingerprint: str | None = field(default=None, init=False)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """A context in which the listener is open whenever the policy opens it."""
+        self.instance.tokens = self
+        task = asyncio.create_task(self._run())
+        task.add_done_callback(_report)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            await self._close()
+
+    def changed(self) -> None:
+        """Another keyring is held: look at its policy."""
+        self._changed.set()
+
+    def status(self) -> dict[str, Any]:
+        """What `rkeyserver status` shows of it."""
+        sockets = [one.getsockname() for server in self._servers for one in server.sockets]
+        return {
+            "listening": [str(Address(*name[:2])) for name in sockets],
+            "problem": self.problem,
+            "ca_generation": self._generation,
+            "ca_sha256": self._fingerprint,
+        }
+
+    async def _run(self) -> None:
+        retry = FIRST_RETRY
+        while True:
+            self._changed.clear()
+            pause = None
+            try:
+                await self._adjust()
+                self.problem, retry = "", FIRST_RETRY
+            except RkeyError as error:
+                await self._close()
+                self.problem, pause, retry = str(error), retry, min(2 * retry, MOST_RETRY)
+                log.warning("Callers with a token are not answered; trying again in %.0f seconds. %s", pause, error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), pause)
+
+    async def _adjust(self) -> None:
+        """Open or close, or take a certificate of another CA, as the policy wants it now.
+
+        Raises: Unavailable if nothing can listen there; Rejected if the policy names a generation that is not here.
+        """
+        keyring, policy = self.instance.keyring, self.instance.policy
+        if keyring is None or policy is None or policy.ca is None or not policy.tokens:
+            await self._close()
+            return
+        generation = keyring.generation_named(policy.ca)
+        if self._generation != generation:
+            self._certify(keyring, generation)
+        if not self._servers:
+            await self._open()
+            names = self.status()["listening"]
+            log.info("Answering callers with %d token(s) on %s.", len(policy.tokens), names)
+            _warn_of_network(self._servers)
+
+    def _certify(self, keyring: Keyring, generation: str) -> None:
+        from rkeyserver.service.provision_ca import Ca  # noqa: PLC0415 - only who names tokens needs it
+        from rkeyserver.service.token_tls import Encrypted, server_context  # noqa: PLC0415 - the same
+
+        ca = Ca.derive(keyring, generation)
+        self._encrypted = functools.partial(Encrypted, server_context(ca, own_names(self.address)), self._guard)
+        self._generation, self._fingerprint = generation, ca.fingerprint
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        config = http_config(make_token_app(self.instance, self.address.host), self._guard)
+        config.load()
+        self._state = ServerState()
+
+        def inside() -> asyncio.Protocol:
+            made: asyncio.Protocol = config.http_protocol_class(config, self._state, {}, loop)  # type: ignore[call-arg]
+            return made
+
+        def accepted() -> asyncio.Protocol:
+            assert self._encrypted is not None  # noqa: S101 - _certify() comes first
+            return self._encrypted(inside)
+
+        sockets = self.open_sockets(self.address)
+        self._servers = [await loop.create_server(accepted, sock=one) for one in sockets]
+
+    async def _close(self) -> None:
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+        for one in list(self._state.connections):
+            one.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                while self._state.tasks:
+                    await asyncio.wait(self._state.tasks)
+        self._guard.close()
+        if servers:
+            log.info("Callers with a token are not answered any more.")
+        self._encrypted = self._generation = self._fingerprint = None
+
+
+def _warn_of_network(servers: list[asyncio.Server]) -> None:
+    for server in servers:
+        for one in server.sockets:
+            host, port = one.getsockname()[:2]
+            if not ipaddress.ip_address(host).is_loopback:
+                log.warning(
+                    "Callers on %s (--callers) are asked from the network: whoever has a token can use it from there.",
+                    Address(host, port),
+                )
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("Callers with a token are not answered, which is a bug.", exc_info=error)

@@ -1,0 +1,183 @@
+"""TLS 1.3 between a socket and uvicorn's protocol.
+
+pyOpenSSL over memory buffers: Python's ssl takes a private key from a file and from nowhere else, and inside an enclave
+every file is the host's (docs/adr/0028-token-listener.md). A connection counts from accept on, before it has shown
+anything. No session is kept, so none is resumed; there is no early data and no compression.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import Callable
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL
+
+from rkeyserver.service.limits import Guard, client_of
+from rkeyserver.service.provision_ca import Ca
+
+HANDSHAKE_SECONDS: Final = 5.0
+MAX_HANDSHAKE: Final = 16 * 1024  # bytes of a client before TLS is up; a hello with a hybrid key share has 1,700
+_READ: Final = 16 * 1024
+
+
+def server_context(ca: Ca, names: list[str]) -> SSL.Context:
+    """A server's side of TLS, with a key of its own that the domain's CA certifies for `names`: hosts or addresses."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.use_certificate(ca.issue(key.public_key(), [_alternative(name) for name in names], None))
+    context.use_privatekey(key)
+    return context
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+class Encrypted(asyncio.Protocol):
+    """One connection. make: gives the protocol that speaks inside, once TLS is up."""
+
+    busy = False  # for the guard: until TLS is up it waits for its client
+
+    def __init__(self, context: SSL.Context, guard: Guard, make: Callable[[], asyncio.Protocol]) -> None:
+        self.tls = SSL.Connection(context, None)
+        self.tls.set_accept_state()
+        self.received = 0
+        self.raw: asyncio.Transport
+        self._guard = guard
+        self._make = make
+        self._inside: asyncio.Protocol | None = None
+        self._address = ""
+        self._deadline: asyncio.TimerHandle
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self._guard.leave(self, self._address)
+        self.raw.abort()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # asyncio's is wider
+        """Count it, and set its deadline."""
+        self.raw = transport
+        self._address = client_of(str(transport.get_extra_info("peername")[0]))
+        self._guard.enter(self, self._address)
+        self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sent, and pass on what it says."""
+        if self.raw.is_closing():
+            return
+        self.tls.bio_write(data)
+        if self._inside is None:
+            self.received += len(data)
+            self._guard.took(len(data))
+            self._shake_hands()
+        if self._inside is not None:
+            self._pass_on(self._inside)
+
+    def _shake_hands(self) -> None:
+        try:
+            self.tls.do_handshake()
+        except SSL.WantReadError:
+            self.flush()
+            if self.received > MAX_HANDSHAKE:
+                self.abort()
+            return
+        except SSL.Error:
+            self.flush()  # the alert
+            self.raw.close()
+            return
+        self.flush()
+        if self.raw.is_closing():
+            return  # dropped meanwhile
+        self._deadline.cancel()
+        self._guard.leave(self, self._address)
+        self._inside = self._make()
+        self._inside.connection_made(_Inside(self))
+
+    def _pass_on(self, inside: asyncio.Protocol) -> None:
+        while not self.raw.is_closing():
+            try:
+                data = self.tls.recv(_READ)
+            except SSL.WantReadError:
+                break
+            except SSL.Error:  # it has ended TLS, or broken it
+                self.flush()
+                self.raw.close()
+                break
+            inside.data_received(data)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what TLS has to send."""
+        with contextlib.suppress(SSL.WantReadError):
+            while not self.raw.is_closing():
+                self.raw.write(self.tls.bio_read(_READ))
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        if self._inside is not None:
+            self._inside.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        if self._inside is not None:
+            self._inside.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._deadline.cancel()
+        self._guard.leave(self, self._address)
+        if self._inside is not None:
+            self._inside.connection_lost(exc)
+
+
+class _Inside(asyncio.Transport):
+    """The transport of what speaks inside: as much of it as uvicorn uses."""
+
+    def __init__(self, outer: Encrypted) -> None:
+        super().__init__()
+        self._outer = outer
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - asyncio's
+        """As of the socket; `sslcontext` says that this is TLS."""
+        return self._outer.tls.get_context() if name == "sslcontext" else self._outer.raw.get_extra_info(name, default)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send it."""
+        if data and not self._outer.raw.is_closing():
+            self._outer.tls.sendall(data)
+            self._outer.flush()
+
+    def close(self) -> None:
+        """End TLS and the connection, once all is sent."""
+        if not self._outer.raw.is_closing():
+            with contextlib.suppress(SSL.Error):
+                self._outer.tls.shutdown()
+            self._outer.flush()
+            self._outer.raw.close()
+
+    def is_closing(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._outer.raw.is_closing()
+
+    def abort(self) -> None:
+        """Drop it at once."""
+        self._outer.raw.abort()
+
+    def pause_reading(self) -> None:
+        """Take no more for now."""
+        self._outer.raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        self._outer.raw.resume_reading()

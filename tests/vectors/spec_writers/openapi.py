@@ -1,0 +1,268 @@
+"""The HTTP surfaces in OpenAPI 3.1, one document for each listener, made from the program's own types and limits."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any, Final
+
+import msgspec
+from tests.vectors.spec_cases import Json
+
+from rkeyserver.appraisal.change import MAX_CHANGE
+from rkeyserver.errors import HTTP_STATUS, Reason, RkeyError
+from rkeyserver.exchange import messages
+from rkeyserver.keyring.derived import MAX_SIZE, MIN_SIZE
+from rkeyserver.keyring.wrapping import MAX_PLAINTEXT, OVERHEAD
+from rkeyserver.service import routes
+from rkeyserver.service.app import MAX_CONTRIBUTION_BODY
+from rkeyserver.service.callers_requests import MAX_WRAPPED, DeriveRequest, UnwrapRequest, WrapRequest
+
+BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+HEX16: Final[Json] = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+BINARY: Final = routes.CONTENT_TYPE
+
+
+def base64_of(least: int, most: int) -> Json:
+    """Bytes in base64."""
+    sizes = {"minLength": -(-least // 3) * 4, "maxLength": -(-most // 3) * 4}
+    return {"type": "string", "contentEncoding": "base64", "pattern": BASE64} | sizes
+
+
+def plain(node: Any) -> Any:
+    """A schema of msgspec's, for everybody: Python's end of the text is not everybody's, and base64 has a form."""
+    if isinstance(node, list):
+        return [plain(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    told = {key: plain(value) for key, value in node.items()}
+    if isinstance(told.get("description"), str):
+        told["description"] = inspect.cleandoc(told["description"])
+    if isinstance(told.get("pattern"), str):
+        told["pattern"] = told["pattern"].replace("\\Z", "$")
+    if told.get("contentEncoding") == "base64":
+        told["pattern"] = BASE64
+    return told
+
+
+def _object(**fields: Json) -> Json:
+    return {"type": "object", "required": list(fields), "properties": fields}
+
+
+def _json(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+ERROR: Final[Json] = _object(
+    error={"enum": [kind.code for kind in HTTP_STATUS]}, message={"type": "string"}, advice={"type": "string"}
+) | {"description": "What went wrong, for people; `reason` where `error` is `rejected`."}
+ERROR["properties"]["reason"] = {"enum": [str(reason) for reason in Reason]}
+COARSE: Final[Json] = _object(error={"enum": [kind.code for kind in HTTP_STATUS]})
+
+
+def _errors(schema: Json, *kinds: type[RkeyError]) -> Json:
+    told = {str(HTTP_STATUS[kind]): kind for kind in HTTP_STATUS if not kinds or kind in kinds}
+    return {code: {"description": f"`{kind.code}`", "content": _json(schema)} for code, kind in sorted(told.items())}
+
+
+def _document(title: str, server: str, description: str, paths: Json, schemas: Json) -> str:
+    content = {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": "1", "description": description},
+        "servers": [{"url": server}],
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+POLICY: Final[Json] = {
+    "get": {
+        "operationId": "policy",
+        "summary": "The policy that is in force.",
+        "responses": {
+            "200": {
+                "description": "The document, whose it is, and which change made it.",
+                "content": _json(
+                    _object(
+                        domain=HEX16, change={"type": "integer", "minimum": 0}, digest={"type": "string"},
+                        policy={"type": "string"},
+                    )
+                ),
+            },
+            **_errors(_ref("Error")),
+        },
+    },
+    "post": {
+        "operationId": "changePolicy",
+        "summary": "Apply a change that its admins have signed; where there are none, the owner's by the local socket.",
+        "requestBody": {
+            "required": True,
+            "description": f"A change (docs/spec/policy.md), at most {MAX_CHANGE} bytes.",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        },
+        "responses": {
+            "200": {
+                "description": "It is in force.",
+                "content": _json(
+                    _object(
+                        domain=HEX16, change={"type": "integer"}, sequence={"type": "integer"},
+                        policy={"type": "string"}, narrowed={"type": "array", "items": {"type": "string"}},
+                        generation={"type": ["string", "null"]},
+                    )
+                ),
+            },
+            **_errors(_ref("Error")),
+        },
+    },
+}  # fmt: skip
+
+
+def callers() -> str:
+    """callers.openapi.json: the local socket."""
+    _, requests = msgspec.json.schema_components(
+        [DeriveRequest, WrapRequest, UnwrapRequest], ref_template="#/components/schemas/{name}"
+    )
+    schemas = plain(requests) | {
+        "Key": _object(key=base64_of(MIN_SIZE, MAX_SIZE), generation=HEX16),
+        "Wrapped": _object(wrapped=base64_of(OVERHEAD, MAX_WRAPPED), generation=HEX16),
+        "Secret": _object(plaintext=base64_of(0, MAX_PLAINTEXT), generation=HEX16),
+        "Error": ERROR,
+    }
+
+    def post(name: str, summary: str, asked: str, answered: str) -> Json:
+        return {
+            "post": {
+                "operationId": name,
+                "summary": summary,
+                "requestBody": {"required": True, "content": _json(_ref(asked))},
+                "responses": {
+                    "200": {"description": "Done.", "content": _json(_ref(answered))},
+                    **_errors(_ref("Error")),
+                },
+            }
+        }
+
+    paths = {
+        routes.PING_PATH: {
+            "get": {
+                "operationId": "ping",
+                "summary": "Nothing: somebody is there.",
+                "responses": {"204": {"description": "Somebody is there."}},
+            }
+        },
+        routes.DERIVE_PATH: post("derive", "The key of a label.", "DeriveRequest", "Key"),
+        routes.WRAP_PATH: post("wrap", "Wrap a secret.", "WrapRequest", "Wrapped"),
+        routes.UNWRAP_PATH: post("unwrap", "Open a wrapped secret.", "UnwrapRequest", "Secret"),
+        routes.REWRAP_PATH: post("rewrap", "Wrap anew, under the current generation.", "UnwrapRequest", "Wrapped"),
+        routes.POLICY_PATH: POLICY,
+    }
+    about = (
+        "HTTP on a Unix socket. Who asks is who connected, by the kernel; what he may do is the policy's (callers.md)."
+    )
+    return _document("rkeyserver: the local socket", "http://localhost", about, paths, schemas)
+
+
+def operations() -> str:
+    """operations.openapi.json: the operations listener."""
+
+    def get(name: str, summary: str, content: Json, *kinds: type[RkeyError], **more: Any) -> Json:
+        answer = {"200": {"description": "That.", "content": content}, **_errors(_ref("Error"), *kinds)}
+        return {"get": {"operationId": name, "summary": summary, **more, "responses": answer}}
+
+    text: Json = {"schema": {"type": "string"}}
+    serving = _json(_object(serving={"type": "boolean"}))
+    paths = {
+        "/status": get(
+            "status", "What the instance is; docs/operations/commands.md has every field.", _json({"type": "object"})
+        ),
+        "/healthz": {
+            "get": {
+                "operationId": "healthz",
+                "summary": "Whether it serves a keyring.",
+                "responses": {
+                    "200": {"description": "It does.", "content": serving},
+                    "503": {"description": "Not yet.", "content": serving},
+                },
+            }
+        },
+        "/metrics": get("metrics", "Its numbers, for Prometheus.", {"text/plain": text}),
+        "/provision-ca": get(
+            "provisionCa",
+            "The CA by which applications know it, PEM.",
+            {"application/x-pem-file": text},
+            parameters=[
+                {
+                    "name": "generation",
+                    "in": "query",
+                    "description": "first, current, or an id; without it the policy's own",
+                    "schema": {"type": "string"},
+                }
+            ],
+        ),
+        routes.POLICY_PATH: POLICY,
+    }
+    for path, methods in paths.items():
+        for one in methods.values():
+            if path != "/healthz":
+                one["responses"] = one["responses"] | {
+                    "421": _errors(_ref("Error"))["400"] | {"description": "Asked for by a name that is not its own."}
+                }
+    about = "For whoever watches an instance; nothing is secret. Host is an IP address, localhost or the name in --ops."
+    return _document("rkeyserver: the operations listener", "http://127.0.0.1:9888", about, paths, {"Error": ERROR})
+
+
+def peers() -> str:
+    """peers.openapi.json: the peers' listener."""
+    binary: Json = {"content": {BINARY: {"schema": {}}}}
+
+    def post(name: str, summary: str, most: int, answer: Json) -> Json:
+        too_large = {"413": {"description": "`rejected`: longer than is read", "content": _json(_ref("Error"))}}
+        return {
+            "operationId": name,
+            "summary": summary,
+            "requestBody": {"required": True, "description": f"At most {most} bytes.", **binary},
+            "responses": {"200": {"description": "That."} | answer, **_errors(_ref("Error")), **too_large},
+        }
+
+    def get(name: str, summary: str, answer: Json) -> Json:
+        responses = {"200": {"description": "That."} | answer, **_errors(_ref("Error"))}
+        return {"operationId": name, "summary": summary, "responses": responses}
+
+    count: Json = {"type": "integer", "minimum": 0}
+    hint = {"content": _json(_object(domain=HEX16, epoch=count, sequence=count))}
+    shares = {"content": _json(_object(shares=count, threshold=count))}
+    paths = {
+        routes.HELLO_PATH: {
+            "post": post("hello", "A Hello in, a Challenge out.", messages.MAX_MESSAGE[messages.Hello], binary)
+        },
+        routes.HAND_OVER_PATH: {
+            "post": post("handOver", "A Request in, a Grant out.", messages.MAX_MESSAGE[messages.Request], binary)
+        },
+        routes.RELEASE_HELLO_PATH: {
+            "post": post("releaseHello", "A Hello in, a Challenge out.", messages.MAX_MESSAGE[messages.Hello], binary)
+        },
+        routes.RELEASE_PATH: {
+            "post": post(
+                "release", "A ReleaseRequest in, a Release out.", messages.MAX_MESSAGE[messages.ReleaseRequest], binary
+            )
+        },
+        routes.HINT_PATH: {"get": get("hint", "Which state it holds. Nothing proves it.", hint)},
+        routes.RECOVERY_PATH: {
+            "get": get("recoveryRequest", "Its RecoveryRequest, while it asks for one.", binary),
+            "post": post("contribute", "A RecoveryContribution in.", MAX_CONTRIBUTION_BODY, shares),
+        },
+    }
+    about = "Messages are canonical MessagePack (exchange.md), in which everything is proved; HTTP only carries them."
+    return _document("rkeyserver: the peers' listener", "http://127.0.0.1:8888", about, paths, {"Error": COARSE})
+
+
+DOCUMENTS: Final = {
+    "callers.openapi.json": callers,
+    "operations.openapi.json": operations,
+    "peers.openapi.json": peers,
+}
