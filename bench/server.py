@@ -33,6 +33,7 @@ class Server:
     pid: int
     port: int
     ops: int
+    socket: Path
     started: float  # seconds from the start of the process to its first answer
 
     def processes(self) -> list[int]:
@@ -66,21 +67,28 @@ class Server:
 
 @contextlib.contextmanager
 def server(
-    program: Path, folder: Path, *, under: Sequence[str] = (), stderr: IO[str] | None = None
+    program: Path,
+    folder: Path,
+    *,
+    under: Sequence[str] = (),
+    stderr: IO[str] | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Server]:
     """An instance of its own on a machine of its own; it is told to stop when the context ends.
 
     under: what the program is started by, if not by itself; it has to become the program's own process.
+    options: more of the program's.
     """
     port, ops = free_port(), free_port()
     arguments = [
         *("--platform", "simulated", "--machine", str(folder / "machine"), "--keystore", str(folder / "rkey.bin")),
         *("--listen", f"127.0.0.1:{port}", "--ops", f"127.0.0.1:{ops}", "--log-level", "error"),
+        *options,
     ]
     before = time.monotonic()
     with subprocess.Popen([*under, program, *arguments], stdout=sys.stderr, stderr=stderr) as process:
         try:
-            yield Server(process.pid, port, ops, _first_answer(process, ops) - before)
+            yield Server(process.pid, port, ops, folder / "rkey.bin.socket", _first_answer(process, ops) - before)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()

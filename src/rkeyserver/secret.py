@@ -86,33 +86,56 @@ def _map_locked(length: int) -> int | None:
     return address
 
 
+def _map_key_memory(length: int) -> tuple[int, MemoryKind] | None:
+    address, kind = _map_hidden(length), MemoryKind.MEMFD_SECRET
+    if address is None:
+        address, kind = _map_locked(length), MemoryKind.LOCKED
+    if address is None:
+        return None
+    # Neither call exists inside Gramine (no fork into an enclave's memory, no dumps of it): a refusal is harmless.
+    _libc().madvise(address, length, _MADV_DONTFORK)
+    _libc().madvise(address, length, _MADV_DONTDUMP)
+    return address, kind
+
+
+# Erased pages between two uses. To map one takes ten times as long as all else that a call of a caller does.
+_spare: list[tuple[int, MemoryKind]] = []
+_MOST_SPARE: Final = 16
+os.register_at_fork(after_in_child=_spare.clear)  # a child does not have them
+
+
+def _spare_page() -> tuple[int, MemoryKind] | None:
+    try:
+        return _spare.pop()
+    except IndexError:  # asked first, it could be another thread's by now
+        return None
+
+
 class SecretBytes:
     """`size` bytes of key memory, all zero at first. A context manager: leaving it erases and unmaps.
+
+    brief: for a secret of one call. If it fits a page, that page is kept, erased, for the next one of these, and is in
+    every other way as any key memory. A view that is used after close() may then see the next one's: hand out none.
 
     Raises: Unavailable if the system gives no such memory.
     """
 
-    __slots__ = ("_address", "_length", "_view", "kind", "size")
+    __slots__ = ("_address", "_kept", "_length", "_view", "kind", "size")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, brief: bool = False) -> None:
         self.size = size
         self._length = max(1, -(-size // mmap.PAGESIZE)) * mmap.PAGESIZE
-        address = _map_hidden(self._length)
-        self.kind = MemoryKind.MEMFD_SECRET
-        if address is None:
-            address = _map_locked(self._length)
-            self.kind = MemoryKind.LOCKED
-        if address is None:
+        self._kept = brief and self._length == mmap.PAGESIZE
+        found = _spare_page() if self._kept else None
+        found = found or _map_key_memory(self._length)
+        if found is None:
             limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
             raise Unavailable(
                 f"No locked memory for a key: {size} bytes wanted, RLIMIT_MEMLOCK is {limit}.",
                 advice="Raise the limit (LimitMEMLOCK= in the unit file, ulimit -l in a shell).",
             )
-        # Neither call exists inside Gramine (no fork into an enclave's memory, no dumps of it): a refusal is harmless.
-        _libc().madvise(address, self._length, _MADV_DONTFORK)
-        _libc().madvise(address, self._length, _MADV_DONTDUMP)
-        self._address = address
-        self._view = memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+        self._address, self.kind = found
+        self._view = memoryview((ctypes.c_char * size).from_address(self._address)).cast("B")
 
     @classmethod
     def random(cls, size: int) -> Self:
@@ -134,7 +157,10 @@ class SecretBytes:
         if self._address:
             ctypes.memset(self._address, 0, self._length)
             self._view.release()
-            _libc().munmap(self._address, self._length)
+            if self._kept and len(_spare) < _MOST_SPARE:
+                _spare.append((self._address, self.kind))
+            else:
+                _libc().munmap(self._address, self._length)
             self._address = 0
 
     def __enter__(self) -> Self:

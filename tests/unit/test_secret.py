@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import mmap
+import os
 import pickle
 import resource
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from tests.fakes.key_scan import HIDDEN, KEY_MEMORY, mappings
 
 from rkeyserver.errors import Unavailable
-from rkeyserver.secret import MemoryKind, SecretBytes, copy_secret, erase, fill_random, take_bytes
+from rkeyserver.secret import _MOST_SPARE, MemoryKind, SecretBytes, copy_secret, erase, fill_random, take_bytes
 
 LEAKS: dict[str, Callable[[SecretBytes], object]] = {
     "bytes": bytes,
@@ -138,3 +139,45 @@ def test_erase_overwrites_what_a_library_returned() -> None:
     returned = bytes(bytearray(range(40)))
     erase(returned)
     assert returned == bytes(40)
+
+
+def test_a_brief_one_is_key_memory_and_its_page_comes_back_empty() -> None:
+    with SecretBytes(32, brief=True) as one:
+        address = one._address
+        (mapping,) = [found for found in mappings("self") if found.start <= address < found.end]
+        assert mapping.flags >= KEY_MEMORY
+        assert (mapping.name == HIDDEN) is (one.kind is MemoryKind.MEMFD_SECRET)
+        fill_random(one.view)
+    with SecretBytes(mmap.PAGESIZE, brief=True) as other:
+        assert other._address == address
+        assert not any(other.view)
+
+
+def test_two_brief_ones_never_share_a_page() -> None:
+    before = key_memory()
+    held = [SecretBytes(32, brief=True) for _ in range(40)]
+    assert len({one._address for one in held}) == 40
+    for one in held:
+        one.close()
+    assert key_memory() <= before + _MOST_SPARE * mmap.PAGESIZE
+
+
+def test_a_brief_one_larger_than_a_page_gives_its_pages_back() -> None:
+    before = key_memory()
+    with SecretBytes(mmap.PAGESIZE + 1, brief=True) as secret:
+        assert key_memory() == before + 2 * mmap.PAGESIZE
+        fill_random(secret.view)
+    assert key_memory() == before
+
+
+def test_a_child_does_not_take_the_pages_that_it_has_not() -> None:
+    SecretBytes(32, brief=True).close()
+    child = os.fork()
+    if child == 0:
+        try:
+            with SecretBytes(32, brief=True) as secret:
+                fill_random(secret.view)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

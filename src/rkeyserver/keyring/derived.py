@@ -37,7 +37,7 @@ def derive(keyring: Keyring, label: bytes, *, size: int, generation: str) -> Der
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise Misuse(f"A derived key of {size} bytes; wanted are {MIN_SIZE} to {MAX_SIZE}.")
     found = keyring.generation_named(generation)
-    secret = SecretBytes(size)
+    secret = SecretBytes(size, brief=True)
     derive_into(
         keyring.root_key(found),
         domain=keyring.domain,

@@ -66,7 +66,7 @@ def unwrap(keyring: Keyring, label: bytes, wrapped: bytes, associated_data: byte
         )
     head, generation = wrapped[:_HEAD], wrapped[1 : 1 + ID_SIZE].hex()
     keyring.generation_named(generation)
-    secret = SecretBytes(len(wrapped) - OVERHEAD)
+    secret = SecretBytes(len(wrapped) - OVERHEAD, brief=True)
     with _key(keyring, generation, label, head) as key:
         bound = _bound(keyring, label, head, associated_data)
         if open_once(key.view, wrapped[_HEAD:], bound, secret.view):
@@ -96,7 +96,7 @@ def _check_size(what: str, size: int, most: int) -> None:
 
 
 def _key(keyring: Keyring, generation: str, label: bytes, head: bytes) -> SecretBytes:
-    key = SecretBytes(32)
+    key = SecretBytes(32, brief=True)
     salt = head[1 + ID_SIZE :]
     derive_into(
         keyring.root_key(generation),

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
@@ -48,18 +48,22 @@ async def read_body(request: Request, most: int) -> bytes:
 
     Raises: Rejected(TOO_LARGE), Unavailable if the client left.
     """
-    declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal() or len(declared) > _LONGEST_LENGTH or int(declared) > most:
-        raise Rejected(Reason.TOO_LARGE, f"A body of {declared[:20]} bytes; at most {most} are read.")
-    body = bytearray()
-    try:
-        async for part in request.stream():
-            body += part
-            if len(body) > most:
-                raise Rejected(Reason.TOO_LARGE, f"A body of over {most} bytes; at most {most} are read.")
-    except ClientDisconnect as error:
-        raise Unavailable("The client left before its request was whole.") from error
-    return bytes(body)
+    # As ASGI has it, and not by Starlette's stream: of a small call that would be a tenth.
+    declared = next((value for name, value in request.scope["headers"] if name == b"content-length"), b"0")
+    if not declared.isdigit() or len(declared) > _LONGEST_LENGTH or int(declared) > most:
+        raise Rejected(Reason.TOO_LARGE, f"A body of {declared[:20].decode('latin-1')} bytes; at most {most} are read.")
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Unavailable("The client left before its request was whole.")
+        part, more = message["body"], message["more_body"]
+        size += len(part)
+        if size > most:
+            raise Rejected(Reason.TOO_LARGE, f"A body of over {most} bytes; at most {most} are read.")
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def coarse(error: RkeyError) -> Response:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rkeyserver.appraisal.callers import Action, Caller, check_permitted
 from rkeyserver.errors import RkeyError, Unavailable
@@ -26,34 +28,62 @@ from rkeyserver.service.instance import Instance
 from rkeyserver.service.policy_app import told
 from rkeyserver.service.routes import DERIVE_PATH, PING_PATH, REWRAP_PATH, UNWRAP_PATH, WRAP_PATH
 
-_JSON: Final = "application/json"
+_JSON: Final = b"application/json"
+_JSON_HEADER: Final = (b"content-type", _JSON)
 WhoAsks = Callable[[Request], Caller]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was asked for, as JSON. One of Starlette's responses takes as long to make as the key in it."""
+
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = (_JSON_HEADER,)
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        length = (b"content-length", b"%d" % len(self.body))
+        await send({"type": "http.response.start", "status": 200, "headers": [*self.headers, length]})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+@dataclass(frozen=True)
+class _Endpoint:
+    """One route's ASGI application: what was asked for, or all of the error."""
+
+    answer: Callable[[Request], Awaitable[_Found]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            found: ASGIApp = await self.answer(Request(scope, receive))
+        except RkeyError as error:
+            found = told(error)
+        await found(scope, receive, send)
 
 
 def caller_routes(instance: Instance, who: WhoAsks) -> list[Route]:
     """The routes, for callers that `who` tells."""
 
-    async def derived(request: Request) -> Response:
+    async def derived(request: Request) -> _Found:
         asked = await _asked(request, DeriveRequest)
         keyring = _permitted(instance, who(request), Action.DERIVE, asked.label)
         found = derive(keyring, asked.label.encode(), size=asked.size, generation=asked.generation)
         with found.secret as secret:
             return _secret("key", secret.view, found.generation)
 
-    async def wrapped(request: Request) -> Response:
+    async def wrapped(request: Request) -> _Found:
         asked = await _asked(request, WrapRequest)
         keyring = _permitted(instance, who(request), Action.WRAP, asked.label)
         blob = wrap(keyring, asked.label.encode(), memoryview(asked.plaintext), asked.associated_data)
         return _wrapped(blob, keyring.current.id)
 
-    async def unwrapped(request: Request) -> Response:
+    async def unwrapped(request: Request) -> _Found:
         asked = await _asked(request, UnwrapRequest)
         keyring = _permitted(instance, who(request), Action.UNWRAP, asked.label)
         found = unwrap(keyring, asked.label.encode(), asked.wrapped, asked.associated_data)
         with found.secret as secret:
             return _secret("plaintext", secret.view, found.generation)
 
-    async def rewrapped(request: Request) -> Response:
+    async def rewrapped(request: Request) -> _Found:
         asked = await _asked(request, UnwrapRequest)
         keyring = _permitted(instance, who(request), Action.REWRAP, asked.label)
         blob = rewrap(keyring, asked.label.encode(), asked.wrapped, asked.associated_data)
@@ -62,19 +92,10 @@ def caller_routes(instance: Instance, who: WhoAsks) -> list[Route]:
     async def ping(_request: Request) -> Response:
         return Response(status_code=204)
 
-    def answered(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def told_too(request: Request) -> Response:
-            try:
-                return await answer(request)
-            except RkeyError as error:
-                return told(error)
-
-        return told_too
-
     posts = {DERIVE_PATH: derived, WRAP_PATH: wrapped, UNWRAP_PATH: unwrapped, REWRAP_PATH: rewrapped}
     return [
+        *(Route(path, _Endpoint(answer), methods=["POST"]) for path, answer in posts.items()),
         Route(PING_PATH, ping, methods=["GET"]),
-        *(Route(path, answered(answer), methods=["POST"]) for path, answer in posts.items()),
     ]
 
 
@@ -90,12 +111,12 @@ def _permitted(instance: Instance, caller: Caller, action: Action, label: str) -
     return keyring
 
 
-def _wrapped(blob: bytes, generation: str) -> Response:
-    return Response(msgspec.json.encode({"wrapped": blob, "generation": generation}), media_type=_JSON)
+def _wrapped(blob: bytes, generation: str) -> _Found:
+    return _Found(msgspec.json.encode({"wrapped": blob, "generation": generation}))
 
 
-def _secret(name: str, secret: memoryview, generation: str) -> Response:
+def _secret(name: str, secret: memoryview, generation: str) -> _Found:
     encoded = base64.b64encode(secret)
     body = b'{"%s":"%s","generation":"%s"}' % (name.encode(), encoded, generation.encode())
     erase(encoded)
-    return Response(body, media_type=_JSON, headers={"cache-control": "no-store"})
+    return _Found(body, (_JSON_HEADER, (b"cache-control", b"no-store")))

@@ -4,7 +4,8 @@ Every connection has a deadline from accept and a cap on the bytes it sends, a s
 request's headers are complete. When an address, or the whole server, has
 as many connections as it may, the oldest one that waits for its client makes room: the idle pay, not the newcomer. When
 all that wait have sent as much as may be held in memory, the largest one of the address that has sent most does.
-An address may also have only so many requests in the works, whatever became of their connections.
+An address may also have only so many requests in the works, whatever became of their connections. And what it sends
+is read in turns with the others (service/turns.py). On a Unix socket a user stands for an address.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv6Address
 from typing import Any, Final, Protocol, cast
 
@@ -21,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from rkeyserver.errors import Unavailable
 from rkeyserver.service.local_caller import LOCAL_CALLER, local_caller
+from rkeyserver.service.turns import Turns
 
 CONNECTION_SECONDS: Final = 30.0
 MAX_CONNECTION_BYTES: Final = 1024 * 1024
@@ -77,9 +80,13 @@ class Connection(Protocol):
 
 @dataclass
 class Guard:
-    """The connections of one listener. total: at most so many; the rest are this module's constants."""
+    """The connections of one listener. total: at most so many; the rest are this module's constants.
+
+    turns: in which what they send is read.
+    """
 
     total: int
+    turns: Turns = field(default_factory=Turns)
     per_address: int = PER_ADDRESS
     seconds: float = CONNECTION_SECONDS
     most_bytes: int = MAX_BYTES
@@ -135,6 +142,28 @@ class PipelinedError(Exception):
     """Ends the parsing of what a client sent ahead of its turn."""
 
 
+class _Answered:
+    """What an answer is written to: its head waits for its body, for one write costs more than the rest of a call."""
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport = transport
+        self._cycle = cycle
+        self._head: bytes | None = None
+        self.is_closing = transport.is_closing
+        self.close = transport.close
+
+    def write(self, data: bytes) -> None:
+        """Send it, or keep it: the first write of an answer is its head, and each one has a body, if an empty one."""
+        if not self._cycle.response_started or self._cycle.scope["method"] == "HEAD":  # then nothing comes after it
+            self._transport.write(data)
+        elif self._head is None:
+            self._head = data
+        else:
+            # Not joined here: what is written may be a secret, and nothing erases a copy.
+            self._transport.writelines([self._head, data] if self._head else [data])
+            self._head = b""
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's protocol under a guard."""
 
@@ -176,13 +205,19 @@ class GuardedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(self.guard.seconds, self.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Count the bytes."""
+        """Count the bytes, and read them when it is this client's turn. Until then no more are taken."""
         if self.transport.is_closing():
             return  # it was dropped, and is no longer counted
         self.received += len(data)
         self.guard.took(len(data))
         if self.received > MAX_CONNECTION_BYTES:
             self.abort()
+        if not self.guard.turns.take(self._address, partial(self._read, data)) and not self.transport.is_closing():
+            self.flow.pause_reading()
+
+    def _read(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
         # In pieces, for the parser keeps a header until it ends, however long: no piece leads beyond the cap.
         while data and not self.transport.is_closing():
             room = MAX_HEAD - (self._head or 0)
@@ -201,6 +236,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """
         self._head = None
         super().on_headers_complete()
+        self.cycle.transport = cast("asyncio.Transport", _Answered(self.transport, self.cycle))
         old = self._deadline is not None and self.loop.time() > self._deadline.when() - self.guard.seconds / 2
         if old or self.received > MAX_CONNECTION_BYTES // 2:
             self.cycle.keep_alive = False

@@ -17,8 +17,8 @@ def make_local_app(authority: Authority) -> Router:
     return Router(
         redirect_slashes=False,
         routes=[
-            *policy_routes(authority, lambda request: is_owner(_who(request))),
             *caller_routes(authority.instance, _who),
+            *policy_routes(authority, lambda request: is_owner(_who(request))),
         ],
     )
 

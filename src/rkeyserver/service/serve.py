@@ -24,11 +24,13 @@ from rkeyserver.service.limits import Guard, guarded
 from rkeyserver.service.local_app import make_local_app
 from rkeyserver.service.notify import notify
 from rkeyserver.service.ops import make_ops_app
+from rkeyserver.service.turns import Turns
 
 BACKLOG: Final = 2048
 STOP_SECONDS: Final = 3
 MAX_CONNECTIONS: Final = 2048
 MAX_OPS_CONNECTIONS: Final = 64
+MAX_LOCAL_CONNECTIONS: Final = 256  # of all users of the machine; of each, limits.PER_ADDRESS
 STOPPED_BY: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 Afterwards = Callable[[], Awaitable[None]]
 _M_MMAP_THRESHOLD: Final = -3
@@ -147,9 +149,10 @@ async def serve(
     loop = asyncio.get_running_loop()
     authority = Authority(instance)
     servers = [
-        (_server(make_app(instance), Guard(total=_connections())), peers),
+        # Machines that ask for the keyring take one turn together, however many: callers do not wait for all of them.
+        (_server(make_app(instance), Guard(total=_connections(), turns=Turns(most=1))), peers),
         (_server(make_ops_app(authority, ops_name), Guard(total=MAX_OPS_CONNECTIONS)), ops),
-        (_server(make_local_app(authority), Guard(total=MAX_OPS_CONNECTIONS)), local),
+        (_server(make_local_app(authority), Guard(total=MAX_LOCAL_CONNECTIONS)), local),
     ]
     servers = [(server, sockets) for server, sockets in servers if sockets]
     tasks = [loop.create_task(server.serve(sockets)) for server, sockets in servers]
