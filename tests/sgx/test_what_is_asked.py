@@ -141,7 +141,8 @@ def test_the_table_is_of_what_gramine_has() -> None:
 
 def test_nothing_is_judged_by_a_monotonic_clock() -> None:
     """Inside Gramine it is the host's clock, and goes back when that does."""
-    sources = list((ROOT / "src").rglob("*.py"))
+    # The client is a program's of another machine, and no part of the server.
+    sources = [one for one in (ROOT / "src").rglob("*.py") if "client" not in one.parts]
     assert len(sources) > 100
     assert [str(path) for path in sources if re.search(r"monotonic|perf_counter|CLOCK_", path.read_text())] == []
 
