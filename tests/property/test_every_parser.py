@@ -58,6 +58,7 @@ WITHOUT: Final[dict[str, str]] = {
     "platforms/simulated/certificates.py _issue": "makes a number of a digest",
     "platforms/simulated/pki.py Authority._chain": "reads a constant",
     "platforms/sigstruct.py sign": "makes a number of a signature of its own",
+    "service/app.py read_body": "a length of digits that were looked at; tests/unit/service/test_limits.py",
     "service/doctor_look.py Look.record": "parse() of read_if_there(); tests/unit/service/test_doctor.py",
     "service/fetch.py fetch_claimed": "decode() of two messages, and any Rejected is None",
     "service/instance.py Instance._stored": "parse(), and any error of ours is told",
