@@ -262,5 +262,9 @@ def test_without_any_of_it_nothing_is_held_and_nothing_written(machines: Machine
         "rkeyserver_key_memory_hidden": 1,
         "rkeyserver_record_readable": 1,
         "rkeyserver_hand_overs_total": 1,
+        "rkeyserver_provision_listening": 0,
+        "rkeyserver_provisioned_total": 0,
+        "rkeyserver_callers_listening": 0,
+        "rkeyserver_releases_total": 0,
     }
     assert json.dumps(found)

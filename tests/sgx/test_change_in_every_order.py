@@ -23,6 +23,7 @@ from tests.sgx.changing import (
     doctor,
     rebuild,
     recover,
+    signed_as_it_is,
     values,
     wait_for_sequence,
     why_not,
@@ -150,6 +151,7 @@ def test_one_machine_with_recipients_lives_through_every_order(machines: SgxMach
     recipient = age()
     first = machines("image-0", recovery=recovery_table(1, [recipient]))
     first.start()
+    assert change_policy(first, signed_as_it_is)["change"] == 1
     model = Model(str(first.status()["domain"]), values(first))
     life = Alone(machines, recipient, first, first, model)
     for step in ORDERS:
