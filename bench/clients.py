@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.fakes.keyrings import MEMBER
+
 from rkeyserver.address import Address
 from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.clock import Clock
@@ -42,6 +44,9 @@ async def _run(folder: Path, port: int, backups: int, exchanges: int) -> list[fl
         held=None,
         admins=None,
         instance=secrets.token_bytes(16),
+        member=MEMBER,
+        address="",
+        holds=None,
     )
     host = Address("127.0.0.1", port)
     await asyncio.gather(*(_backup(host, asking, exchanges, took) for _ in range(backups)))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import dcap_qvl  # type: ignore[import-untyped]
+from tests.fakes.keyrings import MEMBER
 
 from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.clock import Clock
@@ -67,7 +68,7 @@ def _here(folder: Path, pace: float) -> Parts:
     collateral = dcap_qvl.QuoteCollateralV3.from_json(endorsements.decode())
     accept = dcap_qvl.QuotePolicy.claims_only(now)
     policy = default_policy("simulated", mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id)
-    keyring, key = Keyring.mint(now=clock.now(), policy=policy.text), OneTimeKey()
+    keyring, key = Keyring.mint(primary=MEMBER, now=clock.now(), policy=policy.text), OneTimeKey()
     verify, sealing, sign = list[int](), list[int](), list[int]()
     for _ in range(ROUNDS):
         time.sleep(pace)

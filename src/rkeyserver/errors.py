@@ -94,6 +94,7 @@ class Reason(StrEnum):
     NOT_PERMITTED = "not-permitted"
     UNKNOWN_TOKEN = "unknown-token"  # noqa: S105 - a reason
     NO_SUCH_GENERATION = "no-such-generation"
+    GENERATION_RETIRED = "generation-retired"
     DOES_NOT_OPEN = "does-not-open"
     ENCLAVE_NOT_NAMED = "enclave-not-named"
 

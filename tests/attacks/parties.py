@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.fakes.flavours import VERIFY, machine_of, policy_of
+from tests.fakes.keyrings import MEMBER, OWNER
 from tests.fakes.machines import NOW, HostTime
 
 from rkeyserver.appraisal.policy import Policy, parse_policy
@@ -102,7 +103,7 @@ class Primary:
         granter = Granter(
             attester=platform, verifiers=all_verifiers, clock=Clock(host), random=random, instance=instance
         )
-        keyring = WatchedKeyring.mint(now=NOW, policy=policy.text)
+        keyring = WatchedKeyring.mint(primary=MEMBER, now=NOW, policy=policy.text)
         try:
             yield cls(platform, policy, keyring, host, verifier, granter, instance)
         finally:
@@ -116,7 +117,7 @@ class Primary:
         """What service/app.py does with a request, less the audit file."""
         proved = await self.granter.prove(request, self.policy)
         accepted = self.granter.appraise(proved, self.policy)
-        return self.granter.grant(self.granter.seal(accepted, self.keyring))
+        return self.granter.grant(self.granter.seal(accepted, self.keyring, OWNER))
 
     def answer(self, request: bytes) -> bytes:
         return asyncio.run(self.answered(request))
@@ -152,6 +153,9 @@ class Standby:
                 instance=self.instance,
                 held=None,
                 admins=None,
+                member=MEMBER,
+                address="",
+                holds=None,
             )
         )
 

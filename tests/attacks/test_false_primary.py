@@ -19,13 +19,16 @@ from tests.attacks.parties import (
     judging,
 )
 from tests.fakes.flavours import for_the_other, policy_of
+from tests.fakes.keyrings import OWNER
+from tests.fakes.members import MEMBERS, MEMBERS_SHA512
 
 from rkeyserver.errors import Reason, Rejected
 from rkeyserver.exchange import hpke
 from rkeyserver.exchange.attested import Context, vouch
 from rkeyserver.exchange.messages import Grant, GrantClaims, encode
 from rkeyserver.exchange.standby import Requesting
-from rkeyserver.keyring.keyring import Generation, GenerationState, KeyringHeader
+from rkeyserver.keyring.generations import Generation, GenerationState
+from rkeyserver.keyring.keyring import KeyringHeader
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.service.adopt import Nothing, Opened, keep_as
 
@@ -37,7 +40,10 @@ def grant_of(pair: Pair, requesting: Requesting, plaintext: bytes, **changes: ob
     claims = claims_of(requesting.message)
     ciphertext = hpke.seal(memoryview(plaintext), claims.kem_public_key, requesting.transcript)
     about = GrantClaims(
-        ciphertext_sha512=hashlib.sha512(ciphertext).digest(), nonce=claims.nonce, credential_answer=b""
+        members_sha512=MEMBERS_SHA512,
+        ciphertext_sha512=hashlib.sha512(ciphertext).digest(),
+        nonce=claims.nonce,
+        credential_answer=b"",
     )
     attested = vouch(
         pair.primary.platform,
@@ -45,7 +51,7 @@ def grant_of(pair: Pair, requesting: Requesting, plaintext: bytes, **changes: ob
         requesting.transcript,
         encode(msgspec.structs.replace(about, **changes)),
     )
-    return encode(Grant(attested=attested, ciphertext=ciphertext))
+    return encode(Grant(attested=attested, ciphertext=ciphertext, members=MEMBERS))
 
 
 def plaintext(pair: Pair) -> bytes:
@@ -195,7 +201,7 @@ def test_a_keyring_of_another_domain_is_refused_with_both_ids_named(pair: Pair) 
     mine = exchange(pair.standby, pair.primary).keyring
     with Primary.open(pair.third) as false:
         theirs = exchange(pair.standby, false).keyring
-    record = seal_keyring(mine, pair.standby.platform, now=0)
+    record = seal_keyring(mine, pair.standby.platform, OWNER, now=0)
     try:
         with pytest.raises(Rejected) as refused:
             keep_as(Opened(mine, record), theirs, None)

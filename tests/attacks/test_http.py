@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from tests.attacks.parties import edited, verifiers_of
 from tests.fakes.flavours import policy_of, processes_in
+from tests.fakes.keyrings import MEMBER
 from tests.fakes.processes import DEADLINE, Machine, Machines, Running
 
 from rkeyserver.clock import Clock
@@ -106,6 +107,9 @@ def greeting(machine: Machine) -> Greeting:
             instance=secrets.token_bytes(16),
             held=None,
             admins=None,
+            member=MEMBER,
+            address="",
+            holds=None,
         )
     )
 

@@ -25,6 +25,7 @@ from tests.attacks import left_in_memory
 from tests.attacks.left_in_memory import Recorded
 from tests.attacks.parties import verifiers_of
 from tests.fakes.flavours import policy_of
+from tests.fakes.keyrings import MEMBER
 from tests.fakes.processes import DEADLINE, ROOT, Machine, Machines, Running, environment
 
 from rkeyserver.attestation.report_data import transcript_hash
@@ -88,6 +89,9 @@ def handed_over(host: Machine, platform: Platform) -> dict[str, bytes]:
         instance=secrets.token_bytes(16),
         held=None,
         admins=None,
+        member=MEMBER,
+        address="",
+        holds=None,
     )
     with httpx.Client(base_url=f"http://{host.address}", trust_env=False, timeout=DEADLINE) as client:
 

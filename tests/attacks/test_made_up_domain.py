@@ -22,6 +22,7 @@ from tests.attacks.wire import Recorded
 from tests.fakes.admins import admins, key
 from tests.fakes.claims import document, table
 from tests.fakes.flavours import VERIFY, machine_of, other_than, policy_of
+from tests.fakes.keyrings import MEMBER
 from tests.fakes.lost import VERIFIERS, Lost, Recovering
 from tests.fakes.machines import NOW, HostTime, expired, loaded, other_signer, revoking_the_processor, unknown_authority
 from tests.fakes.recipients import Recipient, age, recovery_table
@@ -57,7 +58,7 @@ ADMINS: Final = f"\n[admins]\nthreshold = 2\nkeys = {json.dumps(THREE.keys)}\n"
 @contextlib.contextmanager
 def made_up(policy: str) -> Iterator[Keyring]:
     """A domain whose keys the host has, outside of any enclave."""
-    keyring = Keyring.mint(now=NOW, policy=policy)
+    keyring = Keyring.mint(primary=MEMBER, now=NOW, policy=policy)
     try:
         yield keyring
     finally:
@@ -327,7 +328,7 @@ def recovering(
     with made_up(policy) as own:
         change = signed(propose(domain=own.domain, sequence=1, replaces=policy, policy=policy))
         links = appended([], change, admins=THREE)
-        keyring = own.changed(policy=policy, changes=links, rotate=False, now=NOW)
+        keyring = own.changed(policy=policy, changes=links, add=None, now=NOW)
     lost = Lost.of(machines.second, recipients=real, threshold=threshold, keyring=keyring)
     next_one = None
     if with_change:

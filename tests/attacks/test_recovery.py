@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from tests.attacks.parties import Machines, changed
 from tests.fakes.flavours import for_the_other, machine_of, other_than, policy_of
+from tests.fakes.keyrings import MEMBER
 from tests.fakes.lost import VERIFIERS, Lost, Recovering
 from tests.fakes.machines import NOW, expired, loaded, other_signer, revoking_the_processor, unknown_authority
 from tests.fakes.recipients import age
@@ -212,7 +213,7 @@ def forged(machines: Machines, domain: str, recipients: list[Any]) -> Lost:
     own = Lost.of(machines.second, recipients=recipients)
     with contextlib.closing(record.unseal(record.parse(own.record), machines.second)) as secret:
         keyring = Keyring.parse(secret)
-        contents = record.Contents(domain, keyring.generation_ids, 0, 1, NOW)
+        contents = record.Contents(domain, keyring.generation_ids, 0, 1, NOW, MEMBER, ())
         recovery = Recovery(2, tuple(one.public for one in recipients), InlineSharing())
         data = record.seal(contents, keyring.view, machines.second, recovery)
     return Lost(data, domain, own.policy, own.root_key, recipients)
@@ -264,7 +265,7 @@ def test_a_record_with_another_s_slot_opens_by_neither_s_shares(tmp_path: Path, 
 def without_recovery(lost: Lost, machines: Machines) -> bytes:
     with contextlib.closing(record.unseal(record.parse(lost.record), machines.first)) as secret:
         keyring = Keyring.parse(secret)
-        contents = record.Contents(lost.domain, keyring.generation_ids, 0, 1, NOW)
+        contents = record.Contents(lost.domain, keyring.generation_ids, 0, 1, NOW, MEMBER, ())
         return record.seal(contents, keyring.view, machines.first)
 
 

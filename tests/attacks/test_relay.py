@@ -24,6 +24,7 @@ from tests.attacks.parties import (
 )
 from tests.fakes.flavours import other_than
 from tests.fakes.machines import loaded, other_signer
+from tests.fakes.members import MEMBERS, MEMBERS_SHA512
 
 from rkeyserver.errors import Reason, Rejected
 from rkeyserver.exchange import hpke
@@ -55,10 +56,17 @@ def forged_grant(platform: Platform, request: bytes, keyring: WatchedKeyring) ->
     transcript = transcript_of(request)
     ciphertext = hpke.seal(keyring.view, claims.kem_public_key, transcript)
     about = GrantClaims(
-        ciphertext_sha512=hashlib.sha512(ciphertext).digest(), nonce=claims.nonce, credential_answer=b""
+        members_sha512=MEMBERS_SHA512,
+        ciphertext_sha512=hashlib.sha512(ciphertext).digest(),
+        nonce=claims.nonce,
+        credential_answer=b"",
     )
     return encode(
-        Grant(attested=vouch(platform, Context.HAND_OVER_GRANT, transcript, encode(about)), ciphertext=ciphertext)
+        Grant(
+            attested=vouch(platform, Context.HAND_OVER_GRANT, transcript, encode(about)),
+            ciphertext=ciphertext,
+            members=MEMBERS,
+        )
     )
 
 
@@ -152,7 +160,7 @@ def reencrypted(requesting: Requesting, grant: bytes, keyring: WatchedKeyring) -
     ciphertext = hpke.seal(
         keyring.view, claims_of(requesting.message).kem_public_key, transcript_of(requesting.message)
     )
-    return Grant(attested=decode(grant, Grant).attested, ciphertext=ciphertext)
+    return Grant(attested=decode(grant, Grant).attested, ciphertext=ciphertext, members=MEMBERS)
 
 
 def test_one_that_puts_another_keyring_into_the_grant(pair: Pair) -> None:
@@ -172,7 +180,7 @@ def test_one_that_puts_another_keyring_and_its_hash_into_the_grant(pair: Pair) -
         )
         attested = msgspec.structs.replace(forged.attested, claims=claims)
         with pair.refuses(Reason.NOT_BOUND, says="is over report data"):
-            granted(requesting, encode(Grant(attested=attested, ciphertext=forged.ciphertext)))
+            granted(requesting, encode(Grant(attested=attested, ciphertext=forged.ciphertext, members=MEMBERS)))
 
 
 def test_one_that_gets_the_same_keyring_sealed_to_the_standby_in_another_exchange(pair: Pair) -> None:

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from tests.attacks.parties import Machines, Pair, WatchedVerifier, changed, edited, verifiers_of
 from tests.fakes.flavours import VERIFY, machine_of, policy_of
+from tests.fakes.keyrings import MEMBER
 from tests.fakes.machines import NOW, HostTime, loaded, other_signer
 
 from rkeyserver.appraisal.policy import Policy, parse_policy
@@ -199,7 +200,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, platform: str) -> Elsewh
 def scene(machines: Machines, elsewhere: Elsewhere) -> Iterator[Scene]:
     own = machines.first
     policy = policy_with(policy_of(own), entry(elsewhere.platform, ["db/*"]))
-    keyring = Keyring.mint(now=NOW, policy=policy.text)
+    keyring = Keyring.mint(primary=MEMBER, now=NOW, policy=policy.text)
     server = Server(own, policy, keyring)
     trusted = servers(own.name, mrsigner=own.mrsigner, isv_prod_id=own.isv_prod_id)
     try:
@@ -282,7 +283,9 @@ def test_a_challenge_that_gets_too_old_while_it_is_verified(scene: Scene) -> Non
 
 
 def test_a_request_to_another_server(scene: Scene, machines: Machines) -> None:
-    other = Server(machines.second, scene.server.policy, Keyring.mint(now=NOW, policy=scene.server.policy.text))
+    other = Server(
+        machines.second, scene.server.policy, Keyring.mint(primary=MEMBER, now=NOW, policy=scene.server.policy.text)
+    )
     request = scene.enclave.ask(scene.server).message
     try:
         with scene.refuses(Reason.BAD_MAC, asked=0):
@@ -420,7 +423,17 @@ def test_a_request_that_was_vouched_for_as_something_else(scene: Scene, context:
 
 def test_claims_of_a_hand_over_that_were_vouched_for(scene: Scene) -> None:
     request = scene.enclave.ask(scene.server).message
-    claims = RequestClaims(nonce=bytes(32), kem_public_key=hpke.OneTimeKey().public, credential_mac=b"", credential=b"")
+    claims = RequestClaims(
+        nonce=bytes(32),
+        kem_public_key=hpke.OneTimeKey().public,
+        credential_mac=b"",
+        credential=b"",
+        member=MEMBER,
+        address="",
+        epoch=0,
+        sequence=0,
+        digest=b"",
+    )
     with scene.refuses(Reason.MALFORMED, asked=0):
         scene.server.answer(vouched(scene, request, encode(claims)))
 
@@ -645,7 +658,7 @@ def test_a_server_that_is_another(scene: Scene, tmp_path: Path, differences: dic
     false = Server(
         scene.machine(tmp_path / "false", **differences),
         scene.server.policy,
-        Keyring.mint(now=NOW, policy=scene.server.policy.text),
+        Keyring.mint(primary=MEMBER, now=NOW, policy=scene.server.policy.text),
     )
     requesting = scene.enclave.ask(false)
     release = release_by(scene, requesting, false.platform)
@@ -657,7 +670,9 @@ def test_a_server_that_is_another(scene: Scene, tmp_path: Path, differences: dic
 def test_the_genuine_program_with_a_domain_of_its_own(scene: Scene, tmp_path: Path) -> None:
     # Anyone can run it. That it serves another domain is what it says by itself.
     own = Server(
-        scene.machine(tmp_path / "own"), scene.server.policy, Keyring.mint(now=NOW, policy=scene.server.policy.text)
+        scene.machine(tmp_path / "own"),
+        scene.server.policy,
+        Keyring.mint(primary=MEMBER, now=NOW, policy=scene.server.policy.text),
     )
     requesting = scene.enclave.ask(own)
     try:

@@ -11,6 +11,7 @@ import time
 
 from tests.attacks.parties import verifiers_of
 from tests.fakes.flavours import policy_of
+from tests.fakes.keyrings import MEMBER
 from tests.fakes.processes import DEADLINE, Machines, Running, rkeyserver
 from tests.fakes.signing import key_file, policy_text
 
@@ -52,6 +53,9 @@ def test_a_machine_gets_no_keyring_whose_policy_does_not_name_it(processes: Mach
             instance=secrets.token_bytes(16),
             held=None,
             admins=None,
+            member=MEMBER,
+            address="",
+            holds=None,
         )
         while not over.is_set():
             try:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from tests.attacks.parties import Pair, Primary, Standby, edited, granted, with_attested
 from tests.fakes.machines import NOW
+from tests.fakes.members import MEMBERS
 
 from rkeyserver.errors import Reason, Rejected, Unavailable
 from rkeyserver.exchange.challenges import CHALLENGE_LIFE, MAX_REMEMBERED, UsedChallenges
@@ -188,7 +189,7 @@ def test_the_ciphertext_of_an_earlier_exchange(pair: Pair) -> None:
     earlier, now = pair.standby.ask(pair.primary), pair.standby.ask(pair.primary)
     old, new = (decode(pair.primary.answer(one.message), Grant) for one in (earlier, now))
     with pair.refuses(Reason.NOT_BOUND, says="did not vouch for this ciphertext"):
-        granted(now, encode(Grant(attested=new.attested, ciphertext=old.ciphertext)))
+        granted(now, encode(Grant(attested=new.attested, ciphertext=old.ciphertext, members=MEMBERS)))
 
 
 def test_every_challenge_and_every_request_is_fresh(pair: Pair) -> None:

@@ -19,6 +19,7 @@ from tests.attacks.parties import (
     transcript_of,
     with_attested,
 )
+from tests.fakes.members import MEMBERS, MEMBERS_SHA512
 
 from rkeyserver.attestation.report_data import report_data, transcript_hash
 from rkeyserver.errors import Reason
@@ -44,10 +45,17 @@ def grant_in(context: Context, transcript: bytes, pair: Pair, request: bytes) ->
     claims = claims_of(request)
     ciphertext = hpke.seal(pair.primary.keyring.view, claims.kem_public_key, transcript_of(request))
     about = GrantClaims(
-        ciphertext_sha512=hashlib.sha512(ciphertext).digest(), nonce=claims.nonce, credential_answer=b""
+        members_sha512=MEMBERS_SHA512,
+        ciphertext_sha512=hashlib.sha512(ciphertext).digest(),
+        nonce=claims.nonce,
+        credential_answer=b"",
     )
     return encode(
-        Grant(attested=vouch(pair.primary.platform, context, transcript, encode(about)), ciphertext=ciphertext)
+        Grant(
+            attested=vouch(pair.primary.platform, context, transcript, encode(about)),
+            ciphertext=ciphertext,
+            members=MEMBERS,
+        )
     )
 
 
@@ -76,16 +84,21 @@ def test_a_request_sent_back_as_its_own_grant(pair: Pair) -> None:
     requesting = pair.standby.ask(pair.primary)
     attested = decode(requesting.message, Request).attested
     with pair.refuses(Reason.TOO_LARGE, says="A grant-claims of"):
-        granted(requesting, encode(Grant(attested=attested, ciphertext=b"x")))
+        granted(requesting, encode(Grant(attested=attested, ciphertext=b"x", members=MEMBERS)))
 
 
 def test_the_standbys_own_evidence_sent_back_to_it(pair: Pair) -> None:
     requesting = pair.standby.ask(pair.primary)
     attested = decode(requesting.message, Request).attested
-    claims = GrantClaims(ciphertext_sha512=hashlib.sha512(b"x").digest(), nonce=requesting.nonce, credential_answer=b"")
+    claims = GrantClaims(
+        members_sha512=MEMBERS_SHA512,
+        ciphertext_sha512=hashlib.sha512(b"x").digest(),
+        nonce=requesting.nonce,
+        credential_answer=b"",
+    )
     forged = type(attested)(encode(claims), attested.evidence, attested.endorsements)
     with pair.refuses(Reason.NOT_BOUND):
-        granted(requesting, encode(Grant(attested=forged, ciphertext=b"x")))
+        granted(requesting, encode(Grant(attested=forged, ciphertext=b"x", members=MEMBERS)))
 
 
 def test_a_grant_sent_back_as_a_request(pair: Pair) -> None:
@@ -106,7 +119,9 @@ def test_the_primarys_own_evidence_sent_back_to_it(pair: Pair) -> None:
 
 def test_claims_of_another_kind_that_were_vouched_for(pair: Pair) -> None:
     request = pair.standby.ask(pair.primary).message
-    claims = GrantClaims(ciphertext_sha512=bytes(64), nonce=bytes(32), credential_answer=b"")
+    claims = GrantClaims(
+        members_sha512=MEMBERS_SHA512, ciphertext_sha512=bytes(64), nonce=bytes(32), credential_answer=b""
+    )
     attested = vouch(pair.standby.platform, Context.HAND_OVER_REQUEST, transcript_before(request), encode(claims))
     with pair.refuses(Reason.MALFORMED, asked=0):
         pair.primary.answer(with_attested(request, attested))

@@ -9,11 +9,15 @@ import msgspec
 
 from rkeyserver.keyring.derivation import domain_id, generation_id
 from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.sealed import Owner
 from rkeyserver.secret import SecretBytes
 
 POLICY: Final = "version = 1\n"
 SECRET: Final = b"domain secret of 32 bytes, one. "
 OTHER_SECRET: Final = b"domain secret of 32 bytes, two. "
+
+MEMBER: Final = "ee" * 16
+OWNER: Final = Owner(MEMBER)
 
 
 def key(name: str) -> bytes:
@@ -50,6 +54,7 @@ def keyring_bytes(
         "domain": id_of(secret),
         "epoch": 0,
         "sequence": 1,
+        "primary": MEMBER,
         "generations": generations,
         "policy": POLICY,
         "changes": [],

@@ -23,11 +23,13 @@ from rkeyserver.platforms.interface import Platform
 from rkeyserver.sealing.record import parse
 from rkeyserver.sealing.recovery import Recovery
 from rkeyserver.service.audit import Audit
-from rkeyserver.service.instance import Instance, Role, recipients_of
+from rkeyserver.service.instance import Instance, recipients_of
+from rkeyserver.service.members import Members
 from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.sharing_inline import InlineSharing
 from rkeyserver.service.verification import InlineVerifier
 from tests.fakes.flavours import VERIFY, machine_of, policy_of
+from tests.fakes.keyrings import MEMBER, OWNER
 from tests.fakes.machines import NOW, HostTime
 from tests.fakes.recipients import Recipient, age, recovery_table
 from tests.fakes.store import MemoryKeystore
@@ -64,11 +66,11 @@ class Lost:
         """What `platform` sealed before it was lost. keyring: another one than a new domain's."""
         recipients = recipients or [age() for _ in range(3)]
         text = policy(policy_of(platform)).text + recovery_table(threshold, recipients)
-        keyring = keyring or Keyring.mint(now=NOW, policy=text)
+        keyring = keyring or Keyring.mint(primary=MEMBER, now=NOW, policy=text)
         table = parse_policy(text).recovery
         assert table is not None
         recovery = Recovery(table.threshold, recipients_of(table), InlineSharing())
-        record = seal_keyring(keyring, platform, now=NOW, recovery=recovery)
+        record = seal_keyring(keyring, platform, OWNER, now=NOW, recovery=recovery)
         root_key = bytes(keyring.root_key(keyring.current.id))
         keyring.close()
         return cls(record, keyring.domain, parse_policy(text), root_key, recipients)
@@ -108,7 +110,7 @@ class Recovering:
             instance=secrets.token_bytes(16),
         )
         self.instance = Instance(
-            role=Role.PRIMARY,
+            members=Members(MEMBER),
             platform=self.platform,
             store=self.store,
             audit=Audit.open(self.folder / "audit.jsonl", clock),

@@ -23,10 +23,13 @@ from rkeyserver.keystore.file import FileKeystore
 from rkeyserver.service.adopt import Opened, look
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.authority import Authority
-from rkeyserver.service.instance import Instance, Role
+from rkeyserver.service.instance import Instance
+from rkeyserver.service.members import Members
 from rkeyserver.service.sharing import ProcessSharing
+from rkeyserver.service.steward import Steward
 from rkeyserver.service.verification import InlineVerifier
 from tests.fakes.flavours import SGX, VERIFY, machine_of
+from tests.fakes.keyrings import MEMBER
 from tests.sgx.gramine_calls import answer_as_gramine
 
 
@@ -47,7 +50,7 @@ def opened_instance(folder: Path, kind: str) -> Iterator[Instance]:
         for one in (audit, granter):
             stack.callback(one.close)
         instance = Instance(
-            role=Role.PRIMARY,
+            members=Members(MEMBER),
             platform=platform,
             store=store,
             audit=audit,
@@ -71,7 +74,7 @@ def _main(folder: Path, kind: str) -> None:
     with opened_instance(folder, kind) as instance:
         os.write(1, b"waiting\n")
         signal.sigwait({signal.SIGUSR1})
-        done = asyncio.run(Authority(instance).apply(document, owner=False))
+        done = asyncio.run(Authority(Steward(instance)).apply(document, owner=False))
         os.write(1, f"applied {done.change}\n".encode())
 
 

@@ -13,13 +13,15 @@ from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.policy import Policy
 from rkeyserver.clock import Clock
 from rkeyserver.errors import RkeyError
+from rkeyserver.exchange import messages
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.standby import Received
 from rkeyserver.keyring.keyring import Keyring
-from rkeyserver.keyring.sealed import open_keyring, seal_keyring
+from rkeyserver.keyring.sealed import Owner, open_keyring, seal_keyring
 from rkeyserver.sealing.record import parse
 from rkeyserver.service.audit import Audit
-from rkeyserver.service.instance import Instance, Role
+from rkeyserver.service.instance import Instance
+from rkeyserver.service.members import Members
 from tests.fakes.claims import NOW, claims_with
 from tests.fakes.keyrings import keyring_of
 from tests.fakes.machines import HostTime
@@ -47,6 +49,10 @@ class ScriptedGranter(Granter):
         return Verdict(claims=PEER, policy=policy.digest, at=NOW)
 
 
+OWN = Owner("aa" * 16)
+GIVEN_BY = messages.Members(member="dd" * 16, members=[])
+
+
 @dataclass
 class Scene:
     """One instance and what surrounds it."""
@@ -65,7 +71,7 @@ class Scene:
             attester=self.platform, verifiers={}, clock=clock, random=bytes, instance=bytes(16)
         )
         self.instance = Instance(
-            role=Role.STANDBY,
+            members=Members(OWN.member),
             platform=self.platform,
             store=self.store,
             audit=Audit.open(self.folder / "audit.jsonl", clock),
@@ -84,11 +90,11 @@ class Scene:
 
     def received(self, *names: str, **said: Any) -> Received:
         """Such a keyring, as from a peer that was accepted."""
-        return Received(Verdict(claims=PEER, policy=DEFAULT.digest, at=NOW), self.keyring(*names, **said))
+        return Received(Verdict(claims=PEER, policy=DEFAULT.digest, at=NOW), self.keyring(*names, **said), GIVEN_BY)
 
     def holds_record_of(self, keyring: Keyring) -> bytes:
         """Put the keyring's record into the store."""
-        self.store.record = seal_keyring(keyring, self.platform, now=NOW)
+        self.store.record = seal_keyring(keyring, self.platform, Owner(self.instance.members.own), now=NOW)
         return self.store.record
 
     def stored(self) -> Keyring:

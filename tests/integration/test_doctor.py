@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.keyrings import MEMBER, OWNER
 from tests.fakes.machines import set_microcode
 from tests.fakes.processes import Ended, Machine, Machines, key_proof, rkeyserver
 
@@ -235,8 +236,8 @@ def identity_of(machine: Machine) -> str:
 def test_a_policy_that_does_not_accept_this_machine(pair: Pair) -> None:
     machine = pair.backup
     shown = policy_of(pair.host, mrsigner=json.dumps(["ab" * 32]))
-    with contextlib.closing(Keyring.mint(now=int(time.time()), policy=shown)) as keyring:
-        machine.keystore.write_bytes(seal_keyring(keyring, machine.platform(), now=int(time.time())))
+    with contextlib.closing(Keyring.mint(primary=MEMBER, now=int(time.time()), policy=shown)) as keyring:
+        machine.keystore.write_bytes(seal_keyring(keyring, machine.platform(), OWNER, now=int(time.time())))
     found = examine(machine)
     assert (found.status, found.of("opens")["state"]) == (UNAVAILABLE, "good")
     assert "MRSIGNER is" in found.of("accepted")["found"]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.fakes.keyrings import keyring_of
+from tests.fakes.keyrings import OWNER, keyring_of
 from tests.fakes.processes import Ended, Machine, Machines, key_proof, reserve, wait_for_end_of
 
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Rejected, Unavailable
@@ -140,7 +140,7 @@ def test_domain_option_adopts_that_very_one_and_keeps_what_was_there(machines: M
 def stored(machine: Machine, *names: str, sequence: int) -> None:
     """Give a machine that does not run a record of one domain, with root keys of these names."""
     with contextlib.closing(keyring_of(names, sequence=sequence, policy=machine.new_policy().text)) as keyring:
-        machine.keystore.write_bytes(seal_keyring(keyring, machine.platform(), now=1))
+        machine.keystore.write_bytes(seal_keyring(keyring, machine.platform(), OWNER, now=1))
     machine.keystore.chmod(0o600)
 
 

@@ -24,6 +24,7 @@ import msgspec
 import pytest
 from tests.fakes import stranger
 from tests.fakes.flavours import VERIFY, policy_of, processes_in
+from tests.fakes.keyrings import MEMBER, OWNER
 from tests.fakes.machines import set_microcode
 from tests.fakes.processes import DEADLINE, ROOT, Machine, Machines, key_proof
 from tests.sgx.machines import SgxMachine
@@ -98,6 +99,9 @@ def asking(host: Machine) -> Asking:
         instance=secrets.token_bytes(16),
         held=None,
         admins=None,
+        member=MEMBER,
+        address="",
+        holds=None,
     )
 
 
@@ -332,9 +336,9 @@ def test_a_refused_join_prints_the_line_that_would_enrol_it(machines: Machines) 
     own = platform.attester_identity().machine
     policy = host.new_policy().text
     with contextlib.closing(
-        Keyring.mint(now=1, policy=policy.replace('machines = "any"', f'machines = ["{own}"]'))
+        Keyring.mint(primary=MEMBER, now=1, policy=policy.replace('machines = "any"', f'machines = ["{own}"]'))
     ) as keyring:
-        host.keystore.write_bytes(seal_keyring(keyring, platform, now=1))
+        host.keystore.write_bytes(seal_keyring(keyring, platform, OWNER, now=1))
     host.keystore.chmod(0o600)
     running = host.start()
     for _ in range(2):

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.flavours import machine_of
+from tests.fakes.keyrings import MEMBER, OWNER
 from tests.fakes.policy_writer import opened_instance
 from tests.fakes.processes import ROOT
 from tests.fakes.signing import HERE, PEER, change_of, policy_text
@@ -24,6 +25,7 @@ from rkeyserver.errors import EXIT_OK, Reason, Rejected
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.service.authority import Authority
+from rkeyserver.service.steward import Steward
 
 SHARDS = 2
 
@@ -49,8 +51,8 @@ class Before:
             "admins": ["alice"],
         }
         old, new = policy_text(machine, PEER, HERE, **said), policy_text(machine, HERE, **said)
-        with contextlib.closing(Keyring.mint(now=1, policy=old)) as keyring:
-            (folder / "store" / "rkey.bin").write_bytes(seal_keyring(keyring, platform, now=1))
+        with contextlib.closing(Keyring.mint(primary=MEMBER, now=1, policy=old)) as keyring:
+            (folder / "store" / "rkey.bin").write_bytes(seal_keyring(keyring, platform, OWNER, now=1))
             (folder / "change.json").write_text(change_of(keyring.header, new, "alice").text())
         return cls(folder, kind, old, new)
 
@@ -75,10 +77,10 @@ class Before:
             if state == "new":
                 assert '"event":"policy","verdict":"accepted"' in lines, "in force, and not on record"
                 with pytest.raises(Rejected) as raised:
-                    asyncio.run(Authority(instance).apply(document, owner=False))
+                    asyncio.run(Authority(Steward(instance)).apply(document, owner=False))
                 assert raised.value.reason is Reason.NOT_THE_NEXT_CHANGE
             else:
-                assert asyncio.run(Authority(instance).apply(document, owner=False)).change == 1
+                assert asyncio.run(Authority(Steward(instance)).apply(document, owner=False)).change == 1
             assert [path for path in (self.folder / "store").iterdir() if ".new~" in path.name] == []
         return state
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from tests.fakes.application import entry, provision
 from tests.fakes.claims import NOW, document, table
-from tests.fakes.keyrings import id_of, keyring_bytes, keyring_of
+from tests.fakes.keyrings import MEMBER, OWNER, id_of, keyring_bytes, keyring_of
 from tests.fakes.machines import HostTime, machine
 from tests.fakes.platform import FakePlatform
 from tests.vectors import intel
@@ -125,9 +125,9 @@ def keyrings() -> list[bytes]:
 def records() -> list[bytes]:
     with contextlib.closing(keyring_of(KEYS, secret=SECRET)) as keyring:
         return [
-            seal_keyring(keyring, FakePlatform(), now=NOW),
-            seal_keyring(keyring, FakePlatform(), now=NOW, recovery=recovery()),
-            seal_keyring(keyring, platform(), now=NOW),
+            seal_keyring(keyring, FakePlatform(), OWNER, now=NOW),
+            seal_keyring(keyring, FakePlatform(), OWNER, now=NOW, recovery=recovery()),
+            seal_keyring(keyring, platform(), OWNER, now=NOW),
         ]
 
 
@@ -184,6 +184,9 @@ def parties() -> tuple[Granter, Greeting, RecoveryAsking]:
         instance=b"b" * 16,
         held=None,
         admins=None,
+        member=MEMBER,
+        address="",
+        holds=None,
     )
     data = records()[1]
     recovering = RecoveryAsking.begin(data, record.parse(data), attester=platform(), random=os.urandom, now=NOW)
@@ -193,7 +196,7 @@ def parties() -> tuple[Granter, Greeting, RecoveryAsking]:
 async def granted(granter: Granter, request: bytes) -> bytes:
     with contextlib.closing(keyring_of(KEYS, secret=SECRET, policy=policy().text)) as keyring:
         proved = await granter.prove(request, policy())
-        return granter.grant(granter.seal(granter.appraise(proved, policy()), keyring))
+        return granter.grant(granter.seal(granter.appraise(proved, policy()), keyring, OWNER))
 
 
 async def check(request: bytes) -> Checked:

@@ -16,6 +16,7 @@ from unittest import mock
 
 import msgspec
 from tests.fakes.claims import CLAIMS, NOW
+from tests.fakes.hints import hint_at
 from tests.fakes.keyrings import id_of, secret_of
 from tests.fakes.platform import FakePlatform
 from tests.fakes.store import MemoryKeystore
@@ -93,7 +94,7 @@ from rkeyserver.platforms.simulated import image, keys, processor
 from rkeyserver.platforms.simulated.platform import PROVISIONED_FILE
 from rkeyserver.sealing import record, shares
 from rkeyserver.sealing.recovery import MAX_SEALED_SHARE, RecoveryShare, encode_slot, fingerprint, parse_slot
-from rkeyserver.service import audit, frames, given, ops, routes, sharing, sharing_messages, verification, worker
+from rkeyserver.service import audit, frames, given, hints, ops, sharing, sharing_messages, verification, worker
 from rkeyserver.service import contribute as service_contribute
 from rkeyserver.service.adopt import Opened, Unopenable, look
 from rkeyserver.tokens import check_token, digest, token_of
@@ -420,7 +421,7 @@ target(
     Misuse,
 )
 target("Host header", lambda: [b"127.0.0.1:9888", b"localhost"], lambda data: ops.is_own(data.decode("latin-1"), "own"))
-target("hint", lambda: [msgspec.json.encode(routes.Hint(id_of(SECRET), 1, 2))], routes.parse_hint)
+target("hint", lambda: [msgspec.json.encode(hint_at(2))], hints.parse_hint)
 target(
     "progress of a recovery",
     lambda: [b'{"shares":1,"threshold":2}'],

@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, initialize, invariant, multiple, rule
 from tests.fakes.claims import document, table
+from tests.fakes.keyrings import MEMBER, OWNER
 from tests.fakes.sealer import FakeSealer
 
 from rkeyserver.appraisal.narrowing import narrows
@@ -22,6 +23,7 @@ from rkeyserver.appraisal.policy import parse_policy
 from rkeyserver.errors import Reason, Rejected
 from rkeyserver.exchange.hpke import OneTimeKey, seal
 from rkeyserver.keyring.derived import derive
+from rkeyserver.keyring.generations import GenerationState
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import open_keyring, seal_keyring
 from rkeyserver.keyring.wrapping import rewrap, unwrap, wrap
@@ -59,7 +61,7 @@ class Domain(RuleBasedStateMachine):
     @initialize()
     def found(self) -> None:
         self.floor = FLOORS[0]
-        self.machines = [Keyring.mint(now=NOW, policy=policy(self.floor))]
+        self.machines = [Keyring.mint(primary=MEMBER, now=NOW, policy=policy(self.floor))]
 
     def teardown(self) -> None:
         for machine in getattr(self, "machines", []):
@@ -88,7 +90,7 @@ class Domain(RuleBasedStateMachine):
     @rule(number=st.integers(0, MOST_MACHINES))
     def restart(self, number: int) -> None:
         old, sealer = self.at(number), FakeSealer()
-        again = open_keyring(parse(seal_keyring(old, sealer, now=NOW)), sealer)
+        again = open_keyring(parse(seal_keyring(old, sealer, OWNER, now=NOW)), sealer)
         self.machines[self.machines.index(old)] = again
         old.close()
 
@@ -102,7 +104,9 @@ class Domain(RuleBasedStateMachine):
     def change_policy(self, floor: int) -> None:
         old = self.machines[0]
         narrowed = narrows(parse_policy(policy(self.floor)), parse_policy(policy(floor)))
-        self.machines[0] = old.changed(policy=policy(floor), changes=[], rotate=bool(narrowed), now=NOW)
+        self.machines[0] = old.changed(
+            policy=policy(floor), changes=[], add=GenerationState.CURRENT if narrowed else None, now=NOW
+        )
         assert (self.machines[0].current.id != old.current.id) == (floor > self.floor)
         self.floor = floor
         old.close()

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from tests.fakes.keyrings import MEMBER
 
 from rkeyserver.errors import Corrupt
 from rkeyserver.keyring.derivation import derive_into
@@ -12,7 +13,7 @@ from rkeyserver.secret import SecretBytes, copy_secret
 
 @pytest.fixture
 def keyring() -> Iterator[Keyring]:
-    made = Keyring.mint(now=1_000, policy="version = 1\n")
+    made = Keyring.mint(primary=MEMBER, now=1_000, policy="version = 1\n")
     yield made
     made.close()
 
@@ -46,7 +47,7 @@ def test_a_minted_keyring_survives_its_bytes(keyring: Keyring) -> None:
 
 
 def test_two_mints_share_nothing(keyring: Keyring) -> None:
-    other = Keyring.mint(now=1_000, policy="version = 1\n")
+    other = Keyring.mint(primary=MEMBER, now=1_000, policy="version = 1\n")
     assert other.domain != keyring.domain
     assert other.generation_ids != keyring.generation_ids
     assert not other.same_as(keyring)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fakes.keyrings import MEMBER, OWNER
 from tests.fakes.sealer import FakeSealer
 
 from rkeyserver.errors import Corrupt
@@ -15,31 +16,31 @@ from rkeyserver.keyring.sealed import open_keyring, seal_keyring, set_aside_name
 from rkeyserver.sealing import record
 
 HERE = FakeSealer()
-_ONE = Keyring.mint(now=1_000, policy="version = 1\n")
-_SEALED = seal_keyring(_ONE, HERE, now=2_000)
+_ONE = Keyring.mint(primary=MEMBER, now=1_000, policy="version = 1\n")
+_SEALED = seal_keyring(_ONE, HERE, OWNER, now=2_000)
 
 
 @pytest.fixture
 def keyring() -> Iterator[Keyring]:
-    made = Keyring.mint(now=1_000, policy="version = 1\n")
+    made = Keyring.mint(primary=MEMBER, now=1_000, policy="version = 1\n")
     yield made
     made.close()
 
 
 def test_a_record_opens_where_it_was_sealed(keyring: Keyring) -> None:
-    sealed = seal_keyring(keyring, HERE, now=2_000)
+    sealed = seal_keyring(keyring, HERE, OWNER, now=2_000)
     opened = open_keyring(record.parse(sealed), HERE)
     assert opened.same_as(keyring)
 
 
 def test_no_two_records_of_one_keyring_are_alike(keyring: Keyring) -> None:
-    one, other = (record.parse(seal_keyring(keyring, HERE, now=2_000)) for _ in range(2))
+    one, other = (record.parse(seal_keyring(keyring, HERE, OWNER, now=2_000)) for _ in range(2))
     assert one.ciphertext != other.ciphertext
     assert one.header.slot.wrapped != other.header.slot.wrapped
 
 
 def test_the_header_reads_without_a_key_and_holds_none(keyring: Keyring) -> None:
-    sealed = seal_keyring(keyring, HERE, now=2_000)
+    sealed = seal_keyring(keyring, HERE, OWNER, now=2_000)
     header = json.loads(sealed.split(b"\n")[1])
     assert header["domain"] == keyring.domain
     assert header["generations"] == list(keyring.generation_ids)
@@ -128,7 +129,7 @@ def test_no_changed_byte_opens(position: int, difference: int) -> None:
 
 
 def test_a_header_that_its_own_owner_sealed_wrongly_is_found(keyring: Keyring) -> None:
-    contents = record.Contents(domain="00" * 16, generations=keyring.generation_ids, epoch=0, sequence=1, written=0)
+    contents = record.Contents("00" * 16, keyring.generation_ids, 0, 1, 0, MEMBER, ())
     sealed = record.seal(contents, keyring.view, HERE)
     with pytest.raises(Corrupt, match="the keyring in it"):
         open_keyring(record.parse(sealed), HERE)

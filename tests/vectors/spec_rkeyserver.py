@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tests.fakes.keyrings import MEMBER, OWNER
 
 from rkeyserver import secret
 from rkeyserver.appraisal import change, succession
@@ -36,7 +37,8 @@ from rkeyserver.exchange.standby import Asking, Greeting, Requesting
 from rkeyserver.framing import framed
 from rkeyserver.keyring import wrapping
 from rkeyserver.keyring.derivation import derive_into, domain_id, generation_id
-from rkeyserver.keyring.keyring import Generation, GenerationState, Keyring, KeyringHeader
+from rkeyserver.keyring.generations import Generation, GenerationState
+from rkeyserver.keyring.keyring import Keyring, KeyringHeader
 from rkeyserver.keyring.sealed import open_keyring
 from rkeyserver.platforms.simulated import anchor, image, keys, processor, quoting
 from rkeyserver.sealing import record, recovery, wrap
@@ -55,6 +57,7 @@ MESSAGES: Final[dict[str, type[messages.Message]]] = {
     "request-claims": messages.RequestClaims,
     "request": messages.Request,
     "grant-claims": messages.GrantClaims,
+    "members": messages.Members,
     "grant": messages.Grant,
     "recovery-request-claims": messages.RecoveryRequestClaims,
     "recovery-request": messages.RecoveryRequest,
@@ -120,8 +123,10 @@ def unhex(value: Any) -> Any:
     return value
 
 
-def message_of(case: Json) -> messages.Message:
+def message_of(case: Json) -> Any:
     fields = {name: unhex(value) for name, value in case["fields"].items()}
+    if case["message"] == "known-member":
+        return record.KnownMember(**fields)
     return MESSAGES[case["message"]](**fields)
 
 
@@ -240,7 +245,7 @@ def derive(case: Json) -> str:
 
 def mint(case: Json) -> str:
     with randomness(bytes.fromhex(case["domain_secret"] + case["root_key"])):
-        keyring = Keyring.mint(now=case["now"], policy=case["policy"])
+        keyring = Keyring.mint(primary=case["primary"], now=case["now"], policy=case["policy"])
     try:
         return keyring.view.hex()
     finally:
@@ -256,6 +261,7 @@ def keyring_bytes(case: Json) -> str:
         domain=domain,
         epoch=case["epoch"],
         sequence=case["sequence"],
+        primary=case["primary"],
         generations=[
             Generation(
                 id=generation_id(memoryview(key), domain), created=one["created"], state=GenerationState(one["state"])
@@ -339,7 +345,13 @@ def unwrap_key(case: Json) -> str:
 
 def seal_record(case: Json) -> str:
     contents = record.Contents(
-        case["domain"], tuple(case["generations"]), case["epoch"], case["sequence"], case["written"]
+        case["domain"],
+        tuple(case["generations"]),
+        case["epoch"],
+        case["sequence"],
+        case["written"],
+        case["member"],
+        tuple(msgspec.convert(case["members"], list[record.KnownMember])),
     )
     with (
         randomness(bytes.fromhex(case["record_key"]), bytes.fromhex(case["salt"])),
@@ -484,7 +496,9 @@ def primary(case: Json) -> str:
     try:
         for _ in range(1 + case.get("sent_before", 0)):
             proved = asyncio.run(granter.prove(request, policy))
-        grant = messages.decode(granter.grant(granter.seal(granter.appraise(proved, policy), keyring)), messages.Grant)
+        grant = messages.decode(
+            granter.grant(granter.seal(granter.appraise(proved, policy), keyring, OWNER)), messages.Grant
+        )
     finally:
         granter.close()
         keyring.close()
@@ -502,6 +516,9 @@ def _asking(case: Json) -> Asking:
         instance=bytes.fromhex(case["standby_instance"]),
         held=None,
         admins=None,
+        member=MEMBER,
+        address="",
+        holds=None,
     )
 
 

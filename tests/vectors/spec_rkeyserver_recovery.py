@@ -42,7 +42,7 @@ def _shares(case: Json) -> list[RecoveryShare]:
 
 def seal_with_recovery(case: Json) -> str:
     contents = record.Contents(
-        case["domain"], tuple(case["generations"]), case["epoch"], case["sequence"], case["written"]
+        case["domain"], tuple(case["generations"]), case["epoch"], case["sequence"], case["written"], case["member"], ()
     )
     given = _shares(case)
     recovery = Recovery(case["threshold"], tuple(one.recipient for one in given), GivenShares(given))

@@ -25,7 +25,7 @@ from rkeyserver.errors import EXIT_STATUS, HTTP_STATUS, Corrupt, Misuse, Reason,
 from rkeyserver.exchange import messages
 from rkeyserver.exchange.attested import Context
 from rkeyserver.exchange.challenges import CHALLENGE_LIFE, MAX_REMEMBERED
-from rkeyserver.keyring import keyring
+from rkeyserver.keyring import generations, keyring
 from rkeyserver.keyring.derivation import Purpose
 from rkeyserver.platforms import sigstruct
 from rkeyserver.platforms.simulated import anchor, keys, processor, quoting, tcb
@@ -47,6 +47,7 @@ from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.local_app import make_local_app
 from rkeyserver.service.ops import make_ops_app
+from rkeyserver.service.steward import Steward
 
 PAGES: Final = sorted(SPEC.glob("*.md"))
 Row = tuple[str, ...]
@@ -99,7 +100,7 @@ def test_the_index_names_every_page_and_the_pages_every_vector_file() -> None:
 
 
 def test_routes() -> None:
-    routes = [one for one in app.make_app(cast("Instance", None)).routes if isinstance(one, Route)]
+    routes = [one for one in app.make_app(Steward(cast("Instance", None))).routes if isinstance(one, Route)]
     found = [((one.methods or set()) - {"HEAD"}, one.path) for one in routes]
     rows = [*table("exchange.md", "Routes"), *table("release.md", "Routes of a release")]
     assert found == [({method}, path) for method, path, *_ in rows]
@@ -172,10 +173,12 @@ STRUCTS: Final = {
     "Generation": "generation",
     "AttestedMessage": "AttestedMessage",
     "WantedKey": "WantedKey",
+    "KnownMember": "member",
     "Signature": "signature",
     "AdminsTable": "admins",
 }
 SLOTS: Final = {"PlatformSlot", "RecoverySlot"}
+MAX_ADDRESS: Final = 300
 HEX: Final = {f"^[0-9a-f]{{{2 * size}}}\\Z": f"hex{size}" for size in (16, 32, 64)}
 
 
@@ -201,6 +204,8 @@ def text_form(kind: inspect.StrType) -> tuple[str, str]:
     if "a-z:" in pattern:
         assert (kind.min_length, kind.max_length) == (1, 128)
         return "text", "name"
+    if "a-z.:" in pattern.lower() and kind.max_length == MAX_ADDRESS:
+        return "text", "address"
     if pattern in NAMED:
         return "text", NAMED[pattern]
     return (HEX[pattern], "") if pattern in HEX else ("text", span(kind.min_length, kind.max_length))
@@ -264,7 +269,8 @@ TABLES: Final[dict[str, tuple[type[msgspec.Struct], str, str, int]]] = {
     **{kind.__name__: (kind, page_of(kind), kind.__name__, 0) for kind in MESSAGES},
     "record header": (record.Header, "record.md", "Bytes", 0),
     "keyring header": (keyring.KeyringHeader, "keyring.md", "Bytes", 0),
-    "generation": (keyring.Generation, "keyring.md", "Bytes", 1),
+    "known member": (record.KnownMember, "record.md", "Members", 0),
+    "generation": (generations.Generation, "keyring.md", "Bytes", 1),
     "policy change": (change.PolicyChange, "policy.md", "Changes", 0),
     "signature": (change.Signature, "policy.md", "Changes", 1),
     "link": (change.Link, "policy.md", "Links", 0),
@@ -444,11 +450,11 @@ def test_reasons_of_callers() -> None:
 
 
 def test_every_route_is_described() -> None:
-    authority = Authority(cast("Instance", None))
+    authority = Authority(Steward(cast("Instance", None)))
     apps = {
         "callers": make_local_app(authority),
         "operations": cast("Any", make_ops_app(authority, "localhost")).app,
-        "peers": app.make_app(cast("Instance", None)),
+        "peers": app.make_app(Steward(cast("Instance", None))),
     }
     for name, found in apps.items():
         described = json.loads((SPEC / f"{name}.openapi.json").read_text("utf-8"))["paths"]

@@ -8,7 +8,7 @@ chain of links proves is succession.py's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
 
 import msgspec
@@ -193,12 +193,14 @@ def signers(change: PolicyChange | Link, admins: AdminsTable) -> list[str]:
     link = change.link() if isinstance(change, PolicyChange) else change
     signatures = {one.key: one.signature for one in link.signatures}
     message = link.signed_bytes()
-    return [line for line in admins.keys if _is_by(line, signatures.get(bare(line)), message)]
+    return [line for line in admins.keys if is_signed_by(line, signatures, message)]
 
 
-def _is_by(line: str, signature: str | None, message: bytes) -> bool:
+def is_signed_by(line: str, signatures: Mapping[str, str], message: bytes) -> bool:
+    """Whether the admin of that line has signed `message`. signatures: in hex, by the bare keys."""
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - only where something was signed
 
+    signature = signatures.get(bare(line))
     if signature is None:
         return False
     try:

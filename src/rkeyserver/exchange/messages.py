@@ -15,6 +15,7 @@ from rkeyserver.attestation.evidence import MAX_ENDORSEMENTS, MAX_EVIDENCE, Iden
 from rkeyserver.errors import Reason, Rejected
 from rkeyserver.hex_types import Hex16
 from rkeyserver.keyring.derived import MAX_SIZE, MIN_SIZE
+from rkeyserver.sealing.record import MAX_MEMBERS, KnownMember, MemberAddress
 from rkeyserver.sealing.recovery import MAX_SHARE
 
 PROTOCOL_VERSION: Final = 1
@@ -23,6 +24,7 @@ MAC_SIZE: Final = 32
 KEM_PUBLIC_KEY_SIZE: Final = 1216
 MAX_IDENTITY: Final = 16 * 1024
 MAX_CIPHERTEXT: Final = 256 * 1024 + 2048
+MAX_MEMBERS_SIZE: Final = 512 * 1024
 MAX_CONTRIBUTED: Final = MAX_SHARE + 2048
 MAX_RELEASED: Final = 16  # keys in one release
 MAX_RELEASED_CIPHERTEXT: Final = MAX_RELEASED * MAX_SIZE + 2048
@@ -95,25 +97,45 @@ class RequestClaims(Message, frozen=True, tag="request-claims"):
 
     nonce: the standby's own; kem_public_key: one-time, ML-KEM-768 (1184 bytes) then X25519 (32); credential_mac:
     HMAC-SHA256 under the activated credential, empty where the platform has none; credential: for the primary.
+    member: which instance of the domain it is; address: where it answers, empty for nowhere, and of the connection's
+    own host where it begins with a colon. epoch, sequence, digest: the state of the keyring that it holds durably, as
+    keyring.Place has them; zeros and no digest for none.
     """
 
     nonce: Nonce
     kem_public_key: Annotated[bytes, msgspec.Meta(min_length=KEM_PUBLIC_KEY_SIZE, max_length=KEM_PUBLIC_KEY_SIZE)]
     credential_mac: Annotated[bytes, msgspec.Meta(max_length=MAC_SIZE)]
     credential: Opaque
+    member: Hex16
+    address: MemberAddress
+    epoch: Count
+    sequence: Count
+    digest: Annotated[bytes, msgspec.Meta(max_length=32)]
 
 
 class Grant(Message, frozen=True, tag="grant"):
-    """The keyring for the standby: HPKE encapsulated key and ciphertext, and what vouches for it."""
+    """The keyring for the standby: HPKE encapsulated key and ciphertext, and what vouches for it and for `members`.
+
+    members: a Members, as the granter knows them.
+    """
 
     attested: AttestedMessage
     ciphertext: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_CIPHERTEXT)]
+    members: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_MEMBERS_SIZE)]
+
+
+class Members(Message, frozen=True, tag="members"):
+    """Who answers, and the other instances of the domain that it knows: no secret."""
+
+    member: Hex16
+    members: Annotated[list[KnownMember], msgspec.Meta(max_length=MAX_MEMBERS)]
 
 
 class GrantClaims(Message, frozen=True, tag="grant-claims"):
     """What the primary's evidence covers; nonce: the standby's; credential_answer: to the standby's credential."""
 
-    ciphertext_sha512: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+    ciphertext_sha512: Sha512
+    members_sha512: Sha512
     nonce: Nonce
     credential_answer: Annotated[bytes, msgspec.Meta(max_length=MAC_SIZE)]
 
@@ -225,7 +247,8 @@ MAX_MESSAGE: Final[dict[type[Message], int]] = {
     RequestClaims: 3 * MAX_IDENTITY,
     Request: 6 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS + 3 * MAX_IDENTITY,
     GrantClaims: 1024,
-    Grant: 3 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS + MAX_CIPHERTEXT,
+    Members: MAX_MEMBERS_SIZE,
+    Grant: 3 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS + MAX_CIPHERTEXT + MAX_MEMBERS_SIZE,
     RecoveryRequestClaims: 3 * MAX_IDENTITY,
     RecoveryRequest: 4 * MAX_IDENTITY + MAX_EVIDENCE + MAX_ENDORSEMENTS,
     RecoveryContribution: 2 * MAX_CONTRIBUTED,

@@ -25,9 +25,10 @@ from rkeyserver.errors import Reason, Rejected
 from rkeyserver.exchange import hpke
 from rkeyserver.exchange.attested import Context, Verifier, appraise_self, prove, vouch
 from rkeyserver.exchange.challenges import Challenges, Purpose
-from rkeyserver.exchange.messages import Grant, GrantClaims, Request, RequestClaims, decode, encode
+from rkeyserver.exchange.messages import Grant, GrantClaims, Members, Request, RequestClaims, decode, encode
 from rkeyserver.exchange.mint_statement import state_mint
 from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.sealed import Owner
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Sealed:
 
     accepted: Accepted
     ciphertext: bytes
+    members: bytes
 
 
 class Granter:
@@ -120,12 +122,16 @@ class Granter:
         verdict = appraise(proved.claims, policy, now=proved.now)
         return Accepted(verdict=verdict, request=proved.request, transcript=proved.transcript)
 
-    def seal(self, accepted: Accepted, keyring: Keyring) -> Sealed:
-        """Seal the keyring to the accepted peer.
+    def seal(self, accepted: Accepted, keyring: Keyring, owner: Owner) -> Sealed:
+        """Seal the keyring to the accepted peer. owner: who this is, and whom it knows.
 
         Raises: Rejected(MALFORMED) if the peer's one-time key is none.
         """
-        return Sealed(accepted, hpke.seal(keyring.view, accepted.request.kem_public_key, accepted.transcript))
+        return Sealed(
+            accepted,
+            hpke.seal(keyring.view, accepted.request.kem_public_key, accepted.transcript),
+            encode(Members(member=owner.member, members=list(owner.members))),
+        )
 
     def grant(self, sealed: Sealed) -> bytes:
         """Vouch for what was sealed. Waits where the attester does.
@@ -134,10 +140,13 @@ class Granter:
         """
         accepted, ciphertext = sealed.accepted, sealed.ciphertext
         claims = GrantClaims(
-            ciphertext_sha512=hashlib.sha512(ciphertext).digest(), nonce=accepted.request.nonce, credential_answer=b""
+            ciphertext_sha512=hashlib.sha512(ciphertext).digest(),
+            members_sha512=hashlib.sha512(sealed.members).digest(),
+            nonce=accepted.request.nonce,
+            credential_answer=b"",
         )
         attested = vouch(self._attester, Context.HAND_OVER_GRANT, accepted.transcript, encode(claims))
-        return encode(Grant(attested=attested, ciphertext=ciphertext))
+        return encode(Grant(attested=attested, ciphertext=ciphertext, members=sealed.members))
 
     def state_mint(self, keyring: Keyring) -> bytes:
         """As exchange.mint_statement."""

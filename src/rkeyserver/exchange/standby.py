@@ -25,15 +25,25 @@ from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected
 from rkeyserver.exchange.attested import Context, Verifier, prove, vouch
 from rkeyserver.exchange.challenges import hello_of, read_challenge
 from rkeyserver.exchange.hpke import OneTimeKey
-from rkeyserver.exchange.messages import Grant, GrantClaims, Request, RequestClaims, decode, encode, identity_of
-from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.exchange.messages import (
+    Grant,
+    GrantClaims,
+    Members,
+    Request,
+    RequestClaims,
+    decode,
+    encode,
+    identity_of,
+)
+from rkeyserver.keyring.keyring import Keyring, Place
 
 
 @dataclass(frozen=True)
 class Asking:
     """What an instance asks with: its own attester, verifiers, policy, clock and source of randomness.
 
-    held: the keyring's state that it has already; admins: those it was started with; None for none.
+    held: the keyring's state that it has already; admins: those it was started with; None for none. member: its id in
+    the domain; address: where it answers, as RequestClaims has it; holds: the place of the keyring that it holds.
     """
 
     attester: Attester
@@ -44,6 +54,9 @@ class Asking:
     instance: bytes
     held: Held | None
     admins: AdminsTable | None
+    member: str
+    address: str
+    holds: Place | None
 
 
 def held_of(keyring: Keyring) -> Held:
@@ -54,10 +67,14 @@ def held_of(keyring: Keyring) -> Held:
 
 @dataclass(frozen=True)
 class Received:
-    """A keyring from a primary that this instance's policy accepts; the receiver closes it."""
+    """A keyring from a peer that this instance's policy accepts; the receiver closes it.
+
+    members: who it came from, and whom that instance knows.
+    """
 
     verdict: Verdict
     keyring: Keyring
+    members: Members
 
 
 @dataclass(frozen=True)
@@ -80,7 +97,17 @@ class Greeting:
         asking = self.asking
         body = read_challenge(challenge_bytes, asking.instance)
         key = OneTimeKey()
-        claims = RequestClaims(nonce=asking.random(32), kem_public_key=key.public, credential_mac=b"", credential=b"")
+        claims = RequestClaims(
+            nonce=asking.random(32),
+            kem_public_key=key.public,
+            credential_mac=b"",
+            credential=b"",
+            member=asking.member,
+            address=asking.address,
+            epoch=0 if asking.holds is None else asking.holds.epoch,
+            sequence=0 if asking.holds is None else asking.holds.sequence,
+            digest=b"" if asking.holds is None else bytes.fromhex(asking.holds.digest),
+        )
         attested = vouch(
             asking.attester,
             Context.HAND_OVER_REQUEST,
@@ -132,6 +159,9 @@ class Requesting:
             raise Rejected(Reason.NOT_BOUND, "The grant answers another request.")
         if not hmac.compare_digest(claims.ciphertext_sha512, hashlib.sha512(grant.ciphertext).digest()):
             raise Rejected(Reason.NOT_BOUND, "The primary did not vouch for this ciphertext.")
+        if not hmac.compare_digest(claims.members_sha512, hashlib.sha512(grant.members).digest()):
+            raise Rejected(Reason.NOT_BOUND, "The primary did not vouch for these members.")
+        members = decode(grant.members, Members)
         if claims.credential_answer:
             raise Rejected(Reason.MALFORMED, "The grant answers a credential; none was given.")
         secret = self._key.open(grant.ciphertext, self.transcript)
@@ -146,7 +176,7 @@ class Requesting:
         except Rejected:
             keyring.close()
             raise
-        return Received(verdict=verdict, keyring=keyring)
+        return Received(verdict=verdict, keyring=keyring, members=members)
 
 
 def _check_policy(keyring: Keyring, verdict: Verdict, asking: Asking, now: int) -> None:

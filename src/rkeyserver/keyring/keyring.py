@@ -3,7 +3,7 @@
 Its bytes are what is sealed and what is handed over (docs/spec/keyring.md):
 
     header length, 32-bit big-endian
-    header, canonical JSON: version, domain id, epoch, sequence, generations, policy, changes
+    header, canonical JSON: version, domain id, epoch, sequence, primary, generations, policy, changes
     domain secret, 32 bytes
     one root key of 32 bytes for each generation, in the header's order
 
@@ -12,15 +12,17 @@ Keys are used where they lie: every one is a view into these bytes, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from enum import StrEnum
-from typing import Annotated, Final, Literal, Self
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 import msgspec
 
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected
 from rkeyserver.hex_types import Hex16
+from rkeyserver.keyring import generations
 from rkeyserver.keyring.derivation import KEY_SIZE, domain_id, generation_id
+from rkeyserver.keyring.generations import Count, Generation, GenerationState
 from rkeyserver.secret import MemoryKind, SecretBytes, copy_secret
 
 _LENGTH_SIZE: Final = 4
@@ -29,27 +31,24 @@ _MAX_POLICY: Final = 128 * 1024
 _MAX_CHANGES: Final = 256
 MAX_GENERATIONS: Final = 1024
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
+class Place(NamedTuple):
+    """Which of two states of a domain is the later one: the one whose place is higher, in this order of fields.
 
-class GenerationState(StrEnum):
-    """What a generation is for: wrapping new secrets, or only reading old ones."""
+    digest: SHA-256 of the keyring's header, hex. It tells two states apart that one primary made twice, after its
+    record was rolled back, and decides between them.
+    """
 
-    CURRENT = "current"
-    READABLE = "readable"
-
-
-class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One root key by its public id; created: seconds since 1970."""
-
-    id: Hex16
-    created: Count
-    state: GenerationState
+    epoch: int
+    sequence: int
+    primary: str
+    digest: str
 
 
 class KeyringHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything in a keyring that is no key.
 
+    primary: the member that made this state, and may make the next one.
     policy: the domain's policy document, as text; changes: the changes that led to it, as text, oldest first. What
     they say is for the appraisal to read.
     """
@@ -58,6 +57,7 @@ class KeyringHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     domain: Hex16
     epoch: Count
     sequence: Count
+    primary: Hex16
     generations: Annotated[list[Generation], msgspec.Meta(min_length=1, max_length=MAX_GENERATIONS)]
     policy: Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_POLICY)]
     changes: Annotated[list[Annotated[str, msgspec.Meta(min_length=1)]], msgspec.Meta(max_length=_MAX_CHANGES)]
@@ -74,11 +74,11 @@ class Keyring:
         self._keys_at = keys_at
 
     @classmethod
-    def mint(cls, *, now: int, policy: str) -> Self:
+    def mint(cls, *, now: int, policy: str, primary: str) -> Self:
         """Make a new domain with one generation.
 
-        Only a primary started on an empty keystore may: design invariant 1. now: seconds since 1970.
-        Raises: Misuse for a policy so long that the keyring could not be read again.
+        Only a primary started on an empty keystore may: design invariant 1. now: seconds since 1970; primary: the
+        member that makes it. Raises: Misuse for a policy so long that the keyring could not be read again.
         """
         with SecretBytes.random(2 * KEY_SIZE) as keys:
             domain = domain_id(keys.view[:KEY_SIZE])
@@ -86,7 +86,14 @@ class Keyring:
                 id=generation_id(keys.view[KEY_SIZE:], domain), created=now, state=GenerationState.CURRENT
             )
             header = KeyringHeader(
-                version=1, domain=domain, epoch=0, sequence=1, generations=[first], policy=policy, changes=[]
+                version=1,
+                domain=domain,
+                epoch=0,
+                sequence=1,
+                primary=primary,
+                generations=[first],
+                policy=policy,
+                changes=[],
             )
             return cls._of(header, [keys.view])
 
@@ -111,26 +118,91 @@ class Keyring:
             at += len(one)
         return cls(secret, header, keys_at)
 
-    def changed(self, *, policy: str, changes: Sequence[str], rotate: bool, now: int) -> Self:
-        """The next state of this keyring: with another policy, and with `rotate` a new current generation.
+    # The next states. Only a primary makes them (design.md, "Words"); each leaves this keyring as it is, and raises
+    # Misuse if the new one would not fit. now: seconds since 1970.
 
-        Only a primary may (design.md, "Words"). now: seconds since 1970. This keyring stays as it is.
-        Raises: Misuse if it would not fit.
+    def changed(self, *, policy: str, changes: Sequence[str], add: GenerationState | None, now: int) -> Self:
+        """With another policy; add: the state of a generation that is added with it, current or pending, or None."""
+        header = msgspec.structs.replace(self.header, policy=policy, changes=list(changes))
+        return self._next(header) if add is None else self._with_generation(header, add, now)
+
+    def rotated(self, *, add: GenerationState, now: int) -> Self:
+        """With a new generation. add: pending, or current where nobody else can have it yet."""
+        return self._with_generation(self.header, add, now)
+
+    def activated(self) -> Self:
+        """With the pending generation as the current one: it is elsewhere too."""
+        return self._next(self._with(generations.activated(self.header.generations)))
+
+    def retired(self, generation: str) -> Self:
+        """With a readable generation that is not read any more.
+
+        Raises: Misuse for one that is in another state; Rejected(NO_SUCH_GENERATION).
         """
-        generations = self.header.generations
-        with SecretBytes.random(KEY_SIZE) as key:
-            if rotate:
-                new = Generation(id=generation_id(key.view, self.domain), created=now, state=GenerationState.CURRENT)
-                old = [msgspec.structs.replace(one, state=GenerationState.READABLE) for one in generations]
-                generations = [*old, new]
-            header = msgspec.structs.replace(
-                self.header,
-                sequence=self.header.sequence + 1,
-                generations=generations,
-                policy=policy,
-                changes=list(changes),
+        found = self._generation(generation)
+        if found.state is not GenerationState.READABLE:
+            raise Misuse(
+                f"Generation {found.id} is {found.state}; only a readable one is retired.",
+                advice="Rotate first, so that another one is current."
+                if found.state is GenerationState.CURRENT
+                else "",
             )
-            return self._of(header, [self._secret.view[self._keys_at :], *([key.view] if rotate else [])])
+        return self._next(self._with(generations.retired(self.header.generations, found.id)))
+
+    def promoted(self, primary: str, *, at_least: int = 0) -> Self:
+        """In the next epoch, whose changes are that member's; at_least: the lowest epoch that it may be."""
+        epoch = max(self.header.epoch + 1, at_least)
+        return self._next(msgspec.structs.replace(self.header, epoch=epoch, primary=primary))
+
+    def merged(
+        self, other: Keyring, primary: str, *, policy: str, changes: Sequence[str], rotate: bool, now: int
+    ) -> Self:
+        """Reunion: with the generations of another state of this domain, which went apart from it.
+
+        What wraps is that of the later of the two; the result is later than both. rotate: with a pending generation
+        more, for the policy that was taken over accepts less.
+        """
+        leading, following = (self, other) if self.place > other.place else (other, self)
+        both = generations.merged(leading.header.generations, following.header.generations)
+        header = msgspec.structs.replace(
+            self.header,
+            epoch=leading.header.epoch,
+            sequence=max(self.header.sequence, other.header.sequence) + 1,
+            primary=primary,
+            generations=both,
+            policy=policy,
+            changes=list(changes),
+        )
+        source = {one: keyring for keyring in (other, self) for one in keyring.generation_ids}
+
+        def key_of(generation: str) -> memoryview:
+            return source[generation].root_key(generation)
+
+        if not rotate:
+            return self._of(header, self._keys(header, key_of))
+        with SecretBytes.random(KEY_SIZE) as key:
+            new = Generation(id=generation_id(key.view, self.domain), created=now, state=GenerationState.PENDING)
+            more = msgspec.structs.replace(header, generations=generations.with_pending(both, new))
+            return self._of(more, [*self._keys(header, key_of), key.view])
+
+    def _keys(self, header: KeyringHeader, key_of: Callable[[str], memoryview]) -> list[memoryview]:
+        return [self._key(0), *(key_of(one.id) for one in header.generations)]
+
+    def _with(self, changed: list[Generation]) -> KeyringHeader:
+        return msgspec.structs.replace(self.header, generations=changed)
+
+    def _next(self, header: KeyringHeader) -> Self:
+        header = msgspec.structs.replace(header, sequence=self.header.sequence + 1)
+        return self._of(header, [self._secret.view[self._keys_at :]])
+
+    def _with_generation(self, header: KeyringHeader, add: GenerationState, now: int) -> Self:
+        place = generations.with_current if add is GenerationState.CURRENT else generations.with_pending
+        with SecretBytes.random(KEY_SIZE) as key:
+            new = Generation(id=generation_id(key.view, self.domain), created=now, state=add)
+            header = msgspec.structs.replace(
+                header, sequence=self.header.sequence + 1, generations=place(header.generations, new)
+            )
+            return self._of(header, [self._secret.view[self._keys_at :], key.view])
 
     @classmethod
     def parse(cls, secret: SecretBytes) -> Self:
@@ -175,9 +247,10 @@ class Keyring:
                 raise Corrupt(f"The keyring says generation {generation.id}; its key is that of {found}.")
         if len({generation.id for generation in self.header.generations}) != len(self.header.generations):
             raise Corrupt("The keyring names a generation twice.")
-        current = [one for one in self.header.generations if one.state is GenerationState.CURRENT]
-        if len(current) != 1:
-            raise Corrupt(f"The keyring has {len(current)} current generations; one is wanted.")
+        for state, most in ((GenerationState.CURRENT, 1), (GenerationState.PENDING, 1)):
+            number = sum(one.state is state for one in self.header.generations)
+            if number > most or (not number and state is GenerationState.CURRENT):
+                raise Corrupt(f"The keyring has {number} {state} generations; one is wanted.")
 
     def _key(self, index: int) -> memoryview:
         start = self._keys_at + KEY_SIZE * index
@@ -197,6 +270,18 @@ class Keyring:
     def current(self) -> Generation:
         """The generation that new secrets are wrapped under."""
         return next(one for one in self.header.generations if one.state is GenerationState.CURRENT)
+
+    @property
+    def pending(self) -> Generation | None:
+        """The generation that is to be current once it is elsewhere too; None if there is none."""
+        return next((one for one in self.header.generations if one.state is GenerationState.PENDING), None)
+
+    @property
+    def place(self) -> Place:
+        """Which state of its domain this is."""
+        header = self.header
+        encoded = self._secret.view[_LENGTH_SIZE : self._keys_at]
+        return Place(header.epoch, header.sequence, header.primary, hashlib.sha256(encoded).hexdigest())
 
     @property
     def view(self) -> memoryview:
@@ -219,20 +304,30 @@ class Keyring:
         raise KeyError(generation)
 
     def generation_named(self, name: str) -> str:
-        """The id of a generation: the "first" one, the "current" one, or the one of that id.
+        """The id of a generation to use: the "first" one, the "current" one, or the one of that id.
 
-        Raises: Rejected(NO_SUCH_GENERATION).
+        Raises: Rejected(NO_SUCH_GENERATION | GENERATION_RETIRED).
         """
         if name == "current":
             return self.current.id
-        found = self.generation_ids[0] if name == "first" else name
-        if found not in self.generation_ids:
+        found = self._generation(self.generation_ids[0] if name == "first" else name)
+        if found.state is GenerationState.RETIRED:
             raise Rejected(
-                Reason.NO_SUCH_GENERATION,
-                f"Domain {self.domain} has no generation {name} here.",
-                advice="It is another domain's, or one that this machine has not heard of yet: ask another machine.",
+                Reason.GENERATION_RETIRED,
+                f"Generation {found.id} of domain {self.domain} was retired: nothing is read or derived with it.",
+                advice="What it had wrapped was to be wrapped anew before: ask who retired it.",
             )
-        return found
+        return found.id
+
+    def _generation(self, name: str) -> Generation:
+        for one in self.header.generations:
+            if one.id == name:
+                return one
+        raise Rejected(
+            Reason.NO_SUCH_GENERATION,
+            f"Domain {self.domain} has no generation {name} here.",
+            advice="It is another domain's, or one that this machine has not heard of yet: ask another machine.",
+        )
 
     def same_as(self, other: Keyring) -> bool:
         """Whether both are the same, byte for byte (in constant time)."""
@@ -241,13 +336,12 @@ class Keyring:
     def extends(self, other: Keyring) -> bool:
         """Whether this one may replace `other`: the very same, or a later one of its domain with all its generations.
 
-        Whether its policy is one to believe is judged apart. Two keyrings of one state that differ are no extensions
-        of each other.
+        Whether its policy is one to believe is judged apart.
         """
         return self.same_as(other) or (
             self.domain == other.domain
             and set(self.generation_ids) >= set(other.generation_ids)
-            and (self.header.epoch, self.header.sequence) > (other.header.epoch, other.header.sequence)
+            and self.place > other.place
         )
 
     def close(self) -> None:

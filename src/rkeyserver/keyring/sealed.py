@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rkeyserver.errors import Corrupt
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.sealing import record
@@ -9,7 +11,17 @@ from rkeyserver.sealing.recovery import Recovery
 from rkeyserver.sealing.sealer import PlatformSealer
 
 
-def seal_keyring(keyring: Keyring, sealer: PlatformSealer, *, now: int, recovery: Recovery | None = None) -> bytes:
+@dataclass(frozen=True)
+class Owner:
+    """Whose a record is: the member's id, and the other members that it knows."""
+
+    member: str
+    members: tuple[record.KnownMember, ...] = ()
+
+
+def seal_keyring(
+    keyring: Keyring, sealer: PlatformSealer, owner: Owner, *, now: int, recovery: Recovery | None = None
+) -> bytes:
     """The keyring as a sealed record for the machine that `sealer` stands for. now: seconds since 1970.
 
     recovery: as the keyring's policy has it; None where it has none.
@@ -21,6 +33,8 @@ def seal_keyring(keyring: Keyring, sealer: PlatformSealer, *, now: int, recovery
         epoch=keyring.header.epoch,
         sequence=keyring.header.sequence,
         written=now,
+        member=owner.member,
+        members=owner.members,
     )
     return record.seal(contents, keyring.view, sealer, recovery)
 

@@ -19,7 +19,7 @@ import msgspec
 
 from rkeyserver.errors import Corrupt
 from rkeyserver.framing import framed
-from rkeyserver.hex_types import Hex16
+from rkeyserver.hex_types import Hex16, Hex32
 from rkeyserver.plain import in_words
 from rkeyserver.sealing.aead import TAG_SIZE, open_once, seal_once
 from rkeyserver.sealing.recovery import Place, Recovery, RecoverySlot, check_slot, open_slot, seal_slot
@@ -28,7 +28,8 @@ from rkeyserver.secret import SecretBytes
 
 _FOLDER: Final = "Is --machine the folder of the right simulated machine?"
 MAGIC: Final = b"rkeyserver-record/v1\n"
-MAX_HEADER: Final = 128 * 1024  # 1024 generations, and 16 recovery recipients with RSA keys of 4096 bits
+MAX_HEADER: Final = 512 * 1024  # 1024 generations, 1024 members, and 16 recovery recipients with RSA keys of 4096 bits
+MAX_MEMBERS: Final = 1024
 RECORD_KEY_SIZE: Final = 32
 
 _COUNT: Final = "a whole number from 0 on"
@@ -39,12 +40,15 @@ _WANTED: Final = {
     "epoch": _COUNT,
     "sequence": _COUNT,
     "written": _COUNT,
+    "member": "32 hexadecimal digits",
+    "members": "a list of at most 1024 members",
     "slots": "a list of one platform slot, and perhaps a recovery slot",
 }
 _FOREIGN_MAGIC: Final = re.compile(rb"rkeyserver-record/[0-9a-z]+\n")
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[0-9a-z:._-]+\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+MemberAddress = Annotated[str, msgspec.Meta(max_length=300, pattern=r"^[0-9A-Za-z.:\[\]_%-]*\Z")]
 
 
 class PlatformSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="platform"):
@@ -60,12 +64,30 @@ class PlatformSlot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_
     wrapped: bytes
 
 
+class KnownMember(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Another instance of the domain, as the owner of a record knows it. No secret.
+
+    machine: the machine that it was proved to run on; address: where it says that it answers, empty for nowhere; epoch,
+    sequence, digest: which state of the keyring it has acknowledged, as keyring.Place has them, 0, 0 and zeros for
+    none; seen: when it was heard of, seconds since 1970.
+    """
+
+    member: Hex16
+    machine: Name
+    address: MemberAddress
+    epoch: Count
+    sequence: Count
+    digest: Hex32
+    seen: Count
+
+
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What can be read of a record without a key.
 
     domain: the domain's id; generations: ids of the root key's generations, oldest first; epoch, sequence: which
-    state of the keyring this is; written: when it was sealed, seconds since 1970; slots: exactly one of a platform,
-    and behind it at most one for recovery.
+    state of the keyring this is; written: when it was sealed, seconds since 1970; member: which instance of the domain
+    the record belongs to; members: the others that it knows; slots: exactly one of a platform, and behind it at most
+    one for recovery.
     """
 
     domain: Hex16
@@ -73,6 +95,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epoch: Count
     sequence: Count
     written: Count
+    member: Hex16
+    members: Annotated[list[KnownMember], msgspec.Meta(max_length=MAX_MEMBERS)]
     slots: Annotated[list[PlatformSlot | RecoverySlot], msgspec.Meta(min_length=1, max_length=2)]
 
     @property
@@ -96,6 +120,8 @@ class Contents:
     epoch: int
     sequence: int
     written: int
+    member: str
+    members: tuple[KnownMember, ...]
 
 
 @dataclass(frozen=True)
@@ -147,6 +173,8 @@ def seal(contents: Contents, plaintext: memoryview, sealer: PlatformSealer, reco
             epoch=contents.epoch,
             sequence=contents.sequence,
             written=contents.written,
+            member=contents.member,
+            members=list(contents.members),
             slots=slots,
         )
         head = MAGIC + msgspec.json.encode(header) + b"\n"

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
@@ -19,7 +20,8 @@ from rkeyserver.exchange.armour import armoured_size
 from rkeyserver.exchange.primary import Proved
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.audit import Line, Peer, reason_of
-from rkeyserver.service.instance import Instance, Recovering, Releases
+from rkeyserver.service.hints import hint_of
+from rkeyserver.service.instance import Instance, Recovering, Releases, Role
 from rkeyserver.service.limits import Shares
 from rkeyserver.service.routes import (
     CONTENT_TYPE,
@@ -30,6 +32,7 @@ from rkeyserver.service.routes import (
     RELEASE_HELLO_PATH,
     RELEASE_PATH,
 )
+from rkeyserver.service.steward import Steward
 from rkeyserver.service.verification import MAX_WAITING
 from rkeyserver.service.vouching import in_its_time
 
@@ -96,8 +99,9 @@ class _Endpoint:
         await response(scope, receive, send)
 
 
-def make_app(instance: Instance) -> Router:
+def make_app(steward: Steward) -> Router:
     """The application of the peers' listener."""
+    instance = steward.instance
     shares = Shares(MAX_SHARE)
 
     async def hello(request: Request) -> Response:
@@ -110,14 +114,14 @@ def make_app(instance: Instance) -> Router:
     async def hand_over(request: Request) -> Response:
         body = await read_body(request, messages.MAX_MESSAGE[messages.Request])
         with shares.of(_address(request)):
-            return Response(await grant(instance, body, _address(request)), media_type=CONTENT_TYPE)
+            return Response(await grant(steward, body, _address(request)), media_type=CONTENT_TYPE)
 
     async def hint(_request: Request) -> Response:
         keyring = instance.keyring
         if keyring is None:
             raise Unavailable(NO_KEYRING)
-        header = keyring.header
-        return JSONResponse({"domain": header.domain, "epoch": header.epoch, "sequence": header.sequence})
+        found = hint_of(keyring, member=instance.members.own, primary=instance.role is Role.PRIMARY)
+        return Response(msgspec.json.encode(found), media_type="application/json")
 
     async def recovery(_request: Request) -> Response:
         return Response(_recovering(instance).request, media_type=CONTENT_TYPE)
@@ -170,11 +174,12 @@ def _releases(instance: Instance) -> Releases:
     return instance.releases
 
 
-async def grant(instance: Instance, request: bytes, address: str) -> bytes:
+async def grant(steward: Steward, request: bytes, address: str) -> bytes:
     """One hand-over: prove, appraise, record, and only then seal the keyring to the peer.
 
     Raises: Rejected, Unavailable. Requests without genuine evidence are counted, not recorded one by one.
     """
+    instance = steward.instance
     keyring, policy = instance.keyring, instance.policy
     if keyring is None or policy is None:
         raise Unavailable(NO_KEYRING)
@@ -187,7 +192,13 @@ async def grant(instance: Instance, request: bytes, address: str) -> bytes:
         raise
     instance.granted += 1
     instance.know(machine)
+    instance.members.asked(proved.request, machine=machine, host=address, now=instance.clock.now())
     log.info("Handed the keyring of domain %s to machine %s at %s.", keyring.domain, machine, address)
+    try:
+        await steward.acknowledged()
+    except RkeyError as error:
+        # What was asked for is answered all the same.
+        log.error("What waited for an acknowledgement still waits. %s", error)  # noqa: TRY400 - no traceback helps
     return answer
 
 
@@ -209,7 +220,7 @@ async def _decide(instance: Instance, keyring: Keyring, policy: Policy, proved: 
     await instance.audit.write(line)
     try:
         _check_held(instance, keyring)
-        sealed = instance.granter.seal(accepted, keyring)
+        sealed = instance.granter.seal(accepted, keyring, instance.members.owner())
         answer = await in_its_time(instance.platform, instance.granter.grant, sealed)
         _check_held(instance, keyring)
     except RkeyError as error:

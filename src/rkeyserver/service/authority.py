@@ -6,7 +6,6 @@ the policy adds a generation, so that whoever is left out has no key that is mad
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from dataclasses import dataclass, field
@@ -23,11 +22,11 @@ from rkeyserver.appraisal.change import (
 )
 from rkeyserver.appraisal.narrowing import narrows, takes_from_users
 from rkeyserver.appraisal.policy import Policy, parse_policy
-from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
+from rkeyserver.errors import Rejected, RkeyError
 from rkeyserver.keyring.keyring import Keyring
-from rkeyserver.keyring.sealed import set_aside_name
 from rkeyserver.service.audit import Line, reason_of
-from rkeyserver.service.instance import Instance, Role, check_recoverable
+from rkeyserver.service.instance import Instance, check_recoverable
+from rkeyserver.service.steward import Steward
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +53,13 @@ class Authority:
     _on_record: digests of signed changes that were refused and recorded; only who may change the policy adds any.
     """
 
-    instance: Instance
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    steward: Steward
     _on_record: set[bytes] = field(default_factory=set, init=False)
+
+    @property
+    def instance(self) -> Instance:
+        """Whose keyring it is."""
+        return self.steward.instance
 
     async def apply(self, document: bytes, *, owner: bool) -> Applied:
         """Judge a change and put it into force.
@@ -64,7 +67,7 @@ class Authority:
         owner: whether it came from the owner of this machine; that counts only where the platform trusts its host.
         Raises: Misuse, Rejected, Unavailable; then nothing has changed.
         """
-        async with self._lock:
+        async with self.steward.lock:
             try:
                 return await self._apply(parse_change(document), owner=owner and self.instance.platform.trusts_host)
             except RkeyError as error:
@@ -73,14 +76,8 @@ class Authority:
 
     async def _apply(self, change: PolicyChange, *, owner: bool) -> Applied:
         instance = self.instance
-        keyring, before = instance.keyring, instance.policy
-        if keyring is None or before is None:
-            raise Unavailable("This instance has no keyring yet.")
-        if instance.role is not Role.PRIMARY:
-            raise Misuse(
-                "This instance is a standby; a policy is changed at the primary.",
-                advice="If the primary is gone for good, restart this one without -i: then it is the primary.",
-            )
+        keyring, before = self.steward.held()
+        self.steward.check_primary(keyring)
         header = keyring.header
         check_next(change, domain=header.domain, policy=header.policy, changes=header.changes)
         after = parse_policy(change.policy)
@@ -96,24 +93,26 @@ class Authority:
                 await instance.audit.write(line.refused(error))
                 self._on_record.add(signed)
             raise
+        await self.steward.listen()
         narrowed = narrows(before, after)
         with instance.erasing(
             keyring.changed(
                 policy=change.policy,
                 changes=appended(header.changes, change, admins=before.admins),
-                rotate=bool(narrowed),
+                add=self.steward.added(after) if narrowed else None,
                 now=instance.clock.now(),
             )
         ) as new:
-            await self._commit(line, keyring, new)
+            await self.steward.put_line(line, keyring, new)
         self._on_record.clear()
+        added = (new.pending or new.current).id if narrowed else None
         applied = Applied(
             domain=new.domain,
             change=change.sequence,
             sequence=new.header.sequence,
             policy=after.digest,
             narrowed=[*narrowed, *takes_from_users(before, after)],
-            generation=new.current.id if narrowed else None,
+            generation=added,
         )
         log.info("Policy change %d of domain %s is in force: policy %s.", change.sequence, new.domain, after.digest)
         if narrowed:
@@ -140,23 +139,3 @@ class Authority:
             policy=digest(change.policy),
             found=f"change {change.sequence}, replaces {change.replaces}, by {', '.join(by) or 'the owner'}",
         )
-
-    async def _commit(self, line: Line, keyring: Keyring, new: Keyring) -> None:
-        instance = self.instance
-        await instance.audit.write(line)
-        try:
-            self._store(keyring, new)
-        except RkeyError as error:
-            # A second line: the first says that it may be, this one that it was not.
-            await instance.audit.write(line.refused(error))
-            raise
-        instance.hold(new)
-
-    def _store(self, keyring: Keyring, new: Keyring) -> None:
-        instance = self.instance
-        if instance.keyring is not keyring:
-            raise Unavailable("The keyring was replaced while this change was recorded.")
-        stored = instance.store.load()
-        if stored is None:
-            raise Unavailable("The record here is gone; nothing is changed until it is back.")
-        instance.store_keyring(new, set_aside_name(stored))

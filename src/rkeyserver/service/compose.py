@@ -19,7 +19,6 @@ from typing import Final
 from rkeyserver.address import Address
 from rkeyserver.appraisal.measured import Measured, parse_measured
 from rkeyserver.appraisal.policy import Policy
-from rkeyserver.appraisal.succession import Held
 from rkeyserver.attestation.evidence import Attester
 from rkeyserver.clock import Clock
 from rkeyserver.config import Config
@@ -27,19 +26,22 @@ from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.exchange.attested import Verifier
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.releaser import Releaser
-from rkeyserver.exchange.standby import Asking
+from rkeyserver.exchange.standby import Asking, held_of
+from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keystore.file import FileKeystore
 from rkeyserver.platforms import registry
 from rkeyserver.platforms.interface import Platform
 from rkeyserver.platforms.registry import SGX, SIMULATED
+from rkeyserver.sealing.record import parse
 from rkeyserver.secret import MemoryKind, SecretBytes, harden_process
-from rkeyserver.service.adopt import Nothing, look
+from rkeyserver.service.adopt import Nothing, Opened, look
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.given import Given
 from rkeyserver.service.held import held_for
-from rkeyserver.service.instance import Instance, Role, no_collateral
+from rkeyserver.service.instance import Instance, no_collateral
 from rkeyserver.service.join import Joiner, start_standby
 from rkeyserver.service.local_socket import local_socket
+from rkeyserver.service.members import Members
 from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOrWithout, WithOwnEndorsements
 from rkeyserver.service.provision import Provisioner
 from rkeyserver.service.recover import Recoverer, look_for_recovery
@@ -50,6 +52,7 @@ from rkeyserver.service.serve import Afterwards, open_sockets, serve
 from rkeyserver.service.sharing import ProcessSharing
 from rkeyserver.service.sharing_inline import InlineSharing
 from rkeyserver.service.start import start_primary
+from rkeyserver.service.steward import Steward
 from rkeyserver.service.surroundings import HOW_TO_HIDE
 from rkeyserver.service.token_listener import TokenListener
 from rkeyserver.service.verification import InlineVerifier, VerifierPool
@@ -154,6 +157,7 @@ class Parts:
     """What an instance is made of; closed when its context ends."""
 
     instance: Instance
+    steward: Steward
     joiner: Joiner
     given: Given
     recoverer: Recoverer
@@ -222,7 +226,6 @@ def assemble(config: Config) -> Iterator[Parts]:
         )
         stack.callback(releaser.close)
         instance = Instance(
-            role=Role.STANDBY if config.hosts else Role.PRIMARY,
             platform=platform,
             store=store,
             audit=audit,
@@ -230,13 +233,16 @@ def assemble(config: Config) -> Iterator[Parts]:
             granter=granter,
             sharing=ProcessSharing() if platform.starts_processes else InlineSharing(),
             say=_say,
+            members=Members(secrets.token_hex(16)),
             started=clock.now(),
             collateral=no_collateral if refresher is None else refresher.status,
         )
         stack.callback(instance.close)
         instance.releases = AttestedRelease(instance, releaser)
 
-        def asking(policy: Policy, held: Held | None) -> Asking:
+        steward = Steward(instance)
+
+        def asking(policy: Policy, held: Keyring | None) -> Asking:
             return Asking(
                 attester=joining,
                 verifiers=verifiers,
@@ -244,13 +250,19 @@ def assemble(config: Config) -> Iterator[Parts]:
                 clock=clock,
                 random=secrets.token_bytes,
                 instance=own_id,
-                held=held,
+                held=None if held is None else held_of(held),
                 admins=given.admins,
+                member=instance.members.own,
+                address=instance.address,
+                holds=None if held is None else held.place,
             )
 
+        joiner = Joiner(config, instance, given, steward, asking, random.random, random.sample)
+        steward.listen = joiner.listen
         yield Parts(
             instance,
-            Joiner(config, instance, given, asking, random.random),
+            steward,
+            joiner,
             given,
             Recoverer(config, instance, secrets.token_bytes, given.admins, given.change, joining),
             refresher,
@@ -323,6 +335,7 @@ async def _live(config: Config, parts: Parts, stack: contextlib.ExitStack) -> No
         await start_standby(config, parts.instance, parts.joiner)
         return
     peers = [stack.enter_context(one) for address in config.listen for one in open_sockets(address)]
+    parts.instance.address = _answers_at(config.listen[0], peers[0])
     ops = [stack.enter_context(one) for one in open_sockets(config.ops, "--ops")]
     warn_of_readers(ops)
     # Where the platform does not trust its host, the host's word on who has connected is worth nothing.
@@ -334,7 +347,14 @@ async def _live(config: Config, parts: Parts, stack: contextlib.ExitStack) -> No
     provisioner = Provisioner(parts.instance, config.provision, parts.instance.platform, parts.quotes, at)
     tokens = TokenListener(parts.instance, config.callers, functools.partial(open_sockets, option="--callers"))
     async with provisioner.running(), tokens.running():
-        await serve(parts.instance, peers, ops, local, begin, ops_name=config.ops.host)
+        await serve(parts.steward, peers, ops, local, begin, ops_name=config.ops.host)
+
+
+def _answers_at(asked: Address, listener: socket.socket) -> str:
+    """Where this instance answers, for its peers: where it listens on every address, the one that they see it at."""
+    port = int(listener.getsockname()[1])
+    host = asked.host if asked.host not in {"0.0.0.0", "::"} else ""  # noqa: S104 - every address
+    return str(Address(host, port)) if host else f":{port}"
 
 
 async def _begin(config: Config, parts: Parts) -> Afterwards | None:
@@ -346,13 +366,15 @@ async def _begin(config: Config, parts: Parts) -> Afterwards | None:
     if config.recover:
         await parts.before_asking()
         await parts.recoverer.run(look_for_recovery(instance))
-        return None
+        return functools.partial(parts.joiner.follow, joined=True)
     with instance.deciding("open"):
         own = look(instance.store, instance.platform)
     if isinstance(own, Nothing):
         await parts.before_minting()
+    elif isinstance(own, Opened):
+        instance.own(parse(own.record).header)
     await start_primary(config, instance, own, parts.given)
-    return None
+    return functools.partial(parts.joiner.follow, joined=True)
 
 
 def run(config: Config) -> None:

@@ -12,7 +12,7 @@ from rkeyserver.errors import RkeyError
 from rkeyserver.service.doctor_changes import Change, Kind, changes
 from rkeyserver.service.doctor_look import HAVE_SIGNED, Look
 from rkeyserver.service.finding import Finding, State, Topic
-from rkeyserver.service.routes import Hint
+from rkeyserver.service.hints import Hint
 
 THE_IMAGE: Final = "the image that opens it now, on this machine"
 
@@ -86,7 +86,7 @@ class Ways:
         says = f"{host} says that it serves domain {heard.hint.domain}, sequence {heard.hint.sequence} (unproved)"
         here = heard.machine is not None and heard.machine == look.own
         way, advice = f"peer {host}", ""
-        ahead = look.header is not None and heard.hint.is_after(look.header)
+        ahead = look.header is not None and heard.hint.is_after_record(look.header)
         if here and (look.opened or heard.hint.domain != look.domain):
             says = f"{host} says that it is this very machine"
             if heard.hint.domain != look.domain or look.refused or look.unbelieved:

@@ -28,14 +28,15 @@ from rkeyserver.exchange.messages import (
     identity_of,
 )
 from rkeyserver.exchange.standby import Asking, Greeting, Received
+from rkeyserver.service.hints import Hint, parse_hint
 from rkeyserver.service.http_client import CONNECT_SECONDS, body_of, client
-from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH, Hint, parse_hint
+from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH
 from rkeyserver.service.vouching import in_its_time
 from rkeyserver.service.why import why
 
 EXCHANGE_SECONDS: Final = 20.0
 MAX_ADDRESSES: Final = 8
-MAX_HINT: Final = 1024
+MAX_HINT: Final = 64 * 1024
 
 
 class _NoAnswer(Exception):

@@ -26,6 +26,7 @@ from rkeyserver.sealing.record import Header, PlatformSlot, parse
 from rkeyserver.sealing.recovery import Recovery, Sharing, fingerprint
 from rkeyserver.secret import MemoryKind, SecretBytes
 from rkeyserver.service.audit import Audit, Line, Peer, reason_of
+from rkeyserver.service.members import Members
 
 MAX_PEERS_SHOWN: Final = 1024
 TOLD: Final = frozenset(
@@ -121,11 +122,12 @@ class TokenListening(Protocol):
 class Instance:
     """State of one server. `keyring` is None until it was opened, minted or received.
 
-    peers: machines that were given the keyring or gave it, and when last. hosts: those that gave it, and so have it;
-    whether one that was given it has stored it, nothing here can tell. collateral: what status() says of it.
+    members: who this is in the domain, and who else there is. peers: machines that were given the keyring or gave it,
+    and when last. hosts: those that gave it, and so have it; of the others only an acknowledgement says so (`members`).
+    stepped_down: whether another primary was met whose state is later, and cannot replace the one here yet. address:
+    where this instance answers its peers. collateral: what status() says of it.
     """
 
-    role: Role
     platform: Platform
     store: Keystore
     audit: Audit
@@ -133,7 +135,10 @@ class Instance:
     granter: Granter
     sharing: Sharing
     say: Callable[[str], None]
+    members: Members
     keyring: Keyring | None = None
+    stepped_down: bool = False
+    address: str = ""
     policy: Policy | None = None
     peers: OrderedDict[str, int] = field(default_factory=OrderedDict)
     hosts: set[str] = field(default_factory=set)
@@ -149,8 +154,19 @@ class Instance:
     released: int = 0
     tokens: TokenListening | None = None
 
+    @property
+    def role(self) -> Role:
+        """Who made the state that is held is primary, and may make the next one; everybody else follows."""
+        mine = self.keyring is not None and self.keyring.header.primary == self.members.own
+        return Role.PRIMARY if mine and not self.stepped_down else Role.STANDBY
+
+    def own(self, header: Header) -> None:
+        """Be the member that a record of this machine says, which has opened."""
+        self.members = Members.of(header)
+
     def hold(self, keyring: Keyring) -> None:
         """Serve `keyring` from now on; the one before is erased."""
+        self.stepped_down = False
         policy = parse_policy(keyring.header.policy)
         before, self.keyring, self.policy = self.keyring, keyring, policy
         if before is not None and before is not keyring:
@@ -182,9 +198,19 @@ class Instance:
         encrypted to a recipient of the policy.
         """
         recovery = self._recovery_of(keyring)
-        sealed = seal_keyring(keyring, self.platform, now=self.clock.now(), recovery=recovery)
+        owner = self.members.owner()
+        sealed = seal_keyring(keyring, self.platform, owner, now=self.clock.now(), recovery=recovery)
+        self.members.unsaved = False
         if self.store.replace(sealed, keep_as):
             self.say(REPLACED)
+
+    def save_members(self) -> None:
+        """Store what is known of the other members, where the record does not say it yet.
+
+        Raises: Unavailable.
+        """
+        if self.members.unsaved and self.keyring is not None:
+            self.store_keyring(self.keyring, None)
 
     def _recovery_of(self, keyring: Keyring) -> Recovery | None:
         table = parse_policy(keyring.header.policy).recovery
@@ -207,7 +233,7 @@ class Instance:
             raise
 
     def received(self, received: Received, peer: Peer, keep_as: str | None) -> None:
-        """Record, store and hold a keyring from a peer; only then say so."""
+        """Record, store and hold a keyring from a peer; only then say so. One that is held already is only recorded."""
         keyring = received.keyring
         self.audit.write_now(
             Line(
@@ -219,15 +245,20 @@ class Instance:
                 policy=received.verdict.policy,
             )
         )
+        self.know_host(received, peer.address)
+        if self.keyring is not None and self.keyring.same_as(keyring):
+            keyring.close()
+            return
         self.store_keyring(keyring, keep_as)
-        self.know_host(received)
         self.hold(keyring)
         announce.info(RECEIVED)
 
-    def know_host(self, received: Received) -> None:
-        """Remember the machine that a keyring came from: it has it."""
-        self.know(received.verdict.claims.ppid)
-        self.hosts.add(received.verdict.claims.ppid)
+    def know_host(self, received: Received, address: str) -> None:
+        """Remember where a keyring came from: there it is, and the members that are known there."""
+        machine = received.verdict.claims.ppid
+        self.know(machine)
+        self.hosts.add(machine)
+        self.members.gave(received, machine=machine, address=address, now=self.clock.now())
 
     def know(self, machine: str) -> None:
         """Remember a machine that the keyring went to or came from."""
@@ -262,6 +293,8 @@ class Instance:
         return {
             "version": __version__,
             "role": str(self.role),
+            "member": self.members.own,
+            "primary": None if keyring is None else keyring.header.primary,
             "domain": None if keyring is None else keyring.domain,
             "epoch": None if keyring is None else keyring.header.epoch,
             "sequence": None if keyring is None else keyring.header.sequence,
@@ -283,6 +316,18 @@ class Instance:
             "hand_overs": self.granted,
             "released": self.released,
             "refused": dict(self.refused),
+            "members": [
+                {
+                    "member": one.member,
+                    "machine": one.machine,
+                    "address": one.address,
+                    "epoch": one.epoch,
+                    "sequence": one.sequence,
+                    "acknowledged": keyring is not None and one.digest == keyring.place.digest,
+                    "seen": utc(one.seen),
+                }
+                for one in self.members.known.values()
+            ],
             "peers": {machine: utc(at) for machine, at in self.peers.items()},
             "record_problem": problem,
             "collateral": self.collateral(),

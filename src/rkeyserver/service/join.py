@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from rkeyserver.address import Address
+from rkeyserver.address import Address, parse_address
 from rkeyserver.appraisal.policy import Policy, parse_policy
-from rkeyserver.appraisal.succession import Held
-from rkeyserver.config import Config
+from rkeyserver.config import DEFAULT_PORT, Config
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
-from rkeyserver.exchange.standby import Asking, Received, held_of
+from rkeyserver.exchange.standby import Asking, Received
 from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.sealing.record import parse
 from rkeyserver.service.adopt import (
     Nothing,
     Opened,
@@ -27,15 +27,18 @@ from rkeyserver.service.adopt import (
 )
 from rkeyserver.service.audit import Peer
 from rkeyserver.service.given import Given
-from rkeyserver.service.instance import Instance
-from rkeyserver.service.routes import Hint
+from rkeyserver.service.hints import Hint, Step, next_step
+from rkeyserver.service.instance import Instance, Role
 from rkeyserver.service.start import joiner_default, open_own
+from rkeyserver.service.steward import Steward
 
 FIRST_SECONDS: Final = 6.0  # for all hosts together, where an own record could be served meanwhile
 FIRST_DELAY: Final = 0.25
 WAITING_DELAY: Final = 5.0
 BACKGROUND_DELAY: Final = 300.0
 HINT_SECONDS: Final = 3.0
+CHANGED_SECONDS: Final = 6.0  # until a host is asked again whose hint came to nothing, and is another one now
+OTHERS: Final = 4  # of the members that nobody has named, listened to each time
 # What a host that has proved itself holds: asking it again gives the same.
 CERTAIN: Final = frozenset({Reason.ANOTHER_DOMAIN, Reason.NOT_AN_EXTENSION})
 log = logging.getLogger(__name__)
@@ -50,29 +53,48 @@ def _weight(error: RkeyError) -> int:
 
 @dataclass(frozen=True)
 class Vain:
-    """A host whose hints came to nothing. pause: seconds, doubled each time; until: of the loop's clock."""
+    """A host whose hints came to nothing.
+
+    pause: seconds, doubled each time; until, of the loop's clock, it is not believed; digest: of the state that it
+    hinted at. Another state may be believed at `changed` already.
+    """
 
     pause: float
     until: float
+    changed: float
+    digest: str
+
+
+@dataclass(frozen=True)
+class Hinted:
+    """A hint that is worth an exchange with the host that gave it."""
+
+    host: Address
+    hint: Hint
+    step: Step
 
 
 @dataclass(frozen=True)
 class Joiner:
     """Asks the configured hosts for the keyring.
 
-    asking: makes the Asking for the policy to go by and the state that is held; jitter: 0 to 1, at random.
+    asking: makes the Asking for the policy to go by and the keyring that is held; jitter: 0 to 1, at random; sample:
+    so many of a list, at random. shown: the digest of the state that each member was last shown to be held here.
     """
 
     config: Config
     instance: Instance
     given: Given
-    asking: Callable[[Policy, Held | None], Asking]
+    steward: Steward
+    asking: Callable[[Policy, Keyring | None], Asking]
     jitter: Callable[[], float]
+    sample: Callable[[list[Address], int], list[Address]]
     vain: dict[Address, Vain] = field(default_factory=dict, init=False)
+    shown: dict[str, str] = field(default_factory=dict, init=False)
 
     def _asking(self, own: Own) -> Asking:
         if isinstance(own, Opened):
-            return self.asking(parse_policy(own.keyring.header.policy), held_of(own.keyring))
+            return self.asking(parse_policy(own.keyring.header.policy), own.keyring)
         return self.asking(self.given.policy or joiner_default(self.instance, self.given), None)
 
     async def try_hosts(self, own: Own, first: Address | None = None) -> None:
@@ -84,13 +106,14 @@ class Joiner:
         """
         from rkeyserver.service.fetch import fetch_keyring  # noqa: PLC0415 - 50 ms that a primary does not need
 
-        hosts: Sequence[Address] = sorted(self.config.hosts, key=lambda host: host != first)
+        hosts: Sequence[Address] = list(dict.fromkeys([*([first] if first else []), *self.config.hosts]))
         asking = self._asking(own)
         failures: list[RkeyError] = []
         for host in hosts:
             try:
                 with self.instance.deciding("join", where=f"{host}: "):
                     received = await fetch_keyring(host, asking)
+                self._has_shown(received, asking)
             except RkeyError as error:
                 failures.append(error)
                 log.warning("%s%s", error, self._line_for(error))
@@ -118,7 +141,8 @@ class Joiner:
     async def _adopt(self, received: Received, own: Own, host: Address, *, hinted: bool) -> None:
         if isinstance(own, Opened) and own.keyring.same_as(received.keyring):
             if hinted and own.record and own.keyring is self.instance.keyring:
-                self.instance.know_host(received)  # a hint that was none must not wear out the disk
+                # A hint that was none must not wear out the disk.
+                self.instance.know_host(received, str(host))
                 received.keyring.close()
                 return
         elif isinstance(own, Opened) and own.keyring.extends(received.keyring):
@@ -132,12 +156,46 @@ class Joiner:
                 "The record here was changed while the host was asked.",
                 advice="It was left as it is and is looked at again.",
             )
+        if isinstance(own, Opened) and await self._reunited(received, own.keyring, host):
+            return
         peer = Peer.of(received.verdict.claims, str(host))
         with self.instance.deciding("join", domain=received.keyring.domain, peer=peer):
             keep = keep_as(own, received.keyring, self.config.domain)
         self.instance.received(received, peer, keep)
         if isinstance(own, Opened):
             own.keyring.close()
+
+    async def _reunited(self, received: Received, own: Keyring, host: Address) -> bool:
+        """Deal with a later state that lacks generations of the own one; whether it is settled.
+
+        Whoever made that state takes them over. That is this very instance where its record was rolled back; else it
+        changes nothing more, serves on, and follows once the other one has (design invariant 7).
+        """
+        instance, theirs = self.instance, received.keyring
+        if theirs.domain != own.domain or theirs.place < own.place or theirs.extends(own):
+            return False
+        if theirs.header.primary == instance.members.own:
+            if instance.keyring is not own:
+                open_own(self.config, instance, own)
+            instance.know_host(received, str(host))
+            try:
+                await self.steward.reunite(received, str(host))
+            finally:
+                theirs.close()
+            return True
+        if instance.role is Role.PRIMARY:
+            instance.stepped_down = True
+            log.warning(
+                "Member %s is primary in a later state (epoch %d, sequence %d): this instance changes nothing more, "
+                "and follows once that one has taken over what is only here.",
+                theirs.header.primary,
+                *theirs.place[:2],
+            )
+        return False
+
+    def _has_shown(self, received: Received, asking: Asking) -> None:
+        if asking.holds is not None:
+            self.shown[received.members.member] = asking.holds.digest
 
     def _as_it_lies_there(self, own: Own) -> Own:
         """What the keystore holds now, if that is no longer what was judged: a person may have put a record there."""
@@ -183,8 +241,21 @@ class Joiner:
             else:
                 return
 
+    def _heard_from(self) -> list[Address]:
+        """Whom to listen to now: those that were named, the primary by its own word, and some others that are known."""
+        named = list(self.config.hosts)
+        keyring, members = self.instance.keyring, self.instance.members
+        found: dict[str, Address] = {}
+        for one in members.known.values():
+            with contextlib.suppress(Misuse):
+                if one.address:
+                    found[one.member] = parse_address(one.address, DEFAULT_PORT)
+        primary = [] if keyring is None else [at for member, at in found.items() if member == keyring.header.primary]
+        others = [at for at in found.values() if at not in named and at not in primary]
+        return list(dict.fromkeys([*named, *primary, *self.sample(others, min(OTHERS, len(others)))]))
+
     async def follow(self, *, joined: bool) -> None:
-        """Follow the hosts, without end: ask again until one has answered, and whenever one hints at a later state.
+        """Follow the hosts, without end: ask again until one has answered, and whenever a hint is worth it.
 
         joined: whether one has answered already. The pauses until one has grow to BACKGROUND_DELAY seconds.
         """
@@ -195,45 +266,121 @@ class Joiner:
             if keyring is None:
                 return
             try:
-                await self.try_hosts(self._served(keyring), hinted and hinted[0])
+                if hinted is not None and hinted.step is Step.REUNITE:
+                    await self._reunite(hinted.host)
+                else:
+                    await self.try_hosts(self._served(keyring), None if hinted is None else hinted.host)
+                self.instance.save_members()
             except RkeyError as error:
-                joined, delay = False, min(delay * 2, BACKGROUND_DELAY)
-                log.warning("Still serving from the own record; asking again in about %.0f seconds. %s", delay, error)
+                if hinted is None or hinted.host in self.config.hosts:
+                    joined, delay = False, min(delay * 2, BACKGROUND_DELAY)
+                    log.warning(
+                        "Still serving from the own record; asking again in about %.0f seconds. %s", delay, error
+                    )
+                else:
+                    log.warning("%s", error)
             else:
                 joined, delay = True, WAITING_DELAY
             if hinted is not None:
-                self._weigh(*hinted)
+                self._weigh(hinted)
 
-    def _weigh(self, host: Address, hint: Hint) -> None:
-        """Believe a host less whose hint came to nothing, and again one that kept its word."""
+    async def _reunite(self, host: Address) -> None:
+        """Fetch from a peer what it has and this primary does not."""
+        from rkeyserver.service.fetch import fetch_keyring  # noqa: PLC0415 - as in try_hosts()
+
         keyring = self.instance.keyring
-        if keyring is None or not hint.is_after(keyring.header):
+        if keyring is None:
+            return
+        asking = self._asking(Opened(keyring, b""))
+        with self.instance.deciding("join", where=f"{host}: "):
+            received = await fetch_keyring(host, asking)
+        try:
+            self._has_shown(received, asking)
+            self.instance.know_host(received, str(host))
+            await self.steward.reunite(received, str(host))
+        finally:
+            received.keyring.close()
+
+    def _weigh(self, hinted: Hinted) -> None:
+        """Believe a host less whose hint came to nothing, and again one that kept its word."""
+        host = hinted.host
+        if hinted.step is not self._step(hinted.hint):
             self.vain.pop(host, None)
             return
-        before = self.vain.get(host)
+        now, before = asyncio.get_running_loop().time(), self.vain.get(host)
         pause = HINT_SECONDS if before is None else min(2 * before.pause, BACKGROUND_DELAY)
-        self.vain[host] = Vain(pause, asyncio.get_running_loop().time() + pause)
+        changed = now + min(pause, CHANGED_SECONDS)
+        self.vain[host] = Vain(pause, now + pause, changed, hinted.hint.digest)
 
-    async def _hinted(self, most: float | None) -> tuple[Address, Hint] | None:
-        """Wait until a host hints at a later state than the one served, and return both; or for `most` seconds.
+    def _step(self, hint: Hint) -> Step:
+        instance = self.instance
+        if instance.keyring is None:
+            return Step.NOTHING
+        return next_step(
+            hint,
+            instance.keyring,
+            own=instance.members.own,
+            primary=instance.role is Role.PRIMARY,
+            acknowledged=self.shown.get(hint.member, ""),
+        )
 
-        A hint proves nothing: all that it can bring about is that hosts are asked, ever more seldom while that comes
+    def _believed(self, host: Address, hint: Hint) -> bool:
+        vain = self.vain.get(host)
+        if vain is None:
+            return True
+        until = vain.until if vain.digest == hint.digest else vain.changed
+        return asyncio.get_running_loop().time() >= until
+
+    async def _hinted(self, most: float | None) -> Hinted | None:
+        """Wait until a hint is worth an exchange, and return it; or for `most` seconds.
+
+        A hint proves nothing: all that it can bring about is that its host is asked, ever more seldom while that comes
         to nothing.
         """
         from rkeyserver.service.fetch import fetch_hint  # noqa: PLC0415 - as in try_hosts()
 
-        loop = asyncio.get_running_loop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(most):
-                while keyring := self.instance.keyring:
+                while self.instance.keyring is not None:
                     await asyncio.sleep(HINT_SECONDS * (0.5 + self.jitter()))
-                    for host in self.config.hosts:
-                        if host in self.vain and loop.time() < self.vain[host].until:
-                            continue
+                    for host in self._heard_from():
                         hint = await fetch_hint(host)
-                        if hint is not None and hint.is_after(keyring.header):
-                            return host, hint
+                        if hint is None or not self._believed(host, hint):
+                            continue
+                        step = self._step(hint)
+                        if step is not Step.NOTHING:
+                            return Hinted(host, hint, step)
         return None
+
+    async def listen(self) -> None:
+        """Whether another instance has a later state, before this one is changed.
+
+        A hint is not believed: it is fetched, and then followed by follow().
+        Raises: Unavailable if there is one.
+        """
+        from rkeyserver.service.fetch import fetch_hint, fetch_keyring  # noqa: PLC0415 - as in try_hosts()
+
+        keyring = self.instance.keyring
+        hosts = self._heard_from()
+        if keyring is None or not hosts:
+            return
+        hints = await asyncio.gather(*(fetch_hint(host) for host in hosts))
+        asking = self._asking(Opened(keyring, b""))
+        for host, hint in zip(hosts, hints, strict=True):
+            if hint is None or self._step(hint) is not Step.FETCH:
+                continue
+            try:
+                received = await fetch_keyring(host, asking)
+            except RkeyError as error:
+                log.warning("%s hints at a later state, and does not prove it. %s", host, error)
+                continue
+            with contextlib.closing(received.keyring) as theirs:
+                if theirs.domain == keyring.domain and theirs.place > keyring.place:
+                    raise Unavailable(
+                        f"Member {received.members.member} at {host} has a later state: epoch {theirs.header.epoch}, "
+                        f"sequence {theirs.header.sequence}, of primary {theirs.header.primary}.",
+                        advice="Nothing was changed. This instance follows it first: see `rkeyserver status`.",
+                    )
 
 
 async def start_standby(config: Config, instance: Instance, joiner: Joiner) -> bool:
@@ -245,6 +392,12 @@ async def start_standby(config: Config, instance: Instance, joiner: Joiner) -> b
     with instance.deciding("open"):
         own = look(instance.store, instance.platform)
         check_may_ask(own, instance.platform.identity())
+    if isinstance(own, Opened):
+        instance.own(parse(own.record).header)
+        if own.keyring.header.primary == instance.members.own and not config.once:
+            # It was promoted: the hosts that it once joined follow it, or will.
+            open_own(config, instance, own.keyring)
+            return True
     if config.once or not isinstance(own, Opened) or config.domain not in (None, own.keyring.domain):
         await joiner.until(own, config.wait)
         return True

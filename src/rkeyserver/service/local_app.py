@@ -9,6 +9,7 @@ from rkeyserver.appraisal.callers import LocalCaller
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.callers_app import caller_routes
 from rkeyserver.service.local_caller import LOCAL_CALLER, is_owner
+from rkeyserver.service.orders_app import order_routes
 from rkeyserver.service.policy_app import policy_routes
 
 
@@ -19,6 +20,7 @@ def make_local_app(authority: Authority) -> Router:
         routes=[
             *caller_routes(authority.instance, _who),
             *policy_routes(authority, lambda request: is_owner(_who(request))),
+            *order_routes(authority.steward, lambda request: is_owner(_who(request))),
         ],
     )
 

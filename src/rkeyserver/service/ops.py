@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rkeyserver.address import parse_address
 from rkeyserver.errors import HTTP_STATUS, Misuse, RkeyError, Unavailable
 from rkeyserver.service.authority import Authority
+from rkeyserver.service.orders_app import order_routes
 from rkeyserver.service.policy_app import policy_routes, told
 
 HTTP_MISDIRECTED: Final = 421  # RFC 9110 section 15.5.20
@@ -95,5 +96,6 @@ def make_ops_app(authority: Authority, name: str) -> ASGIApp:
         Route("/metrics", metrics),
         Route("/provision-ca", provision_ca),
         *policy_routes(authority, lambda _request: False),
+        *order_routes(authority.steward, lambda _request: False),
     ]
     return _Addressed(Router(redirect_slashes=False, routes=routes), name)

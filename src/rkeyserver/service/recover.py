@@ -25,6 +25,7 @@ from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, Unavailable
 from rkeyserver.exchange.armour import Kind, armour, dearmour, is_armoured
 from rkeyserver.exchange.recovery import RecoveryAsking
 from rkeyserver.exchange.standby import held_of
+from rkeyserver.keyring.generations import GenerationState
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import open_recovered, set_aside_name
 from rkeyserver.sealing.record import Record, parse
@@ -182,6 +183,9 @@ class Recoverer:
                 owner, now = self.instance.platform.trusts_host, self.instance.clock.now()
                 with contextlib.closing(keyring) as before:
                     keyring = changed(before, self.change, owner=owner, now=now)
+            # Whoever comes by recovery leads: nobody else is left who could.
+            with contextlib.closing(keyring) as before:
+                keyring = before.promoted(self.instance.members.own)
             self._check_believed(keyring)
             return keyring, await self._judged(keyring, collected)
         except BaseException:  # whatever it is, the secret does not stay
@@ -276,7 +280,9 @@ def changed(keyring: Keyring, change: PolicyChange, *, owner: bool, now: int) ->
     check_generations(after, keyring.generation_ids)
     check_recoverable(after)
     changes = appended(header.changes, change, admins=before.admins)
-    return keyring.changed(policy=change.policy, changes=changes, rotate=bool(narrows(before, after)), now=now)
+    # Current at once: every other machine is lost, and none can acknowledge it.
+    add = GenerationState.CURRENT if narrows(before, after) else None
+    return keyring.changed(policy=change.policy, changes=changes, add=add, now=now)
 
 
 def look_for_recovery(instance: Instance) -> Own:

@@ -19,11 +19,11 @@ from rkeyserver.address import Address
 from rkeyserver.errors import Unavailable
 from rkeyserver.service.app import make_app
 from rkeyserver.service.authority import Authority
-from rkeyserver.service.instance import Instance
 from rkeyserver.service.limits import Guard, guarded
 from rkeyserver.service.local_app import make_local_app
 from rkeyserver.service.notify import notify
 from rkeyserver.service.ops import make_ops_app
+from rkeyserver.service.steward import Steward
 from rkeyserver.service.turns import Turns
 
 BACKLOG: Final = 2048
@@ -130,7 +130,7 @@ def _give_memory_back() -> None:
 
 
 async def serve(
-    instance: Instance,
+    steward: Steward,
     peers: list[socket.socket],
     ops: list[socket.socket],
     local: list[socket.socket],
@@ -147,10 +147,10 @@ async def serve(
     """
     _give_memory_back()
     loop = asyncio.get_running_loop()
-    authority = Authority(instance)
+    instance, authority = steward.instance, Authority(steward)
     servers = [
         # Machines that ask for the keyring take one turn together, however many: callers do not wait for all of them.
-        (_server(make_app(instance), Guard(total=_connections(), turns=Turns(most=1))), peers),
+        (_server(make_app(steward), Guard(total=_connections(), turns=Turns(most=1))), peers),
         (_server(make_ops_app(authority, ops_name), Guard(total=MAX_OPS_CONNECTIONS)), ops),
         (_server(make_local_app(authority), Guard(total=MAX_LOCAL_CONNECTIONS)), local),
     ]

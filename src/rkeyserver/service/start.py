@@ -83,7 +83,7 @@ async def start_primary(config: Config, instance: Instance, own: Own, given: Giv
                 check_generations(policy, ())
                 check_recoverable(policy)
                 await _check_self(instance, policy)
-            keyring = Keyring.mint(now=instance.clock.now(), policy=policy.text)
+            keyring = Keyring.mint(now=instance.clock.now(), policy=policy.text, primary=instance.members.own)
             minted = Line(event="mint", verdict="accepted", domain=keyring.domain, sequence=keyring.header.sequence)
             with instance.erasing(keyring):
                 instance.audit.write_now(minted)

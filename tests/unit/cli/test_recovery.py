@@ -18,7 +18,7 @@ import pyrage  # type: ignore[import-untyped]
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from tests.fakes.keyrings import keyring_of
+from tests.fakes.keyrings import OWNER, keyring_of
 from tests.fakes.recipients import Recipient, age
 from tests.fakes.sealer import FakeSealer
 from tests.fakes.signing import policy_text
@@ -46,7 +46,7 @@ def record(tmp_path: Path) -> Path:
     keyring = keyring_of()
     recovery = Recovery(2, tuple(one.public for one in RECIPIENTS), InlineSharing())
     path = tmp_path / "rkey.bin"
-    path.write_bytes(seal_keyring(keyring, FakeSealer(), now=0, recovery=recovery))
+    path.write_bytes(seal_keyring(keyring, FakeSealer(), OWNER, now=0, recovery=recovery))
     keyring.close()
     return path
 

@@ -13,6 +13,7 @@ from rkeyserver.exchange.messages import (
     MAX_CIPHERTEXT,
     MAX_CONTRIBUTED,
     MAX_IDENTITY,
+    MAX_MEMBERS_SIZE,
     MAX_MESSAGE,
     AttestedMessage,
     Challenge,
@@ -77,6 +78,11 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
         kem_public_key=st.binary(min_size=KEM_PUBLIC_KEY_SIZE, max_size=KEM_PUBLIC_KEY_SIZE),
         credential_mac=st.binary(max_size=32),
         credential=opaque,
+        member=ids,
+        address=st.sampled_from(["", ":8888", "[fd00::1]:1"]),
+        epoch=st.integers(0, 2**62),
+        sequence=st.integers(0, 2**62),
+        digest=st.binary(max_size=32),
     ),
     Grant: st.builds(Grant, attested=attested, ciphertext=st.binary(min_size=1, max_size=300)),
     GrantClaims: st.builds(
@@ -161,13 +167,27 @@ LARGEST: dict[str, Message] = {
         bytes(32), 2**62, bytes(16), BIG_NAME, BIG_NAME, bytes(MAX_IDENTITY), bytes(MAX_IDENTITY)
     ),
     "challenge": Challenge(bytes(3 * MAX_IDENTITY), bytes(32)),
-    "request claims": RequestClaims(bytes(32), bytes(KEM_PUBLIC_KEY_SIZE), bytes(32), bytes(MAX_IDENTITY)),
-    "grant claims": GrantClaims(bytes(64), bytes(32), bytes(32)),
+    "request claims": RequestClaims(
+        bytes(32),
+        bytes(KEM_PUBLIC_KEY_SIZE),
+        bytes(32),
+        bytes(MAX_IDENTITY),
+        "ab" * 16,
+        "a" * 300,
+        2**62,
+        2**62,
+        bytes(32),
+    ),
+    "grant claims": GrantClaims(bytes(64), bytes(64), bytes(32), bytes(32)),
     "recovery request": RecoveryRequest(
         AttestedMessage(bytes(3 * MAX_IDENTITY), bytes(MAX_EVIDENCE), bytes(MAX_ENDORSEMENTS))
     ),
     "recovery contribution": RecoveryContribution(bytes(64), bytes(MAX_CONTRIBUTED)),
-    "grant": Grant(AttestedMessage(bytes(1024), bytes(MAX_EVIDENCE), bytes(MAX_ENDORSEMENTS)), bytes(MAX_CIPHERTEXT)),
+    "grant": Grant(
+        AttestedMessage(bytes(1024), bytes(MAX_EVIDENCE), bytes(MAX_ENDORSEMENTS)),
+        bytes(MAX_CIPHERTEXT),
+        bytes(MAX_MEMBERS_SIZE),
+    ),
 }
 
 

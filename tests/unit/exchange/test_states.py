@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from tests.attacks.parties import Pair, Primary, Standby, changed, exchange, granted
+from tests.fakes.keyrings import OWNER
 from tests.fakes.machines import NOW
 
 from rkeyserver.attestation.evidence import Identity
@@ -42,7 +43,7 @@ def test_both_know_afterwards_whom_they_dealt_with_and_by_which_policy(pair: Pai
     assert (accepted.verdict.claims, accepted.verdict.policy) == (proved.claims, pair.primary.policy.digest)
     assert accepted.verdict.at == NOW
     received = granted(
-        requesting, pair.primary.granter.grant(pair.primary.granter.seal(accepted, pair.primary.keyring))
+        requesting, pair.primary.granter.grant(pair.primary.granter.seal(accepted, pair.primary.keyring, OWNER))
     )
     assert received.verdict.claims.identity == pair.primary.platform.attester_identity()
     assert received.verdict.policy == pair.standby.policy.digest
@@ -55,7 +56,7 @@ def test_the_keyring_is_not_touched_before_the_verdict(pair: Pair) -> None:
     proved = asyncio.run(pair.primary.granter.prove(requesting.message, pair.primary.policy))
     accepted = pair.primary.granter.appraise(proved, pair.primary.policy)
     assert pair.primary.keyring.released == 0
-    pair.primary.granter.grant(pair.primary.granter.seal(accepted, pair.primary.keyring))
+    pair.primary.granter.grant(pair.primary.granter.seal(accepted, pair.primary.keyring, OWNER))
     assert pair.primary.keyring.released == 1
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.fakes.keyrings import generation, key, keyring_of, secret_of
 
 from rkeyserver.errors import Misuse
+from rkeyserver.keyring.generations import GenerationState
 from rkeyserver.keyring.keyring import MAX_GENERATIONS, MAX_KEYRING, Keyring
 
 OTHER = "version = 1 # another\n"
@@ -26,7 +27,9 @@ def read_again(keyring: Keyring) -> Keyring:
 
 @pytest.mark.parametrize("rotate", [False, True])
 def test_it_reads_again_as_a_later_state_of_the_same_domain(keyring: Keyring, *, rotate: bool) -> None:
-    with contextlib.closing(keyring.changed(policy=OTHER, changes=["one"], rotate=rotate, now=50)) as new:
+    with contextlib.closing(
+        keyring.changed(policy=OTHER, changes=["one"], add=GenerationState.CURRENT if rotate else None, now=50)
+    ) as new:
         with contextlib.closing(read_again(new)) as again:
             assert again.same_as(new)
         assert new.extends(keyring)
@@ -38,7 +41,7 @@ def test_it_reads_again_as_a_later_state_of_the_same_domain(keyring: Keyring, *,
 
 
 def test_rotation_makes_a_new_current_generation_and_keeps_the_keys(keyring: Keyring) -> None:
-    with contextlib.closing(keyring.changed(policy=OTHER, changes=[], rotate=True, now=50)) as new:
+    with contextlib.closing(keyring.changed(policy=OTHER, changes=[], add=GenerationState.CURRENT, now=50)) as new:
         assert [(str(one.state), one.created) for one in new.header.generations] == [
             ("readable", 1000),
             ("readable", 1001),
@@ -48,13 +51,15 @@ def test_rotation_makes_a_new_current_generation_and_keeps_the_keys(keyring: Key
             assert bytes(new.root_key(generation(name))) == key(name)
         fresh = bytes(new.root_key(new.current.id))
         assert fresh not in {key("a"), key("b"), bytes(32)}
-        with contextlib.closing(keyring.changed(policy=OTHER, changes=[], rotate=True, now=50)) as another:
+        with contextlib.closing(
+            keyring.changed(policy=OTHER, changes=[], add=GenerationState.CURRENT, now=50)
+        ) as another:
             assert bytes(another.root_key(another.current.id)) != fresh
 
 
 def test_what_it_was_made_of_stays_as_it_is(keyring: Keyring) -> None:
     header, data = keyring.header, bytes(keyring.view)
-    keyring.changed(policy=OTHER, changes=["one"], rotate=True, now=50).close()
+    keyring.changed(policy=OTHER, changes=["one"], add=GenerationState.CURRENT, now=50).close()
     assert (keyring.header, bytes(keyring.view)) == (header, data)
 
 
@@ -68,7 +73,7 @@ TOO_MUCH: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("said", TOO_MUCH.values(), ids=TOO_MUCH)
 def test_what_could_not_be_read_again_is_not_made(keyring: Keyring, said: dict[str, object]) -> None:
-    whole = {"policy": OTHER, "changes": [], "rotate": False, "now": 1} | said
+    whole = {"policy": OTHER, "changes": [], "add": None, "now": 1} | said
     with pytest.raises(Misuse, match="does not fit a keyring"):
         keyring.changed(**whole)  # type: ignore[arg-type]  # a test says it
 
@@ -77,6 +82,6 @@ def test_there_is_a_last_generation() -> None:
     names = [f"{number}" for number in range(MAX_GENERATIONS)]
     with contextlib.closing(keyring_of(names)) as full:
         with pytest.raises(Misuse, match="does not fit a keyring"):
-            full.changed(policy=OTHER, changes=[], rotate=True, now=1)
-        with contextlib.closing(full.changed(policy=OTHER, changes=[], rotate=False, now=1)) as new:
+            full.changed(policy=OTHER, changes=[], add=GenerationState.CURRENT, now=1)
+        with contextlib.closing(full.changed(policy=OTHER, changes=[], add=None, now=1)) as new:
             assert len(new.generation_ids) == MAX_GENERATIONS

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.keyrings import (
+    MEMBER,
     OTHER_SECRET,
     POLICY,
     SECRET,
@@ -24,7 +25,8 @@ from tests.fakes.scene import is_closed
 
 from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.keyring.derivation import derive_into
-from rkeyserver.keyring.keyring import MAX_KEYRING, GenerationState, Keyring
+from rkeyserver.keyring.generations import GenerationState
+from rkeyserver.keyring.keyring import MAX_KEYRING, Keyring
 
 MOST_GENERATIONS = 1024
 MOST_POLICY = 128 * 1024
@@ -256,7 +258,7 @@ def test_every_length_counts() -> None:
 
 
 def test_a_minted_keyring_is_the_first_state_of_one_generation() -> None:
-    keyring = Keyring.mint(now=5, policy="x")
+    keyring = Keyring.mint(primary=MEMBER, now=5, policy="x")
     header = keyring.header
     assert (header.version, header.epoch, header.sequence, header.policy) == (1, 0, 1, "x")
     (only,) = header.generations
@@ -267,12 +269,12 @@ def test_a_minted_keyring_is_the_first_state_of_one_generation() -> None:
 @pytest.mark.parametrize("policy", ["", "x" * (MOST_POLICY + 1), "\n" * MOST_POLICY], ids=["none", "long", "escaped"])
 def test_no_keyring_is_minted_that_could_not_be_read_again(policy: str) -> None:
     with pytest.raises(Misuse, match="does not fit a keyring"):
-        Keyring.mint(now=0, policy=policy)
+        Keyring.mint(primary=MEMBER, now=0, policy=policy)
 
 
 @pytest.mark.parametrize("policy", ["x", "x" * MOST_POLICY], ids=["short", "long"])
 def test_a_minted_keyring_at_its_limits_is_read_again(policy: str) -> None:
-    minted = Keyring.mint(now=0, policy=policy)
+    minted = Keyring.mint(primary=MEMBER, now=0, policy=policy)
     read = Keyring.parse(secret_of(bytes(minted.view)))
     assert read.same_as(minted)
     minted.close()
@@ -288,12 +290,12 @@ def policy_for(size: int) -> str:
 def test_a_keyring_has_so_many_bytes_and_no_more() -> None:
     largest = policy_for(MAX_KEYRING)
     assert len(largest) < MOST_POLICY
-    for keyring in (keyring_of(policy=largest), Keyring.mint(now=1_000, policy=largest)):
+    for keyring in (keyring_of(policy=largest), Keyring.mint(primary=MEMBER, now=1_000, policy=largest)):
         assert len(keyring.view) == MAX_KEYRING
         keyring.close()
     assert "no keyring" in refused(keyring_bytes(policy=largest + "x")).message
     with pytest.raises(Misuse, match="does not fit a keyring"):
-        Keyring.mint(now=1_000, policy=largest + "x")
+        Keyring.mint(primary=MEMBER, now=1_000, policy=largest + "x")
 
 
 # Which replaces which

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fakes.keyrings import generation, keyring_of
+from tests.fakes.keyrings import MEMBER, generation, keyring_of
 
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.keyring.derived import MAX_SIZE, MIN_SIZE, derive
@@ -113,7 +113,7 @@ def test_a_generation_that_is_not_here(keyring: Keyring) -> None:
 
 
 def test_another_domain_s_does_not_open_though_it_says_that_it_is_of_this_generation(keyring: Keyring) -> None:
-    with contextlib.closing(Keyring.mint(now=1, policy="p")) as other:
+    with contextlib.closing(Keyring.mint(primary=MEMBER, now=1, policy="p")) as other:
         blob = wrapped(other)
     assert refused(keyring, blob) is Reason.NO_SUCH_GENERATION
     claimed = blob[:1] + bytes.fromhex(keyring.current.id) + blob[17:]

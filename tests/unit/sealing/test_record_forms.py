@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes.keyrings import OTHER_SECRET, SECRET, key, keyring_of
+from tests.fakes.keyrings import MEMBER, OTHER_SECRET, OWNER, SECRET, key, keyring_of
 from tests.fakes.machines import machine
 from tests.fakes.sealer import FakeSealer
 
@@ -29,7 +29,7 @@ HERE = FakeSealer()
 def sealed(sealer: PlatformSealer = HERE, *names: str, secret: bytes = SECRET, **said: Any) -> bytes:
     keyring = keyring_of(names or ("a",), secret=secret, **said)
     try:
-        return seal_keyring(keyring, sealer, now=2_000)
+        return seal_keyring(keyring, sealer, OWNER, now=2_000)
     finally:
         keyring.close()
 
@@ -321,7 +321,8 @@ def test_what_is_no_record_is_not_shown() -> None:
 def test_what_the_header_says_is_what_is_inside() -> None:
     keyring = keyring_of(["a", "b"], epoch=1, sequence=2)
     honest: dict[str, Any] = {
-        "domain": keyring.domain, "generations": keyring.generation_ids, "epoch": 1, "sequence": 2, "written": 0
+        "domain": keyring.domain, "generations": keyring.generation_ids, "epoch": 1, "sequence": 2, "written": 0,
+        "member": MEMBER, "members": ()
     }  # fmt: skip
     opened(record.seal(record.Contents(**honest), keyring.view, HERE)).close()
     for said in (
@@ -338,7 +339,7 @@ def test_what_the_header_says_is_what_is_inside() -> None:
 
 def test_what_is_inside_has_to_be_a_keyring() -> None:
     keyring = keyring_of()
-    contents = record.Contents(keyring.domain, keyring.generation_ids, 0, 1, 0)
+    contents = record.Contents(keyring.domain, keyring.generation_ids, 0, 1, 0, MEMBER, ())
     data = record.seal(contents, keyring.view[:-1], HERE)
     assert "its header asks for" in refuses(data).message
     keyring.close()

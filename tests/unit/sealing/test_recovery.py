@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes.keyrings import keyring_of
+from tests.fakes.keyrings import MEMBER, OWNER, keyring_of
 from tests.fakes.recipients import age, largest_ssh_rsa, one_of_each
 from tests.fakes.sealer import FakeSealer
 from tests.fakes.sharing import WatchedSharing
@@ -44,7 +44,7 @@ class Sealed:
     def __init__(self, threshold: int = 2) -> None:
         sharing = WatchedSharing()
         self.keyring = keyring_of()
-        self.data = seal_keyring(self.keyring, HERE, now=2_000, recovery=recovery_of(threshold, sharing))
+        self.data = seal_keyring(self.keyring, HERE, OWNER, now=2_000, recovery=recovery_of(threshold, sharing))
         (self.secret,) = sharing.secrets
 
 
@@ -93,7 +93,7 @@ def test_every_seal_has_a_secret_of_its_own() -> None:
 
 def test_without_recipients_there_is_no_slot() -> None:
     keyring = keyring_of()
-    parsed = record.parse(seal_keyring(keyring, HERE, now=2_000))
+    parsed = record.parse(seal_keyring(keyring, HERE, OWNER, now=2_000))
     keyring.close()
     assert parsed.header.recovery is None
     assert len(parsed.header.slots) == 1
@@ -104,7 +104,7 @@ def test_without_recipients_there_is_no_slot() -> None:
 def test_where_no_share_can_be_made_no_record_is() -> None:
     keyring = keyring_of()
     with pytest.raises(Misuse, match="no such key"):
-        seal_keyring(keyring, HERE, now=0, recovery=recovery_of(2, WatchedSharing(fails=Misuse("no such key"))))
+        seal_keyring(keyring, HERE, OWNER, now=0, recovery=recovery_of(2, WatchedSharing(fails=Misuse("no such key"))))
     keyring.close()
 
 
@@ -121,7 +121,7 @@ def test_the_largest_record_is_read_and_its_slot_fits_a_request() -> None:
     """16 recipients with the longest keys, and as many generations as a keyring takes."""
     recipients = [largest_ssh_rsa() for _ in range(MAX_SHARES)]
     keyring = keyring_of([f"generation {number}" for number in range(1024)])
-    data = seal_keyring(keyring, HERE, now=2**62, recovery=recovery_of(16, WatchedSharing(), recipients))
+    data = seal_keyring(keyring, HERE, OWNER, now=2**62, recovery=recovery_of(16, WatchedSharing(), recipients))
     header = record.parse(data).header
     keyring.close()
     assert len(data) <= MAX_RECORD
@@ -212,7 +212,7 @@ def test_no_changed_byte_opens(position: int, difference: int) -> None:
 def test_a_keyring_under_another_domain_s_name_is_found() -> None:
     """Anyone can seal what he likes to anyone's public key."""
     keyring, sharing = keyring_of(), WatchedSharing()
-    contents = record.Contents("00" * 16, keyring.generation_ids, 0, 1, 2_000)
+    contents = record.Contents("00" * 16, keyring.generation_ids, 0, 1, 2_000, MEMBER, ())
     data = record.seal(contents, keyring.view, HERE, recovery_of(1, sharing))
     keyring.close()
     with pytest.raises(Corrupt, match="the keyring in it"):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes.keyrings import OTHER_SECRET, SECRET, id_of, keyring_of
+from tests.fakes.keyrings import OTHER_SECRET, OWNER, SECRET, id_of, keyring_of
 from tests.fakes.sealer import FakeSealer
 from tests.fakes.store import MemoryKeystore
 
@@ -31,7 +31,7 @@ THIRD_DOMAIN = "0" * 32
 
 
 def sealed(keyring: Keyring, sealer: FakeSealer = HERE) -> bytes:
-    return seal_keyring(keyring, sealer, now=2_000)
+    return seal_keyring(keyring, sealer, OWNER, now=2_000)
 
 
 def looked(data: bytes | None, sealer: FakeSealer = HERE) -> Own:

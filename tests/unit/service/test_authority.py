@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.fakes.claims import NOW
-from tests.fakes.keyrings import OTHER_SECRET, generation, id_of
+from tests.fakes.keyrings import MEMBER, OTHER_SECRET, generation, id_of
 from tests.fakes.platform import FakePlatform
 from tests.fakes.scene import PEER as PEER_CLAIMS
 from tests.fakes.scene import Scene, is_closed
@@ -23,10 +23,12 @@ from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unav
 from rkeyserver.exchange.messages import RequestClaims
 from rkeyserver.exchange.primary import Accepted, Proved, Sealed
 from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.sealed import Owner
 from rkeyserver.service.app import grant
 from rkeyserver.service.audit import Audit, Line
 from rkeyserver.service.authority import Applied, Authority
-from rkeyserver.service.instance import Role
+from rkeyserver.service.members import Members
+from rkeyserver.service.steward import Steward
 
 ADMINS = ("alice", "bob", "carol")
 NOW_POLICY = policy_text(HERE, PEER, admins=ADMINS, threshold=2)
@@ -44,8 +46,8 @@ class Domain:
     authority: Authority = field(init=False)
 
     def __post_init__(self) -> None:
-        self.authority = Authority(self.scene.instance)
-        self.scene.instance.role = Role.PRIMARY
+        self.authority = Authority(Steward(self.scene.instance))
+        self.scene.instance.members = Members(MEMBER)
         keyring = self.scene.keyring("a", "b", policy=self.policy, sequence=4)
         self.scene.holds_record_of(keyring)
         self.scene.instance.hold(keyring)
@@ -255,10 +257,10 @@ def test_on_a_platform_that_does_not_trust_its_host_nobody_is_its_owner(scene: S
 
 
 def test_a_standby_refuses(domain: Domain) -> None:
-    domain.scene.instance.role = Role.STANDBY
+    domain.scene.instance.members = Members("aa" * 16)
     with pytest.raises(Misuse, match="is a standby") as raised:
         domain.apply(domain.document(WIDER, "alice", "bob"))
-    assert "without -i" in raised.value.advice
+    assert "rkeyserver promote" in raised.value.advice
     assert domain.scene.lines() == []
 
 
@@ -467,7 +469,17 @@ def test_what_is_cancelled_half_way_is_not_in_force(domain: Domain, made: Made) 
 
 def granting(domain: Domain, monkeypatch: pytest.MonkeyPatch, given: list[str]) -> Callable[[], Awaitable[bytes]]:
     """A hand-over to a genuine peer that every policy here accepts; `given` gets the policy that went to it."""
-    request = RequestClaims(nonce=bytes(32), kem_public_key=b"", credential_mac=b"", credential=b"")
+    request = RequestClaims(
+        nonce=bytes(32),
+        kem_public_key=b"",
+        credential_mac=b"",
+        credential=b"",
+        member="dd" * 16,
+        address="",
+        epoch=0,
+        sequence=0,
+        digest=b"",
+    )
 
     async def prove(*_args: object) -> Proved:
         await asyncio.sleep(0)
@@ -476,9 +488,9 @@ def granting(domain: Domain, monkeypatch: pytest.MonkeyPatch, given: list[str]) 
     def appraise(*_args: object) -> Accepted:
         return Accepted(Verdict(claims=PEER_CLAIMS, policy="", at=NOW), request, bytes(64))
 
-    def sealed(accepted: Accepted, keyring: Keyring) -> Sealed:
+    def sealed(accepted: Accepted, keyring: Keyring, _owner: Owner) -> Sealed:
         given.append(keyring.header.policy)
-        return Sealed(accepted, bytes(keyring.view[:4]))
+        return Sealed(accepted, bytes(keyring.view[:4]), b"")
 
     def handed(made: Sealed) -> bytes:
         return made.ciphertext
@@ -487,7 +499,7 @@ def granting(domain: Domain, monkeypatch: pytest.MonkeyPatch, given: list[str]) 
         monkeypatch.setattr(domain.scene.granter, name, fake)
 
     async def hand_over() -> bytes:
-        return await grant(domain.scene.instance, b"", "there")
+        return await grant(Steward(domain.scene.instance), b"", "there")
 
     return hand_over
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from tests.fakes.admins import admins, change
-from tests.fakes.keyrings import OTHER_SECRET, SECRET, id_of, keyring_of
+from tests.fakes.hints import hint_at
+from tests.fakes.keyrings import OTHER_SECRET, OWNER, SECRET, id_of, keyring_of
 from tests.fakes.machines import NOW, HostTime, machine, set_microcode
 from tests.fakes.platform import FakePlatform
 from tests.fakes.processes import ROOT
@@ -47,7 +48,6 @@ from rkeyserver.service.doctor_changes import Change, Kind
 from rkeyserver.service.doctor_ways import THE_IMAGE, Heard
 from rkeyserver.service.finding import Finding, State, Topic
 from rkeyserver.service.held import HeldCollateral
-from rkeyserver.service.routes import Hint
 from rkeyserver.service.seen import Seen
 from rkeyserver.service.sharing_inline import InlineSharing
 from rkeyserver.service.verification import InlineVerifier
@@ -61,7 +61,7 @@ RECIPIENTS = Recovery(1, (AGE,), InlineSharing())
 
 
 def heard(domain: str = DOMAIN, machine_: Identity | None = ELSEWHERE) -> Heard:
-    return Heard(Hint(domain=domain, epoch=0, sequence=1), machine_)
+    return Heard(hint_at(1, domain=domain), machine_)
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Place:
         self, *, sealer: Platform | None = None, recovery: Recovery | None = None, written: int = NOW, **said: Any
     ) -> None:
         keyring = keyring_of(**{"policy": self.policy} | said)
-        self.record.write_bytes(seal_keyring(keyring, sealer or self.platform, now=written, recovery=recovery))
+        self.record.write_bytes(seal_keyring(keyring, sealer or self.platform, OWNER, now=written, recovery=recovery))
         keyring.close()
 
     def set(self, **changes: Any) -> None:
@@ -424,7 +424,7 @@ CASES: dict[str, Case] = {
     "a peer that is silent": (_set(hosts=(PEER,)), Topic.PEER, WARNING, "does not answer", NO_WAY_BACK),
     "a peer": (_peer(heard()), Topic.PEER, GOOD, rf"serves domain {DOMAIN}, sequence 1 \(unproved\)", OK),
     "a peer that is ahead": (
-        _peer(Heard(Hint(DOMAIN, 0, 2), ELSEWHERE)), Topic.PEER, WARNING, "sequence 2", OK
+        _peer(Heard(hint_at(2, domain=DOMAIN), ELSEWHERE)), Topic.PEER, WARNING, "sequence 2", OK
     ),
     "a peer that does not say who": (_peer(heard(machine_=None)), Topic.PEER, GOOD, DOMAIN, OK),
     "a peer that is this machine": (_this_very_machine, Topic.PEER, WARNING, "this very machine", NO_WAY_BACK),
@@ -438,7 +438,7 @@ CASES: dict[str, Case] = {
         both(_measured("bob"), _peer(heard())), Topic.PEER, WARNING, "serves domain", NO_WAY_BACK
     ),
     "a peer that is ahead of what is not believed": (
-        both(_measured("bob"), _peer(Heard(Hint(DOMAIN, 0, 2), ELSEWHERE))), Topic.PEER, WARNING, "sequence 2", OK
+        both(_measured("bob"), _peer(Heard(hint_at(2, domain=DOMAIN), ELSEWHERE))), Topic.PEER, WARNING, "sequence 2", OK
     ),
     "another image on this machine, where this one opens nothing": (
         both(_damaged, _this_very_machine), Topic.PEER, GOOD, "serves domain", CORRUPT

@@ -15,6 +15,7 @@ import pytest
 import uvloop
 from tests.attacks.parties import Machines, Pair, honest_pair
 from tests.fakes.claims import NOW
+from tests.fakes.keyrings import MEMBER
 from tests.fakes.platform import FakePlatform
 from tests.fakes.processes import reserve
 from tests.fakes.scene import DEFAULT
@@ -43,6 +44,9 @@ def asking() -> Asking:
         instance=OWN_ID,
         held=None,
         admins=None,
+        member=MEMBER,
+        address="",
+        holds=None,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.fakes.keyrings import MEMBER
 from tests.fakes.platform import FakePlatform
 from tests.fakes.scene import Scene
 from tests.fakes.signing import HERE, NEW, change_of, policy_text
@@ -16,11 +17,12 @@ from rkeyserver.appraisal.callers import LocalCaller
 from rkeyserver.appraisal.change import MAX_CHANGE, PolicyChange, digest
 from rkeyserver.errors import Unavailable
 from rkeyserver.service.authority import Authority
-from rkeyserver.service.instance import Role
 from rkeyserver.service.local_app import make_local_app
 from rkeyserver.service.local_caller import LOCAL_CALLER
+from rkeyserver.service.members import Members
 from rkeyserver.service.ops import make_ops_app
 from rkeyserver.service.routes import DERIVE_PATH, PING_PATH, POLICY_PATH, REWRAP_PATH, UNWRAP_PATH, WRAP_PATH
+from rkeyserver.service.steward import Steward
 
 SIGNED = policy_text(HERE, admins=["alice"])
 OWNED = policy_text(HERE)
@@ -39,11 +41,11 @@ def connected(app: Any, caller: LocalCaller) -> Any:
 
 
 def app_of(scene: Scene, policy: str = SIGNED, *, owner: bool = False) -> Any:
-    scene.instance.role = Role.PRIMARY
+    scene.instance.members = Members(MEMBER)
     keyring = scene.keyring(policy=policy)
     scene.holds_record_of(keyring)
     scene.instance.hold(keyring)
-    authority = Authority(scene.instance)
+    authority = Authority(Steward(scene.instance))
     return of_owner(make_local_app(authority)) if owner else make_ops_app(authority, "127.0.0.1")
 
 
@@ -90,7 +92,7 @@ def test_an_unsigned_one_is_applied_for_the_owner_alone(scene: Scene) -> None:
     refused = asked(app, "POST", document)
     assert (refused.status_code, refused.json()["reason"]) == (403, "not-signed")
     assert scene.store.writes == 0
-    answer = asked(of_owner(make_local_app(Authority(scene.instance))), "POST", document)
+    answer = asked(of_owner(make_local_app(Authority(Steward(scene.instance)))), "POST", document)
     assert (answer.status_code, answer.json()["change"]) == (200, 1)
 
 
@@ -159,7 +161,7 @@ def test_a_page_of_another_name_reads_and_changes_nothing(scene: Scene) -> None:
 
 def test_the_local_socket_has_the_policy_and_what_callers_ask_for(scene: Scene) -> None:
     app_of(scene)
-    app = make_local_app(Authority(scene.instance))
+    app = make_local_app(Authority(Steward(scene.instance)))
     found = {(path, *sorted(methods - {"HEAD"})) for path, methods in ((r.path, r.methods) for r in app.routes)}  # type: ignore[attr-defined]  # they are Routes
     assert found == {
         *((POLICY_PATH, method) for method in ("GET", "POST")),
@@ -191,7 +193,7 @@ NOT_OWNERS = {
 @pytest.mark.parametrize("caller", NOT_OWNERS.values(), ids=NOT_OWNERS)
 def test_whoever_else_can_connect_changes_nothing(scene: Scene, caller: LocalCaller) -> None:
     app_of(scene, OWNED)
-    app = connected(make_local_app(Authority(scene.instance)), caller)
+    app = connected(make_local_app(Authority(Steward(scene.instance))), caller)
     answer = asked(app, "POST", next_change(scene).text().encode())
     assert (answer.status_code, answer.json()["reason"]) == (403, "not-signed")
     assert asked(app, "GET").json()["policy"] == OWNED
@@ -200,5 +202,5 @@ def test_whoever_else_can_connect_changes_nothing(scene: Scene, caller: LocalCal
 def test_root_is_an_owner(scene: Scene) -> None:
     app_of(scene, OWNED)
     root = LocalCaller(pid=1, uid=0, gids=frozenset({0}), own=False)
-    app = connected(make_local_app(Authority(scene.instance)), root)
+    app = connected(make_local_app(Authority(Steward(scene.instance))), root)
     assert asked(app, "POST", next_change(scene, policy=policy_text(HERE, NEW)).text().encode()).status_code == 200

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.fakes.keyrings import OWNER
 from tests.fakes.lost import Lost, Recovering
 from tests.fakes.machines import machine
 from tests.fakes.recipients import age, one_of_each
@@ -392,7 +393,7 @@ def test_shares_are_for_the_keys_without_the_names_behind_them(gone: SimulatedPl
     assert keyring is not None
     text = keyring.header.policy
     named = text.replace(recipients[1].public, f"{recipients[1].public} somebody@somewhere")
-    renamed = keyring.changed(policy=named, changes=[], rotate=False, now=0)
+    renamed = keyring.changed(policy=named, changes=[], add=None, now=0)
     day.instance.store_keyring(renamed, None)
     renamed.close()
     assert day.store.record is not None
@@ -404,8 +405,8 @@ def test_shares_are_for_the_keys_without_the_names_behind_them(gone: SimulatedPl
 def test_a_keyring_is_sealed_for_no_recipient_without_the_policy_s_saying_so(gone: SimulatedPlatform) -> None:
     lost = Lost.of(gone)
     with contextlib.closing(open_keyring(parse(lost.record), gone)) as keyring:
-        plain = seal_keyring(keyring, gone, now=0)
-        stranger = seal_keyring(keyring, gone, now=0, recovery=Recovery(1, (age().public,), WatchedSharing()))
+        plain = seal_keyring(keyring, gone, OWNER, now=0)
+        stranger = seal_keyring(keyring, gone, OWNER, now=0, recovery=Recovery(1, (age().public,), WatchedSharing()))
     assert parse(plain).header.recovery is None
     assert parse(stranger).header.recovery is not None
 

@@ -16,6 +16,7 @@ from rkeyserver.exchange.primary import Granter, Proved
 from rkeyserver.service.app import MAX_RELEASES, MAX_SHARE, make_app
 from rkeyserver.service.limits import PER_ADDRESS, Shares
 from rkeyserver.service.routes import HAND_OVER_PATH, RELEASE_HELLO_PATH, RELEASE_PATH
+from rkeyserver.service.steward import Steward
 from rkeyserver.service.verification import MAX_WAITING
 
 ONE, OTHER = "10.0.0.1", "10.0.0.2"
@@ -59,7 +60,7 @@ def test_garbage_of_one_address_leaves_room_for_the_others(scene: Scene) -> None
     granter = _Slow()
     scene.instance.granter = granter
     scene.instance.hold(scene.keyring())
-    app = make_app(scene.instance)
+    app = make_app(Steward(scene.instance))
 
     async def ask(address: str) -> int:
         transport = httpx.ASGITransport(app, client=(address, 1))
@@ -105,7 +106,7 @@ def test_enclaves_of_one_address_leave_room_for_others_and_for_machines(scene: S
     granter, releases = _Slow(), _SlowReleases()
     scene.instance.granter, scene.instance.releases = granter, releases
     scene.instance.hold(scene.keyring())
-    app = make_app(scene.instance)
+    app = make_app(Steward(scene.instance))
 
     async def ask(address: str, path: str = RELEASE_PATH) -> int:
         transport = httpx.ASGITransport(app, client=(address, 1))
@@ -132,7 +133,7 @@ def test_enclaves_of_one_address_leave_room_for_others_and_for_machines(scene: S
 
 def test_an_instance_that_releases_nothing_says_not_now(scene: Scene) -> None:
     async def ask(path: str) -> int:
-        transport = httpx.ASGITransport(make_app(scene.instance), client=(ONE, 1))
+        transport = httpx.ASGITransport(make_app(Steward(scene.instance)), client=(ONE, 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
             return (await client.post(path, content=b"garbage")).status_code
 

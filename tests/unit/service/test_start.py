@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from tests.fakes.claims import NOW
-from tests.fakes.keyrings import OTHER_SECRET, SECRET, id_of
+from tests.fakes.hints import hint_at
+from tests.fakes.keyrings import MEMBER, OTHER_SECRET, OWNER, SECRET, id_of
 from tests.fakes.loop import run_timeless
 from tests.fakes.platform import FakePlatform
 from tests.fakes.scene import DEFAULT, PEER, Scene, is_closed
@@ -25,19 +26,19 @@ from tests.unit.service.conftest import MakeScene
 
 from rkeyserver.address import Address
 from rkeyserver.appraisal.policy import Policy, parse_admins, parse_policy
-from rkeyserver.appraisal.succession import Held
 from rkeyserver.attestation.report_data import report_data, transcript_hash
 from rkeyserver.config import Config
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.armour import Kind, dearmour
 from rkeyserver.exchange.attested import Context
 from rkeyserver.exchange.messages import MintStatement, MintStatementClaims, decode
-from rkeyserver.exchange.standby import Asking, Received
+from rkeyserver.exchange.standby import Asking, Received, held_of
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.service import fetch
 from rkeyserver.service.adopt import Nothing, Opened, Own, look
 from rkeyserver.service.given import Given
+from rkeyserver.service.hints import Hint
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.join import (
     BACKGROUND_DELAY,
@@ -48,8 +49,8 @@ from rkeyserver.service.join import (
     Joiner,
     start_standby,
 )
-from rkeyserver.service.routes import Hint
 from rkeyserver.service.start import open_own, start_primary
+from rkeyserver.service.steward import Steward
 
 NOTHING_GIVEN = Given(None, None)
 DOMAIN, OTHER_DOMAIN = id_of(SECRET), id_of(OTHER_SECRET)
@@ -58,6 +59,10 @@ NO_ANSWER = Unavailable("no answer")
 REFUSED = Rejected(Reason.REFUSED_BY_PEER, "it refused", advice="look there")
 
 Answer = Received | RkeyError
+
+
+def first_of(found: list[Address], number: int) -> list[Address]:
+    return found[:number]
 
 
 @dataclass
@@ -90,7 +95,7 @@ class Hosts:
         script = self.hints.get(host.host, [None])
         return script.pop(0) if len(script) > 1 else script[0]
 
-    def asking(self, policy: Policy, held: Held | None) -> Asking:
+    def asking(self, policy: Policy, held: Keyring | None) -> Asking:
         instance = self.scene.instance
         return Asking(
             attester=self.scene.platform,
@@ -99,14 +104,25 @@ class Hosts:
             clock=instance.clock,
             random=bytes,
             instance=bytes(16),
-            held=held,
+            held=None if held is None else held_of(held),
             admins=None,
+            member=MEMBER,
+            address="",
+            holds=None if held is None else held.place,
         )
 
     def joiner(self, **said: object) -> Joiner:
         hosts = tuple(Address(name, 8888) for name in self.answers)
         config = Config(hosts=hosts, **said)  # type: ignore[arg-type]  # a test says it
-        return Joiner(config, self.scene.instance, self.given, self.asking, lambda: self.jitter)
+        return Joiner(
+            config,
+            self.scene.instance,
+            self.given,
+            Steward(self.scene.instance),
+            self.asking,
+            lambda: self.jitter,
+            first_of,
+        )
 
     @property
     def times(self) -> list[float]:
@@ -665,7 +681,7 @@ def test_a_record_that_came_meanwhile_is_looked_at_before_the_next_asking(scene:
     fork = scene.received("a", "c", sequence=9)
     hosts = hosts_of(a=[NO_ANSWER, fork])
     restored = scene.keyring("a", "b", sequence=2)
-    record = seal_keyring(restored, scene.platform, now=0)
+    record = seal_keyring(restored, scene.platform, OWNER, now=0)
 
     def put() -> None:
         scene.store.record = record
@@ -685,7 +701,7 @@ def test_a_record_that_came_meanwhile_is_looked_at_before_the_next_asking(scene:
 def test_another_machine_s_record_that_came_meanwhile_ends_the_asking(scene: Scene, hosts_of: HostsOf) -> None:
     foreign = FakePlatform(sealer=FakeSealer(platform="simulated", machine="c3" * 16))
     hosts = hosts_of(a=[NO_ANSWER, scene.received()])
-    record = seal_keyring(scene.keyring(), foreign, now=0)
+    record = seal_keyring(scene.keyring(), foreign, OWNER, now=0)
 
     def put() -> None:
         scene.store.record = record
@@ -865,7 +881,7 @@ def test_it_ends_where_there_is_nothing_to_serve(hosts_of: HostsOf) -> None:
 
 
 def hint(sequence: int, *, epoch: int = 0, domain: str = DOMAIN) -> Hint:
-    return Hint(domain=domain, epoch=epoch, sequence=sequence)
+    return hint_at(sequence, epoch=epoch, domain=domain)
 
 
 def follow(hosts: Hosts, seconds: float = 5400) -> None:

@@ -19,6 +19,7 @@ import msgspec
 import pytest
 import uvloop
 from tests.fakes.claims import CLAIMS
+from tests.fakes.keyrings import MEMBER
 from tests.fakes.machines import NOW, machine
 from tests.fakes.pccs import issued_at
 from tests.fakes.processes import environment, wait_for_end_of
@@ -584,7 +585,7 @@ def test_they_inherit_no_key_no_file_and_no_environment(
     async def check() -> None:
         boot(TELL)
         # Even one that is started late, when the keyring is open, has none of it.
-        keyring = Keyring.mint(now=NOW, policy="version = 1\n")
+        keyring = Keyring.mint(primary=MEMBER, now=NOW, policy="version = 1\n")
         with contextlib.closing(keyring), (tmp_path / "open file").open("wb") as file:
             os.set_inheritable(file.fileno(), True)  # noqa: FBT003 - the os module's signature
             async with pool_of(1) as pool:

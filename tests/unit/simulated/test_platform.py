@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.keyrings import MEMBER, OWNER
 from tests.fakes.machines import NOW, HostTime, loaded, machine, other_signer, running, set_microcode
 
 from rkeyserver.attestation.evidence import MAX_ENDORSEMENTS, MAX_EVIDENCE
@@ -27,7 +28,7 @@ DATA = bytes(range(64))
 
 @pytest.fixture
 def keyring() -> Iterator[Keyring]:
-    keyring = Keyring.mint(now=NOW, policy="a policy")
+    keyring = Keyring.mint(primary=MEMBER, now=NOW, policy="a policy")
     yield keyring
     keyring.close()
 
@@ -50,14 +51,14 @@ def refusal(record: bytes, platform: SimulatedPlatform) -> str:
 
 
 def test_a_record_opens_on_the_machine_that_sealed_it_and_after_a_restart(tmp_path: Path, keyring: Keyring) -> None:
-    record = seal_keyring(keyring, machine(tmp_path), now=NOW)
+    record = seal_keyring(keyring, machine(tmp_path), OWNER, now=NOW)
     assert opens(record, machine(tmp_path), keyring)
     assert opens(record, SimulatedPlatform.open(tmp_path, Clock(HostTime())), keyring)
 
 
 def test_a_record_copied_to_another_machine_does_not_open(tmp_path: Path, keyring: Keyring) -> None:
     one, other = machine(tmp_path / "one"), machine(tmp_path / "other")
-    text = refusal(seal_keyring(keyring, one, now=NOW), other)
+    text = refusal(seal_keyring(keyring, one, OWNER, now=NOW), other)
     assert one.attester_identity().machine in text
     assert other.attester_identity().machine in text
 
@@ -69,19 +70,21 @@ def test_a_record_copied_to_a_machine_that_was_given_the_others_ppid_does_not_op
     posing = dataclasses.replace(other.processor, ppid=one.processor.ppid)
     poser = SimulatedPlatform(posing, running(), tmp_path / "other", Clock(HostTime()))
     assert poser.attester_identity() == one.attester_identity()
-    assert "does not open the record" in refusal(seal_keyring(keyring, one, now=NOW), poser)
+    assert "does not open the record" in refusal(seal_keyring(keyring, one, OWNER, now=NOW), poser)
 
 
 def test_a_record_rewritten_to_name_another_machine_does_not_open(tmp_path: Path, keyring: Keyring) -> None:
     one, other = machine(tmp_path / "one"), machine(tmp_path / "other")
     name, wanted = (platform.attester_identity().machine.encode() for platform in (one, other))
-    assert "does not open the record" in refusal(seal_keyring(keyring, one, now=NOW).replace(name, wanted), other)
+    assert "does not open the record" in refusal(
+        seal_keyring(keyring, one, OWNER, now=NOW).replace(name, wanted), other
+    )
 
 
 def test_a_record_opens_on_a_copy_of_the_whole_folder_since_that_is_the_machine(
     tmp_path: Path, keyring: Keyring
 ) -> None:
-    record = seal_keyring(keyring, machine(tmp_path / "one"), now=NOW)
+    record = seal_keyring(keyring, machine(tmp_path / "one"), OWNER, now=NOW)
     shutil.copytree(tmp_path / "one", tmp_path / "copy")
     assert opens(record, SimulatedPlatform.open(tmp_path / "copy", Clock(HostTime())), keyring)
 
@@ -90,7 +93,7 @@ def test_a_record_opens_on_a_copy_of_the_whole_folder_since_that_is_the_machine(
 def test_a_record_from_before_a_change_of_microcode_does_not_open(
     status: str, tmp_path: Path, keyring: Keyring
 ) -> None:
-    record = seal_keyring(keyring, machine(tmp_path), now=NOW)
+    record = seal_keyring(keyring, machine(tmp_path), OWNER, now=NOW)
     text = refusal(record, machine(tmp_path, status=status))
     before, after = tcb.CURRENT_CPU_SVN.hex(), tcb.cpu_svn(status).hex()
     assert f"since it was sealed, cpu_svn was {before}, is {after}" in text
@@ -111,15 +114,15 @@ ENCLAVES: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_record_does_not_open_for(differences: dict[str, Any], says: str, tmp_path: Path, keyring: Keyring) -> None:
     if "key" in differences:
         differences = {"key": other_signer()}
-    record = seal_keyring(keyring, machine(tmp_path), now=NOW)
+    record = seal_keyring(keyring, machine(tmp_path), OWNER, now=NOW)
     assert says in refusal(record, machine(tmp_path, enclave=lambda: loaded(**differences)))
     # And the other way round: what the other one seals is not for the product.
-    theirs = seal_keyring(keyring, machine(tmp_path, enclave=lambda: loaded(**differences)), now=NOW)
+    theirs = seal_keyring(keyring, machine(tmp_path, enclave=lambda: loaded(**differences)), OWNER, now=NOW)
     assert "does not open" in refusal(theirs, machine(tmp_path))
 
 
 def test_a_record_opens_for_another_image_of_the_signer(tmp_path: Path, keyring: Keyring) -> None:
-    record = seal_keyring(keyring, machine(tmp_path), now=NOW)
+    record = seal_keyring(keyring, machine(tmp_path), OWNER, now=NOW)
     assert opens(record, machine(tmp_path, enclave=loaded), keyring)
 
 
@@ -127,7 +130,7 @@ def test_a_record_sealed_to_an_image_opens_for_no_other(tmp_path: Path, keyring:
     def strict(platform: SimulatedPlatform) -> SimulatedPlatform:
         return dataclasses.replace(platform, key_policy=KeyPolicy.MRENCLAVE)
 
-    record = seal_keyring(keyring, strict(machine(tmp_path)), now=NOW)
+    record = seal_keyring(keyring, strict(machine(tmp_path)), OWNER, now=NOW)
     assert opens(record, strict(machine(tmp_path)), keyring)
     assert "does not open" in refusal(record, strict(machine(tmp_path, enclave=loaded)))
     text = refusal(record, machine(tmp_path))
@@ -136,7 +139,7 @@ def test_a_record_sealed_to_an_image_opens_for_no_other(tmp_path: Path, keyring:
 
 def test_the_header_says_what_the_record_is_bound_to(tmp_path: Path, keyring: Keyring) -> None:
     platform = machine(tmp_path)
-    slot = parse(seal_keyring(keyring, platform, now=NOW)).header.slot
+    slot = parse(seal_keyring(keyring, platform, OWNER, now=NOW)).header.slot
     assert (slot.platform, slot.machine, slot.policy) == ("simulated", platform.processor.ppid.hex(), "mrsigner")
     assert slot.versions == {"cpu_svn": tcb.CURRENT_CPU_SVN.hex(), "isv_svn": "1", "config_svn": "0"}
 

@@ -26,6 +26,7 @@ def _held(case: Json) -> tuple[Json, str]:
 def _root_key(keyring: Json, generation: str) -> bytes:
     ids = [one["id"] for one in keyring["generations"]]
     require(generation in ids, "no-such-generation")
+    require(keyring["generations"][ids.index(generation)]["state"] != "retired", "generation-retired")
     key = keyring["keys"][1 + ids.index(generation)]
     assert isinstance(key, bytes)
     return key

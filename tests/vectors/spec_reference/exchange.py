@@ -121,6 +121,8 @@ def read_grant(case: Json, data: bytes) -> str:
     appraise(proved, policy, case["now"])
     require(claims["nonce"] == unhex(case["request_nonce"]), "not-bound")
     require(claims["ciphertext_sha512"] == hashlib.sha512(grant["ciphertext"]).digest(), "not-bound")
+    require(claims["members_sha512"] == hashlib.sha512(grant["members"]).digest(), "not-bound")
+    decode("members", grant["members"])
     require(claims["credential_answer"] == b"", "malformed")
     plaintext = hpke_open(case, grant["ciphertext"], before)
     try:

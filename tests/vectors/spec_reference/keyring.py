@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 
 from tests.vectors.spec_reference.notation import (
@@ -37,6 +38,7 @@ def write_keyring(case: Json) -> bytes:
             "domain": domain,
             "epoch": case["epoch"],
             "sequence": case["sequence"],
+            "primary": case["primary"],
             "generations": [
                 {"id": generation_id(key, domain), "created": one["created"], "state": one["state"]}
                 for key, one in zip(root_keys, case["generations"], strict=True)
@@ -54,10 +56,10 @@ def read_keyring(data: bytes) -> Json:
     end = 4 + struct.unpack_from(">I", data)[0]
     require(4 < end <= len(data), "Corrupt")
     header = read_canonical_json(data[4:end])
-    require(
-        is_object(header, ["version", "domain", "epoch", "sequence", "generations", "policy", "changes"]), "Corrupt"
-    )
+    fields = ["version", "domain", "epoch", "sequence", "primary", "generations", "policy", "changes"]
+    require(is_object(header, fields), "Corrupt")
     require(header["version"] == 1 and is_text(header["domain"], HEX16), "Corrupt")
+    require(is_text(header["primary"], HEX16), "Corrupt")
     require(is_int(header["epoch"], 0, 2**62) and is_int(header["sequence"], 0, 2**62), "Corrupt")
     require(isinstance(header["policy"], str) and 1 <= len(header["policy"]) <= 131072, "Corrupt")
     changes = header["changes"]
@@ -68,14 +70,15 @@ def read_keyring(data: bytes) -> Json:
     for one in generations:
         require(is_object(one, ["id", "created", "state"]), "Corrupt")
         require(is_text(one["id"], HEX16) and is_int(one["created"], 0, 2**62), "Corrupt")
-        require(one["state"] in ("current", "readable"), "Corrupt")
+        require(one["state"] in ("pending", "current", "readable", "retired"), "Corrupt")
     require(len(data) == end + 32 * (1 + len(generations)), "Corrupt")
     keys = [data[at : at + 32] for at in range(end, len(data), 32)]
     require(domain_id(keys[0]) == header["domain"], "Corrupt")
     for one, key in zip(generations, keys[1:], strict=True):
         require(generation_id(key, header["domain"]) == one["id"], "Corrupt")
     require(len({one["id"] for one in generations}) == len(generations), "Corrupt")
-    require([one["state"] for one in generations].count("current") == 1, "Corrupt")
+    states = [one["state"] for one in generations]
+    require(states.count("current") == 1 and states.count("pending") <= 1, "Corrupt")
     assert isinstance(header, dict)
     return header | {"keys": keys}
 
@@ -92,7 +95,14 @@ def describe_keyring(data: bytes) -> Json:
     }
 
 
+def place(keyring: Json) -> tuple[int, int, str, str]:
+    """Of a keyring as read_keyring() gives it."""
+    header = canonical_json({name: value for name, value in keyring.items() if name != "keys"})
+    digest = hashlib.sha256(header).hexdigest()
+    return keyring["epoch"], keyring["sequence"], keyring["primary"], digest
+
+
 def extends(new: Json, old: Json) -> bool:
     ids, had = ({one["id"] for one in keyring["generations"]} for keyring in (new, old))
-    later = (new["epoch"], new["sequence"]) > (old["epoch"], old["sequence"])
+    later = place(new) > place(old)
     return bool(new == old or (new["domain"] == old["domain"] and had <= ids and later))

@@ -9,7 +9,9 @@ from typing import Final
 
 import msgspec
 from tests.vectors.spec_reference.notation import (
+    ADDRESS,
     HEX16,
+    HEX32,
     LABEL,
     NAME,
     Json,
@@ -49,14 +51,21 @@ MESSAGES: Final[dict[str, list[tuple[str, str, int, int]]]] = {
         ("kem_public_key", "bytes", 1216, 1216),
         ("credential_mac", "bytes", 0, 32),
         ("credential", "bytes", 0, 16384),
+        ("member", "hex16", 0, 0),
+        ("address", "address", 0, 0),
+        ("epoch", "int", 0, 2**62),
+        ("sequence", "int", 0, 2**62),
+        ("digest", "bytes", 0, 32),
     ],
+    "members": [("member", "hex16", 0, 0), ("members", "known-member list", 0, 1024)],
     "request": [("hello", "bytes", 0, 32768), ("challenge", "bytes", 0, 65536), ("attested", "attested", 0, 0)],
     "grant-claims": [
         ("ciphertext_sha512", "bytes", 64, 64),
+        ("members_sha512", "bytes", 64, 64),
         ("nonce", "bytes", 32, 32),
         ("credential_answer", "bytes", 0, 32),
     ],
-    "grant": [("attested", "attested", 0, 0), ("ciphertext", "bytes", 1, 264192)],
+    "grant": [("attested", "attested", 0, 0), ("ciphertext", "bytes", 1, 264192), ("members", "bytes", 1, 524288)],
     "recovery-request-claims": [
         ("version", "int", -(2**63), 2**64 - 1),
         ("platform", "name", 0, 0),
@@ -97,7 +106,17 @@ MESSAGES: Final[dict[str, list[tuple[str, str, int, int]]]] = {
         ("time", "int", 0, 2**62),
     ],
     "mint-statement": [("attested", "attested", 0, 0)],
+    "known-member": [
+        ("member", "hex16", 0, 0),
+        ("machine", "name", 0, 0),
+        ("address", "address", 0, 0),
+        ("epoch", "int", 0, 2**62),
+        ("sequence", "int", 0, 2**62),
+        ("digest", "hex32", 0, 0),
+        ("seen", "int", 0, 2**62),
+    ],
 }
+UNTAGGED: Final = {"known-member"}
 MOST: Final = {
     "hello": 32768,
     "challenge-body": 49152,
@@ -105,7 +124,8 @@ MOST: Final = {
     "request-claims": 49152,
     "request": 294912,
     "grant-claims": 1024,
-    "grant": 460800,
+    "members": 524288,
+    "grant": 985088,
     "recovery-request-claims": 49152,
     "recovery-request": 212992,
     "recovery-contribution": 6144,
@@ -156,19 +176,29 @@ def pack(value: object) -> bytes:  # noqa: PLR0911 - one for each kind of value
 
 
 def encode(kind: str, fields: Json) -> bytes:
-    return pack({"type": kind} | {name: fields[name] for name, *_ in MESSAGES[kind]})
+    tag = {} if kind in UNTAGGED else {"type": kind}
+    return pack(tag | {name: fields[name] for name, *_ in MESSAGES[kind]})
 
 
 def check_fields(kind: str, found: object) -> None:
     assert_fields = MESSAGES[kind]
     require(isinstance(found, dict), "malformed")
     assert isinstance(found, dict)
-    require(list(found) == ["type", *(name for name, *_ in assert_fields)] and found["type"] == kind, "malformed")
+    tag = [] if kind in UNTAGGED else ["type"]
+    require(list(found) == [*tag, *(name for name, *_ in assert_fields)], "malformed")
+    require(found.get("type", kind) == kind, "malformed")
     for name, form, least, most in assert_fields:
         check_value(form, found[name], least, most)
 
 
-TEXTS: Final = {"name": NAME, "hex16": HEX16, "label": LABEL, "generation": f"first|current|{HEX16}"}
+TEXTS: Final = {
+    "name": NAME,
+    "hex16": HEX16,
+    "label": LABEL,
+    "generation": f"first|current|{HEX16}",
+    "hex32": HEX32,
+    "address": ADDRESS,
+}
 
 
 def check_value(form: str, value: object, least: int, most: int) -> None:

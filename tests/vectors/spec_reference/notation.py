@@ -52,6 +52,7 @@ def read_canonical_json(data: bytes) -> Any:
 HEX16: Final = "[0-9a-f]{32}"
 HEX32: Final = "[0-9a-f]{64}"
 LABEL: Final = "(?=.{1,256}$)[!-~]([ -~]*[!-~])?"
+ADDRESS: Final = r"[0-9A-Za-z.:\[\]_%-]{0,300}"
 NAME: Final = "[0-9a-z:._-]{1,128}"
 
 

@@ -34,7 +34,7 @@ from tests.vectors.spec_reference.keyring import (
     read_keyring,
     write_keyring,
 )
-from tests.vectors.spec_reference.messages import decode, encode, make_challenge, report_data, transcript
+from tests.vectors.spec_reference.messages import UNTAGGED, decode, encode, make_challenge, report_data, transcript
 from tests.vectors.spec_reference.mint_statement import check_statement
 from tests.vectors.spec_reference.notation import Json, expand, framed, unhex
 from tests.vectors.spec_reference.policy import appraise, appraise_application, appraise_enclave, read_policy
@@ -70,7 +70,8 @@ def fields_of(value: Any) -> Any:
     if isinstance(value, dict) and "hex" in value:
         return unhex(value["hex"])
     if isinstance(value, dict) and "message" in value:
-        return {"type": value["message"]} | {name: fields_of(one) for name, one in value["fields"].items()}
+        tag = {} if value["message"] in UNTAGGED else {"type": value["message"]}
+        return tag | {name: fields_of(one) for name, one in value["fields"].items()}
     if isinstance(value, list):
         return [fields_of(one) for one in value]
     return value

@@ -9,7 +9,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tests.vectors.spec_reference.keyring import read_keyring
 from tests.vectors.spec_reference.notation import (
+    ADDRESS,
     HEX16,
+    HEX32,
     NAME,
     Json,
     Refused,
@@ -61,7 +63,8 @@ def seal_record(case: Json, *more: Json) -> bytes:
         "versions": case["versions"],
         "wrapped": base64.b64encode(wrap(case, slot_data_of(case, case))).decode(),
     }
-    header = {name: case[name] for name in ("domain", "generations", "epoch", "sequence", "written")}
+    names = ("domain", "generations", "epoch", "sequence", "written", "member", "members")
+    header = {name: case[name] for name in names}
     head = MAGIC + canonical_json(header | {"slots": [slot, *more]}) + b"\n"
     return head + AESGCM(unhex(case["record_key"])).encrypt(bytes(12), unhex(case["keyring"]), head)
 
@@ -75,14 +78,26 @@ def check_slot(slot: Json) -> None:
     unbase64(slot["wrapped"])
 
 
+def check_member(member: Json) -> None:
+    names = ["member", "machine", "address", "epoch", "sequence", "digest", "seen"]
+    require(is_object(member, names), "Corrupt")
+    require(is_text(member["member"], HEX16) and is_text(member["machine"], NAME), "Corrupt")
+    require(is_text(member["digest"], HEX32) and is_text(member["address"], ADDRESS), "Corrupt")
+    require(all(is_int(member[name], 0, 2**62) for name in ("epoch", "sequence", "seen")), "Corrupt")
+
+
 def read_record(record: bytes) -> tuple[Json, bytes, bytes]:
     """Header, everything before the ciphertext, ciphertext."""
     require(record.startswith(MAGIC), "Corrupt")
     end = record.find(b"\n", len(MAGIC))
-    require(0 <= end - len(MAGIC) <= 131071, "Corrupt")
+    require(0 <= end - len(MAGIC) <= 524287, "Corrupt")
     header = read_canonical_json(record[len(MAGIC) : end])
-    require(is_object(header, ["domain", "generations", "epoch", "sequence", "written", "slots"]), "Corrupt")
-    require(is_text(header["domain"], HEX16), "Corrupt")
+    names = ["domain", "generations", "epoch", "sequence", "written", "member", "members", "slots"]
+    require(is_object(header, names), "Corrupt")
+    require(is_text(header["domain"], HEX16) and is_text(header["member"], HEX16), "Corrupt")
+    require(isinstance(header["members"], list) and len(header["members"]) <= 1024, "Corrupt")
+    for one in header["members"]:
+        check_member(one)
     require(all(is_int(header[name], 0, 2**62) for name in ("epoch", "sequence", "written")), "Corrupt")
     ids, slots = header["generations"], header["slots"]
     require(isinstance(ids, list) and 1 <= len(ids) <= 1024 and all(is_text(one, HEX16) for one in ids), "Corrupt")

@@ -26,15 +26,22 @@ SHARED: Final[Json] = {
 }
 
 
-def keyring_of(*root_keys: str, secret: str = DOMAIN_SECRET) -> str:
-    """A keyring whose last generation is current, hex."""
+def keyring_of(*root_keys: str, secret: str = DOMAIN_SECRET, before: str = "readable") -> str:
+    """A keyring whose last generation is current, hex; before: what the others are."""
     last = len(root_keys) - 1
     generations = [
-        {"root_key": key, "created": 1000 + at, "state": "current" if at == last else "readable"}
+        {"root_key": key, "created": 1000 + at, "state": "current" if at == last else before}
         for at, key in enumerate(root_keys)
     ]
     made: str = KEYRING["write keyring"](
-        {"domain_secret": secret, "epoch": 0, "sequence": 1, "policy": "p", "generations": generations}
+        {
+            "domain_secret": secret,
+            "epoch": 0,
+            "sequence": 1,
+            "primary": "90" * 16,
+            "policy": "p",
+            "generations": generations,
+        }
     )
     return made
 
@@ -60,6 +67,8 @@ def _keys() -> list[Json]:
     first_id = KEYRING["generation id"]({"root_key": ROOT_KEY, "domain": domain})
     usual: Json = {"label": "db/main", "size": 32, "generation": "current"}
 
+    retired = keyring_of(ROOT_KEY, SECOND_KEY, before="retired")
+
     def key(name: str, keyring: str = two, **given: object) -> Json:
         return case(name, "key for a caller", keyring=keyring, **(usual | given))
 
@@ -76,6 +85,8 @@ def _keys() -> list[Json]:
         key("of 64 bytes", size=64),
         key("in another domain", other),
         key("refused: a key of a generation that is not there", generation=OTHER_ID, error="no-such-generation"),
+        key("a key of a readable generation beside a retired one", generation="current", keyring=retired),
+        key("refused: a key of a retired generation", generation="first", keyring=retired, error="generation-retired"),
         key("refused: of 15 bytes", size=15, error="Misuse"),
         key("refused: of 65 bytes", size=65, error="Misuse"),
     ]
@@ -84,6 +95,7 @@ def _keys() -> list[Json]:
 def _wrapping() -> list[Json]:
     one, two = keyring_of(ROOT_KEY), keyring_of(ROOT_KEY, SECOND_KEY)
     other = keyring_of(ROOT_KEY, secret=numbered(0x30, 32))
+    retired = keyring_of(ROOT_KEY, SECOND_KEY, before="retired")
     given: Json = {"label": "backup", "associated_data": ABOUT}
     wrapped: str = OPERATIONS["wrap a secret"](given | {"keyring": one, "plaintext": SECRET, "salt": SALT})
     newer: str = OPERATIONS["wrap a secret"](given | {"keyring": two, "plaintext": SECRET, "salt": SECOND_SALT})
@@ -115,6 +127,7 @@ def _wrapping() -> list[Json]:
         "another label": ({"label": "backup2"}, "does-not-open"),
         "other associated data": ({"associated_data": ""}, "does-not-open"),
         "parted elsewhere": ({"label": "backupr", "associated_data": b"ow 7".hex()}, "does-not-open"),
+        "a retired generation": ({"keyring": retired}, "generation-retired"),
         "another domain": ({"keyring": other}, "no-such-generation"),
     }  # fmt: skip
     return [

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from tests.fakes.keyrings import MEMBER, OWNER
+from tests.fakes.members import MEMBERS, MEMBERS_SHA512
 from tests.vectors.spec_cases import Json, load
 from tests.vectors.spec_rkeyserver import OPERATIONS, key_memory, one_time_key, randomness
 from tests.vectors.spec_writers.common import NOW, case, complete, numbered
@@ -56,7 +58,7 @@ def fixed() -> Json:
         "policy": policy,
     }
     shared["keyring"] = OPERATIONS["mint"](
-        {"domain_secret": DOMAIN_SECRET, "root_key": ROOT_KEY, "now": 1000, "policy": policy}
+        {"domain_secret": DOMAIN_SECRET, "root_key": ROOT_KEY, "now": 1000, "policy": policy, "primary": "90" * 16}
     )
     shared["hello"] = OPERATIONS["greet"](shared)
     shared["challenge"] = OPERATIONS["challenge"](shared | {"bytes": shared["hello"]})
@@ -112,6 +114,9 @@ class Recorder:
             instance=self.hex("standby_instance"),
             held=None,
             admins=None,
+            member=MEMBER,
+            address="",
+            holds=None,
         )
         setattr(standby, "OneTimeKey", lambda: one_time_key(self.shared))  # noqa: B010 - no attribute of that type
         try:
@@ -132,7 +137,7 @@ class Recorder:
         policy = parse_policy(self.shared["policy"])
         keyring = Keyring.parse(key_memory(self.hex("keyring")))
         accepted = granter.appraise(asyncio.run(granter.prove(request, policy)), policy)
-        found = granter.grant(granter.seal(accepted, keyring))
+        found = granter.grant(granter.seal(accepted, keyring, OWNER))
         keyring.close()
         granter.close()
         return found
@@ -181,11 +186,13 @@ class Recorder:
         ) -> bytes:
             digest = hashlib.sha512(ciphertext).digest() if digest is None else digest
             claims = messages.encode(
-                messages.GrantClaims(ciphertext_sha512=digest, nonce=nonce, credential_answer=answer)
+                messages.GrantClaims(
+                    members_sha512=MEMBERS_SHA512, ciphertext_sha512=digest, nonce=nonce, credential_answer=answer
+                )
             )
             evidence = self.primary.evidence(report_data(context, transcript, claims))
             attested = AttestedMessage(claims=claims, evidence=evidence, endorsements=endorsements)
-            return messages.encode(messages.Grant(attested=attested, ciphertext=ciphertext))
+            return messages.encode(messages.Grant(attested=attested, ciphertext=ciphertext, members=MEMBERS))
 
         def sealed(keyring: bytes, info: bytes = transcript) -> bytes:
             return hpke.seal(memoryview(keyring), one_time_key(self.shared).public, info)
@@ -372,7 +379,7 @@ def _grants(shared: Json) -> list[Json]:
         case("grant", "read grant", of="grant", changes=[], out=shared["keyring"]),
         wrong("of nothing", [[0, len(data), ""]], "malformed"),
         wrong("cut", [[len(data) - 1, 1, ""]], "malformed"),
-        wrong("too long", [[0, 0, "00", 460_800]], "too-large"),
+        wrong("too long", [[0, 0, "00", 985_088]], "too-large"),
         wrong("that is the request", [[0, len(data), shared["request"][:2000]]], "malformed"),
         wrong("with its nonce changed", _flip(data, data.index(bytes.fromhex(shared["request_nonce"]))), "not-bound"),
         wrong("with its digest changed", _flip(data, data.index(b"ciphertext_sha512") + 19), "not-bound"),

@@ -11,6 +11,7 @@ from tests.vectors.spec_writers.common import case, complete, numbered
 DOMAIN_SECRET: Final = numbered(0x20, 32)
 ROOT_KEY: Final = numbered(0x40, 32)
 SECOND_KEY: Final = numbered(0x60, 32)
+PRIMARY: Final = numbered(0x90, 16)
 POLICY: Final = 'version = 1 # "quoted", \\, tab\t, bell \x07, ü\n'
 
 
@@ -19,13 +20,22 @@ def content() -> Json:
     domain = OPERATIONS["domain id"]({"domain_secret": DOMAIN_SECRET})
     first = {"root_key": ROOT_KEY, "created": 1000, "state": "readable"}
     second = {"root_key": SECOND_KEY, "created": 2000, "state": "current"}
-    minted: Json = {"domain_secret": DOMAIN_SECRET, "root_key": ROOT_KEY, "now": 1000, "policy": POLICY}
+    minted: Json = {
+        "domain_secret": DOMAIN_SECRET,
+        "root_key": ROOT_KEY,
+        "now": 1000,
+        "policy": POLICY,
+        "primary": PRIMARY,
+    }
 
-    def made(*generations: Json, secret: str = DOMAIN_SECRET, epoch: int = 0, sequence: int = 2) -> Json:
+    def made(
+        *generations: Json, secret: str = DOMAIN_SECRET, epoch: int = 0, sequence: int = 2, primary: str = PRIMARY
+    ) -> Json:
         return {
             "domain_secret": secret,
             "epoch": epoch,
             "sequence": sequence,
+            "primary": primary,
             "policy": POLICY,
             "generations": list(generations),
         }
@@ -54,6 +64,8 @@ def content() -> Json:
         "a field unknown": edited(b'"epoch":0', b'"extra":0,"epoch":0'),
         "a field missing": edited(b'"epoch":0,', b""),
         "two fields swapped": edited(b'"epoch":0,"sequence":1', b'"sequence":1,"epoch":0'),
+        "no primary": edited(f',"primary":"{PRIMARY}"'.encode(), b""),
+        "a primary in upper case": edited(PRIMARY.encode(), PRIMARY.upper().encode()),
         "a field repeated": edited(b'"epoch":0', b'"epoch":0,"epoch":0'),
         "another version": edited(b'"version":1', b'"version":2'),
         "a space": edited(b'"epoch":0', b'"epoch": 0'),
@@ -64,8 +76,14 @@ def content() -> Json:
         "an id in upper case": edited(domain.encode(), domain.upper().encode()),
         "no generations": edited(one[one.index(b'[{"id"') : one.index(b'}],"policy"') + 2], b"[]"),
         "no current generation": edited(b'"current"', b'"readable"'),
-        "an unknown state": edited(b'"current"', b'"retired"'),
+        "an unknown state": edited(b'"current"', b'"lost"'),
         "two current generations": edited(b'"readable"', b'"current"', bytes.fromhex(rotated)),
+        "no current generation but a pending one": edited(b'"current"', b'"pending"'),
+        "two pending generations": OPERATIONS["write keyring"](
+            made(
+                first | {"state": "pending"}, second, {"root_key": numbered(0x80, 32), "created": 1, "state": "pending"}
+            )
+        ),
         "a generation twice": OPERATIONS["write keyring"](made(first, first | {"state": "current"})),
         "an empty policy": edited(one[one.index(b'"policy":') : header_end], b'"policy":"","changes":[]}'),
         "changes missing": edited(b',"changes":[]', b""),
@@ -77,6 +95,12 @@ def content() -> Json:
         "a key too few": one[:-32].hex(),
         "a byte too many": one.hex() + "00",
     }
+    fourth, fifth = (
+        {"root_key": numbered(at, 32), "created": 3000, "state": state}
+        for at, state in ((0x80, "pending"), (0xA0, "retired"))
+    )
+    every = made(first, second, fourth, fifth)
+    of_another = OPERATIONS["write keyring"](made(first, second, primary="ff" * 16))
     later = OPERATIONS["write keyring"](made(first, second, sequence=3))
     next_epoch = OPERATIONS["write keyring"](made(first, second, epoch=1, sequence=0))
     other = OPERATIONS["mint"](minted | {"domain_secret": SECOND_KEY})
@@ -106,6 +130,8 @@ def content() -> Json:
             case("two generations", "write keyring", **two),
             case("read one generation", "read keyring", bytes=one.hex()),
             case("two changes", "write keyring", **(two | {"changes": ["one", 'another "change"']})),
+            case("a generation of each state", "write keyring", **every),
+            case("read a generation of each state", "read keyring", bytes=OPERATIONS["write keyring"](every)),
             case("read two generations", "read keyring", bytes=rotated),
             *(case(f"refused: {name}", "read keyring", bytes=data, error="Corrupt") for name, data in wrong.items()),
             case("itself extends it", "extends", new=rotated, old=rotated),
@@ -117,6 +143,9 @@ def content() -> Json:
             case("a lost generation does not", "extends", new=lost, old=rotated),
             case("another domain does not", "extends", new=other, old=one.hex()),
             case("with another policy, which is judged apart", "extends", new=other_policy, old=rotated),
-            case("the same state with other contents does not", "extends", new=other_order, old=rotated),
+            case("of two of one place the higher primary's extends", "extends", new=of_another, old=rotated),
+            case("and the lower one's does not", "extends", new=rotated, old=of_another),
+            case("two states of one primary: by their digests", "extends", new=other_order, old=rotated),
+            case("and the other way round", "extends", new=rotated, old=other_order),
         ],
     )

@@ -32,11 +32,34 @@ REQUEST_CLAIMS: Final[Json] = {
     "kem_public_key": {"hex": numbered(0, 1216)},
     "credential_mac": {"hex": ""},
     "credential": {"hex": ""},
+    "member": numbered(0x90, 16),
+    "address": ":8888",
+    "epoch": 0,
+    "sequence": 7,
+    "digest": {"hex": numbered(0x10, 32)},
 }
 GRANT_CLAIMS: Final[Json] = {
     "ciphertext_sha512": {"hex": numbered(0xA0, 64)},
+    "members_sha512": {"hex": numbered(0x20, 64)},
     "nonce": {"hex": numbered(0x80, 32)},
     "credential_answer": {"hex": ""},
+}
+MEMBERS: Final[Json] = {
+    "member": numbered(0x90, 16),
+    "members": [
+        {
+            "message": "known-member",
+            "fields": {
+                "member": numbered(0xB0, 16),
+                "machine": numbered(0x20, 16),
+                "address": "[fd00::2]:8888",
+                "epoch": 1,
+                "sequence": 7,
+                "digest": numbered(0x10, 32),
+                "seen": NOW,
+            },
+        }
+    ],
 }
 ATTESTED: Final[Json] = {"claims": {"hex": "c1c2"}, "evidence": {"hex": "e1"}, "endorsements": {"hex": ""}}
 
@@ -100,6 +123,15 @@ def plain(message: str, fields: Json) -> Json:
     found = msgspec.msgpack.decode(encoded(message, fields))
     assert isinstance(found, dict)
     return found
+
+
+def positive_grant(ciphertext: str) -> Json:
+    """The fields of a grant."""
+    return {
+        "attested": {"message": "attested", "fields": ATTESTED},
+        "ciphertext": {"hex": ciphertext},
+        "members": {"hex": "aabb"},
+    }
 
 
 def wrong_messages() -> list[Json]:
@@ -174,7 +206,7 @@ def wrong_messages() -> list[Json]:
         ),
         "an empty ciphertext": (
             "grant",
-            encoded("grant", {"attested": {"message": "attested", "fields": ATTESTED}, "ciphertext": {"hex": ""}}),
+            encoded("grant", positive_grant(ciphertext="")),
         ),
     }
     others |= {name: ("release-request-claims", data) for name, data in wrong_keys().items()}
@@ -242,7 +274,8 @@ def content() -> Json:
         "request-claims": REQUEST_CLAIMS,
         "request": request_of(ATTESTED),
         "grant-claims": GRANT_CLAIMS,
-        "grant": {"attested": {"message": "attested", "fields": ATTESTED}, "ciphertext": {"hex": "ffee"}},
+        "members": MEMBERS,
+        "grant": positive_grant(ciphertext="ffee"),
         "recovery-request-claims": RECOVERY_REQUEST_CLAIMS,
         "recovery-request": {"attested": {"message": "attested", "fields": ATTESTED}},
         "recovery-contribution": {"request_sha512": {"hex": numbered(0xA0, 64)}, "ciphertext": {"hex": "ffee"}},

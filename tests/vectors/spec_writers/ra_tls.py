@@ -21,6 +21,7 @@ def content() -> Json:
         "domain_secret": DOMAIN_SECRET,
         "epoch": 0,
         "sequence": 2,
+        "primary": "90" * 16,
         "policy": "version = 1\n",
         "generations": [
             {"root_key": ROOT_KEY, "created": 1000, "state": "readable"},

@@ -12,7 +12,13 @@ from tests.vectors.spec_writers.keyring import DOMAIN_SECRET, ROOT_KEY
 
 def content() -> Json:
     """The file's content."""
-    minted = {"domain_secret": DOMAIN_SECRET, "root_key": ROOT_KEY, "now": 1000, "policy": "version = 1\n"}
+    minted = {
+        "domain_secret": DOMAIN_SECRET,
+        "root_key": ROOT_KEY,
+        "now": 1000,
+        "policy": "version = 1\n",
+        "primary": numbered(0x90, 16),
+    }
     keyring = OPERATIONS["mint"](minted)
     domain = OPERATIONS["domain id"](minted)
     generations = [OPERATIONS["generation id"](minted | {"domain": domain})]
@@ -29,6 +35,8 @@ def content() -> Json:
         "epoch": 0,
         "sequence": 1,
         "written": 2000,
+        "member": numbered(0x90, 16),
+        "members": [],
         "keyring": keyring,
         "slot_data": "5107",
     }
@@ -52,6 +60,9 @@ def content() -> Json:
         "a field missing": edited('"epoch":0,', ""),
         "two fields swapped": edited('"epoch":0,"sequence":1', '"sequence":1,"epoch":0'),
         "a space": edited('"epoch":0', '"epoch": 0'),
+        "members missing": edited('"members":[],', ""),
+        "a member that is none": edited('"members":[]', '"members":[{}]'),
+        "a member's id in upper case": edited(shared["member"], shared["member"].upper()),
         "a domain with a line feed at its end": edited(f'"{domain}"', f'"{domain}\\n"'),
         "no generation": edited(json.dumps(generations), "[]"),
         "no slot": edited(slot, ""),
@@ -69,6 +80,7 @@ def content() -> Json:
         "domain changed": edited(domain, "00" * 16),
         "policy changed": edited('"mrsigner"', '"mrenclave"'),
         "written changed": edited('"written":2000', '"written":2001'),
+        "member changed": edited(shared["member"], "00" * 16),
         "a generation changed": edited(generations[0], "00" * 16),
         "versions changed": edited('"isv_svn":"1"', '"isv_svn":"2"'),
         "wrapped key changed": edited(f'"{wrapped}"', json.dumps(("B" if wrapped[0] == "A" else "A") + wrapped[1:])),
@@ -95,7 +107,7 @@ def content() -> Json:
             case("record, opened", "open", of="record", changes=[]),
             *(case(f"no record: {name}", "open", bytes=data, error="Corrupt") for name, data in forms.items()),
             case(
-                "no record: a header too long", "open", of="record", changes=[[21, 0, "20", 131_072]], error="Corrupt"
+                "no record: a header too long", "open", of="record", changes=[[21, 0, "20", 524_288]], error="Corrupt"
             ),
             *(case(f"edited: {name}", "open", bytes=data, error="Corrupt") for name, data in changes.items()),
             case("ciphertext changed", "open", of="record", changes=[[len(whole) - 20, 1, "00"]], error="Corrupt"),

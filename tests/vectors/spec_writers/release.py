@@ -72,6 +72,7 @@ def inputs() -> Json:
         "domain_secret": DOMAIN_SECRET,
         "epoch": 0,
         "sequence": 2,
+        "primary": "90" * 16,
         "generations": generations,
         "policy": shared["policy"],
     }

@@ -1,0 +1,138 @@
+"""The instances of the domain, as one of them knows them: who has acknowledged which state of the keyring.
+
+An acknowledgement is proved: it stands in an attested request, of an instance that the policy accepts (design invariant
+7). What others tell of a member is taken over only where nothing is known of it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+import msgspec
+
+from rkeyserver.appraisal.policy import Policy
+from rkeyserver.errors import Misuse
+from rkeyserver.exchange.messages import RequestClaims
+from rkeyserver.exchange.standby import Received
+from rkeyserver.keyring.keyring import Place
+from rkeyserver.keyring.sealed import Owner
+from rkeyserver.sealing.record import MAX_MEMBERS, Header, KnownMember
+
+_NO_DIGEST: Final = "00" * 32
+
+
+@dataclass
+class Members:
+    """own: this instance's id in the domain; unsaved: whether more is known than the record in the keystore says."""
+
+    own: str
+    known: OrderedDict[str, KnownMember] = field(default_factory=OrderedDict)
+    unsaved: bool = False
+
+    @classmethod
+    def of(cls, header: Header) -> Self:
+        """Those of an own record that has opened."""
+        return cls(header.member, OrderedDict((one.member, one) for one in header.members))
+
+    def owner(self) -> Owner:
+        """For a record, or for a peer."""
+        return Owner(self.own, tuple(self.known.values()))
+
+    def asked(self, claims: RequestClaims, *, machine: str, host: str, now: int) -> None:
+        """Note what an accepted request says of its sender. host: where it came from."""
+        address = f"{bracketed(host)}{claims.address}" if claims.address.startswith(":") else claims.address
+        self._note(
+            KnownMember(
+                member=claims.member,
+                machine=machine,
+                address=address,
+                epoch=claims.epoch,
+                sequence=claims.sequence,
+                digest=claims.digest.hex() or _NO_DIGEST,
+                seen=now,
+            )
+        )
+
+    def gave(self, received: Received, *, machine: str, address: str, now: int) -> None:
+        """Note whom a keyring came from, which therefore holds it, and whom that one knows."""
+        place = received.keyring.place
+        giver = received.members.member
+        self._note(
+            KnownMember(
+                member=giver,
+                machine=machine,
+                address=address,
+                epoch=place.epoch,
+                sequence=place.sequence,
+                digest=place.digest,
+                seen=now,
+            )
+        )
+        self.told(received.members.members)
+
+    def told(self, members: Iterable[KnownMember]) -> None:
+        """Take over whom a peer knows and this instance does not."""
+        for one in members:
+            if one.member not in self.known:
+                self._note(one)
+
+    def _note(self, one: KnownMember) -> None:
+        if one.member == self.own:
+            return
+        # An instance that lost its record comes again under another id: nobody has to forget the one that it was.
+        for other in [other for other in self.known.values() if other.member != one.member and _are_one(other, one)]:
+            del self.known[other.member]
+        before = self.known.get(one.member)
+        if before is None or msgspec.structs.replace(before, seen=one.seen) != one:
+            self.unsaved = True
+        self.known[one.member] = one
+        self.known.move_to_end(one.member)
+        while len(self.known) > MAX_MEMBERS:
+            self.known.popitem(last=False)
+
+    def forget(self, member: str) -> KnownMember:
+        """Know that one no longer.
+
+        Raises: Misuse if it is not known.
+        """
+        if member not in self.known:
+            raise Misuse(
+                f"No member {member} is known here.", advice="`rkeyserver peer list` says who is, by their ids."
+            )
+        self.unsaved = True
+        return self.known.pop(member)
+
+    def accepted_by(self, policy: Policy) -> list[KnownMember]:
+        """Those whose machine the policy names. Whom it does not, is not waited for."""
+        tables = policy.tables.values()
+        named = {machine for table in tables if table.machines != "any" for machine in table.machines}
+        anyone = any(table.machines == "any" for table in tables)
+        return [one for one in self.known.values() if anyone or one.machine in named]
+
+    def holding(self, policy: Policy) -> list[KnownMember]:
+        """Those of them that have ever acknowledged a state, and so can acknowledge another."""
+        return [one for one in self.accepted_by(policy) if one.digest != _NO_DIGEST]
+
+    def behind(self, place: Place, policy: Policy) -> list[KnownMember]:
+        """Those that the policy accepts and that have not acknowledged the state at `place`."""
+        return [one for one in self.accepted_by(policy) if one.digest != place.digest]
+
+    def acknowledged(self, place: Place, policy: Policy) -> list[KnownMember]:
+        """Those that the policy accepts and that have acknowledged the state at `place`."""
+        return [one for one in self.accepted_by(policy) if one.digest == place.digest]
+
+    def addresses(self) -> list[str]:
+        """Where the others answer, by what they say; the last heard of first."""
+        return [one.address for one in reversed(self.known.values()) if one.address]
+
+
+def _are_one(one: KnownMember, other: KnownMember) -> bool:
+    return bool(one.address) and (one.machine, one.address) == (other.machine, other.address)
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands before a port: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
