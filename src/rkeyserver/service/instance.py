@@ -192,6 +192,11 @@ class Instance:
             self.keyring = None
 
     def store_keyring(self, keyring: Keyring, keep_as: str | None) -> None:
+        """Store `keyring` as _put() does, and say so if it replaces something."""
+        if self._put(keyring, keep_as):
+            self.say(REPLACED)
+
+    def _put(self, keyring: Keyring, keep_as: str | None) -> bool:
         """Seal `keyring` for this machine, and for the recovery recipients of its policy, and store it durably.
 
         Raises: Unavailable; the keystore then has the old record or the new one, whole. Misuse if no share can be
@@ -201,8 +206,7 @@ class Instance:
         owner = self.members.owner()
         sealed = seal_keyring(keyring, self.platform, owner, now=self.clock.now(), recovery=recovery)
         self.members.unsaved = False
-        if self.store.replace(sealed, keep_as):
-            self.say(REPLACED)
+        return self.store.replace(sealed, keep_as)
 
     def save_members(self) -> None:
         """Store what is known of the other members, where the record does not say it yet.
@@ -210,7 +214,7 @@ class Instance:
         Raises: Unavailable.
         """
         if self.members.unsaved and self.keyring is not None:
-            self.store_keyring(self.keyring, None)
+            self._put(self.keyring, None)
 
     def _recovery_of(self, keyring: Keyring) -> Recovery | None:
         table = parse_policy(keyring.header.policy).recovery
@@ -245,13 +249,22 @@ class Instance:
                 policy=received.verdict.policy,
             )
         )
-        self.know_host(received, peer.address)
         if self.keyring is not None and self.keyring.same_as(keyring):
-            keyring.close()
+            self.heard_again(received, peer.address)
             return
+        self.members.gave(received, machine=peer.machine, address=peer.address, now=self.clock.now())
         self.store_keyring(keyring, keep_as)
+        self.know_host(received, peer.address)
         self.hold(keyring)
         announce.info(RECEIVED)
+
+    def heard_again(self, received: Received, address: str) -> None:
+        """A peer gave what is held already. That is news only the first time."""
+        news = received.verdict.claims.ppid not in self.hosts
+        self.know_host(received, address)
+        received.keyring.close()
+        if news:
+            announce.info(RECEIVED)
 
     def know_host(self, received: Received, address: str) -> None:
         """Remember where a keyring came from: there it is, and the members that are known there."""

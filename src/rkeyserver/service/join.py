@@ -37,7 +37,6 @@ FIRST_DELAY: Final = 0.25
 WAITING_DELAY: Final = 5.0
 BACKGROUND_DELAY: Final = 300.0
 HINT_SECONDS: Final = 3.0
-CHANGED_SECONDS: Final = 6.0  # until a host is asked again whose hint came to nothing, and is another one now
 OTHERS: Final = 4  # of the members that nobody has named, listened to each time
 # What a host that has proved itself holds: asking it again gives the same.
 CERTAIN: Final = frozenset({Reason.ANOTHER_DOMAIN, Reason.NOT_AN_EXTENSION})
@@ -53,16 +52,10 @@ def _weight(error: RkeyError) -> int:
 
 @dataclass(frozen=True)
 class Vain:
-    """A host whose hints came to nothing.
-
-    pause: seconds, doubled each time; until, of the loop's clock, it is not believed; digest: of the state that it
-    hinted at. Another state may be believed at `changed` already.
-    """
+    """A host whose hints came to nothing. pause: seconds, doubled each time; until: of the loop's clock."""
 
     pause: float
     until: float
-    changed: float
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +72,8 @@ class Joiner:
     """Asks the configured hosts for the keyring.
 
     asking: makes the Asking for the policy to go by and the keyring that is held; jitter: 0 to 1, at random; sample:
-    so many of a list, at random. shown: the digest of the state that each member was last shown to be held here.
+    so many of a list, at random. shown: the digest of the state that each member was last shown to be held here;
+    apart: by the digest of the state held, later ones that cannot replace it: nothing is asked again about them.
     """
 
     config: Config
@@ -91,6 +85,7 @@ class Joiner:
     sample: Callable[[list[Address], int], list[Address]]
     vain: dict[Address, Vain] = field(default_factory=dict, init=False)
     shown: dict[str, str] = field(default_factory=dict, init=False)
+    apart: dict[str, set[str]] = field(default_factory=dict, init=False)
 
     def _asking(self, own: Own) -> Asking:
         if isinstance(own, Opened):
@@ -142,8 +137,7 @@ class Joiner:
         if isinstance(own, Opened) and own.keyring.same_as(received.keyring):
             if hinted and own.record and own.keyring is self.instance.keyring:
                 # A hint that was none must not wear out the disk.
-                self.instance.know_host(received, str(host))
-                received.keyring.close()
+                self.instance.heard_again(received, str(host))
                 return
         elif isinstance(own, Opened) and own.keyring.extends(received.keyring):
             if self.instance.keyring is not own.keyring:
@@ -162,7 +156,7 @@ class Joiner:
         with self.instance.deciding("join", domain=received.keyring.domain, peer=peer):
             keep = keep_as(own, received.keyring, self.config.domain)
         self.instance.received(received, peer, keep)
-        if isinstance(own, Opened):
+        if isinstance(own, Opened) and own.keyring is not self.instance.keyring:
             own.keyring.close()
 
     async def _reunited(self, received: Received, own: Keyring, host: Address) -> bool:
@@ -174,6 +168,9 @@ class Joiner:
         instance, theirs = self.instance, received.keyring
         if theirs.domain != own.domain or theirs.place < own.place or theirs.extends(own):
             return False
+        known = self.apart.get(own.place.digest, set())
+        self.apart.clear()
+        self.apart[own.place.digest] = known | {theirs.place.digest}
         if theirs.header.primary == instance.members.own:
             if instance.keyring is not own:
                 open_own(self.config, instance, own)
@@ -270,7 +267,6 @@ class Joiner:
                     await self._reunite(hinted.host)
                 else:
                     await self.try_hosts(self._served(keyring), None if hinted is None else hinted.host)
-                self.instance.save_members()
             except RkeyError as error:
                 if hinted is None or hinted.host in self.config.hosts:
                     joined, delay = False, min(delay * 2, BACKGROUND_DELAY)
@@ -283,6 +279,13 @@ class Joiner:
                 joined, delay = True, WAITING_DELAY
             if hinted is not None:
                 self._weigh(hinted)
+
+    def _save_members(self) -> None:
+        """Store what is known of the members, within seconds: not for each of hundreds that join at once."""
+        try:
+            self.instance.save_members()
+        except RkeyError as error:
+            log.warning("What is known of the domain's members could not be stored. %s", error)
 
     async def _reunite(self, host: Address) -> None:
         """Fetch from a peer what it has and this primary does not."""
@@ -307,14 +310,13 @@ class Joiner:
         if hinted.step is not self._step(hinted.hint):
             self.vain.pop(host, None)
             return
-        now, before = asyncio.get_running_loop().time(), self.vain.get(host)
+        before = self.vain.get(host)
         pause = HINT_SECONDS if before is None else min(2 * before.pause, BACKGROUND_DELAY)
-        changed = now + min(pause, CHANGED_SECONDS)
-        self.vain[host] = Vain(pause, now + pause, changed, hinted.hint.digest)
+        self.vain[host] = Vain(pause, asyncio.get_running_loop().time() + pause)
 
     def _step(self, hint: Hint) -> Step:
         instance = self.instance
-        if instance.keyring is None:
+        if instance.keyring is None or hint.digest in self.apart.get(instance.keyring.place.digest, ()):
             return Step.NOTHING
         return next_step(
             hint,
@@ -324,12 +326,9 @@ class Joiner:
             acknowledged=self.shown.get(hint.member, ""),
         )
 
-    def _believed(self, host: Address, hint: Hint) -> bool:
+    def _believed(self, host: Address) -> bool:
         vain = self.vain.get(host)
-        if vain is None:
-            return True
-        until = vain.until if vain.digest == hint.digest else vain.changed
-        return asyncio.get_running_loop().time() >= until
+        return vain is None or asyncio.get_running_loop().time() >= vain.until
 
     async def _hinted(self, most: float | None) -> Hinted | None:
         """Wait until a hint is worth an exchange, and return it; or for `most` seconds.
@@ -343,12 +342,11 @@ class Joiner:
             async with asyncio.timeout(most):
                 while self.instance.keyring is not None:
                     await asyncio.sleep(HINT_SECONDS * (0.5 + self.jitter()))
-                    for host in self._heard_from():
+                    self._save_members()
+                    for host in filter(self._believed, self._heard_from()):
                         hint = await fetch_hint(host)
-                        if hint is None or not self._believed(host, hint):
-                            continue
-                        step = self._step(hint)
-                        if step is not Step.NOTHING:
+                        step = Step.NOTHING if hint is None else self._step(hint)
+                        if hint is not None and step is not Step.NOTHING:
                             return Hinted(host, hint, step)
         return None
 

@@ -293,10 +293,10 @@ class Steward:
 
     async def put_line(self, line: Line, keyring: Keyring, new: Keyring) -> None:
         """The same, with its line of the audit file. Who made `new`, erases it if it is not held then."""
-        instance = self.instance
+        instance, before, after = self.instance, keyring.place, new.place
         await instance.audit.write(line)
         try:
-            await self.commit(keyring.place, new.place)
+            await self.commit(before, after)
             self._store(keyring, new)
         except RkeyError as error:
             # A second line: the first says that it may be, this one that it was not.

@@ -21,6 +21,7 @@ from rkeyserver.exchange.messages import (
     Grant,
     GrantClaims,
     Hello,
+    Members,
     Message,
     MintStatement,
     MintStatementClaims,
@@ -39,6 +40,7 @@ from rkeyserver.exchange.messages import (
     identity_of,
 )
 from rkeyserver.keyring.keyring import MAX_KEYRING
+from rkeyserver.sealing.record import KnownMember
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 names = st.text("0123456789abcdefghijklmnopqrstuvwxyz:._-", min_size=1, max_size=128)
@@ -51,6 +53,16 @@ wanted = st.builds(
     WantedKey, label=labels, size=st.integers(16, 64), generation=st.one_of(st.sampled_from(["first", "current"]), ids)
 )
 attested = st.builds(AttestedMessage, claims=opaque, evidence=st.binary(min_size=1, max_size=300), endorsements=opaque)
+known = st.builds(
+    KnownMember,
+    member=ids,
+    machine=st.from_regex("[0-9a-f]{32}", fullmatch=True),
+    address=st.sampled_from(["", "10.0.0.1:8888"]),
+    epoch=st.integers(0, 2**62),
+    sequence=st.integers(0, 2**62),
+    digest=st.from_regex("[0-9a-f]{64}", fullmatch=True),
+    seen=st.integers(0, 2**62),
+)
 messages: dict[type[Message], st.SearchStrategy[Message]] = {
     Hello: st.builds(
         Hello,
@@ -85,9 +97,11 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
         digest=st.binary(max_size=32),
     ),
     Grant: st.builds(Grant, attested=attested, ciphertext=st.binary(min_size=1, max_size=300)),
+    Members: st.builds(Members, member=ids, members=st.lists(known, max_size=3)),
     GrantClaims: st.builds(
         GrantClaims,
         ciphertext_sha512=st.binary(min_size=64, max_size=64),
+        members_sha512=st.binary(min_size=64, max_size=64),
         nonce=nonces,
         credential_answer=st.binary(max_size=32),
     ),

@@ -107,6 +107,7 @@ def test_what_is_said_and_what_it_is_bound_to(pair: Pair) -> None:
     assert fields(found.attested.claims) == {
         "type": "grant-claims",
         "ciphertext_sha512": sha512(found.ciphertext),
+        "members_sha512": sha512(found.members),
         "nonce": requesting.nonce,
         "credential_answer": b"",
     }

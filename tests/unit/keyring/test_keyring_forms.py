@@ -127,7 +127,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a domain with a line end": ({"domain": id_of(SECRET) + "\n"}, "decode"),
     "no generation": (generations(), "decode"),
     "no current generation": (generations({"state": "readable"}), "0 current generations"),
-    "an unknown state": (generations({"state": "retired"}), "decode"),
+    "an unknown state": (generations({"state": "lost"}), "decode"),
     "no state": (generations({"state": None}), "decode"),
     "another generation's id": (generations({"id": generation("other")}), "its key is that of"),
     "the id it has in another domain": (generations({"id": generation("first", OTHER_SECRET)}), "says generation"),
@@ -305,6 +305,11 @@ def of(names: str, epoch: int = 0, sequence: int = 1, secret: bytes = SECRET) ->
     return keyring_of(list(names), secret=secret, epoch=epoch, sequence=sequence)
 
 
+def later(one: str, other: str) -> bool:
+    """Of two states of one place, the one with the higher digest."""
+    return of(one).place.digest > of(other).place.digest
+
+
 EXTENDS: dict[str, tuple[Keyring, Keyring, bool]] = {
     "itself": (of("a"), of("a"), True),
     "a later sequence": (of("a", 0, 2), of("a", 0, 1), True),
@@ -312,10 +317,10 @@ EXTENDS: dict[str, tuple[Keyring, Keyring, bool]] = {
     "a later epoch": (of("a", 1, 0), of("a", 0, 9), True),
     "an earlier epoch": (of("a", 0, 9), of("a", 1, 0), False),
     "a generation more": (of("ab", 0, 2), of("a", 0, 1), True),
-    "a generation more in the same state": (of("ab", 0, 1), of("a", 0, 1), False),
+    "a generation more in the same state": (of("ab", 0, 1), of("a", 0, 1), later("ab", "a")),
     "a generation less": (of("a", 9, 9), of("ab", 0, 1), False),
     "another generation": (of("ac", 9, 9), of("ab", 0, 1), False),
-    "another order": (of("ba"), of("ab"), False),
+    "another order": (of("ba"), of("ab"), later("ba", "ab")),
     "another order, later": (of("ba", 0, 2), of("ab"), True),
     "another domain": (of("a", 9, 9, OTHER_SECRET), of("a", 0, 1), False),
 }

@@ -270,12 +270,12 @@ def test_nothing_is_ever_lost_by_adopting(
     try:
         kept = keep_as(Opened(mine, sealed(mine)), theirs, None)
     except Rejected:
-        assert not (set(own) <= set(received) and other_state > state)
+        assert not (set(own) <= set(received) and theirs.place > mine.place)
         assert not mine.same_as(theirs)
     else:
         assert set(own) <= set(received)
         assert (kept is None) == mine.same_as(theirs)
-        assert other_state > state or kept is None
+        assert theirs.place > mine.place or kept is None
     finally:
         mine.close()
         theirs.close()

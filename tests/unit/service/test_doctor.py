@@ -438,7 +438,7 @@ CASES: dict[str, Case] = {
         both(_measured("bob"), _peer(heard())), Topic.PEER, WARNING, "serves domain", NO_WAY_BACK
     ),
     "a peer that is ahead of what is not believed": (
-        both(_measured("bob"), _peer(Heard(hint_at(2, domain=DOMAIN), ELSEWHERE))), Topic.PEER, WARNING, "sequence 2", OK
+        both(_measured("bob"), _peer(Heard(hint_at(2), ELSEWHERE))), Topic.PEER, WARNING, "sequence 2", OK
     ),
     "another image on this machine, where this one opens nothing": (
         both(_damaged, _this_very_machine), Topic.PEER, GOOD, "serves domain", CORRUPT

@@ -21,7 +21,15 @@ from rkeyserver.service.local_app import make_local_app
 from rkeyserver.service.local_caller import LOCAL_CALLER
 from rkeyserver.service.members import Members
 from rkeyserver.service.ops import make_ops_app
-from rkeyserver.service.routes import DERIVE_PATH, PING_PATH, POLICY_PATH, REWRAP_PATH, UNWRAP_PATH, WRAP_PATH
+from rkeyserver.service.routes import (
+    DERIVE_PATH,
+    ORDERS_PATH,
+    PING_PATH,
+    POLICY_PATH,
+    REWRAP_PATH,
+    UNWRAP_PATH,
+    WRAP_PATH,
+)
 from rkeyserver.service.steward import Steward
 
 SIGNED = policy_text(HERE, admins=["alice"])
@@ -165,6 +173,7 @@ def test_the_local_socket_has_the_policy_and_what_callers_ask_for(scene: Scene) 
     found = {(path, *sorted(methods - {"HEAD"})) for path, methods in ((r.path, r.methods) for r in app.routes)}  # type: ignore[attr-defined]  # they are Routes
     assert found == {
         *((POLICY_PATH, method) for method in ("GET", "POST")),
+        (ORDERS_PATH, "POST"),
         (PING_PATH, "GET"),
         *((path, "POST") for path in (DERIVE_PATH, WRAP_PATH, UNWRAP_PATH, REWRAP_PATH)),
     }

@@ -102,7 +102,7 @@ def test_it_serves_as_primary_from_a_record_of_its_own(gone: SimulatedPlatform, 
     assert stored.header.recovery.set != old.set, "new shares under a new secret"
     assert list(day.store.kept) == [f"domain-{day.lost.domain}.epoch-0.sequence-1"]
     line = day.lines()[-1]
-    assert (line["event"], line["domain"], line["sequence"]) == ("recover", day.lost.domain, 1)
+    assert (line["event"], line["domain"], line["sequence"]) == ("recover", day.lost.domain, 2)
     assert line["peer"]["machine"] == day.platform.attester_identity().machine
     assert line["found"] == f"shares 1, 2 of set {old.set}"
 
@@ -286,7 +286,7 @@ def test_the_owner_recovers_onto_a_machine_that_he_names(gone: SimulatedPlatform
     assert day.instance.policy is not None
     assert day.instance.policy.text == day.change.policy
     assert day.instance.keyring is not None
-    assert day.instance.keyring.header.sequence == 2
+    assert day.instance.keyring.header.sequence == 3
     assert day.lines()[-1]["found"].endswith("with policy change 1")
 
 

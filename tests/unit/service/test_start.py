@@ -941,7 +941,6 @@ def test_hints_that_come_to_nothing_are_followed_ever_more_seldom(
     scene: Scene, hosts_of: HostsOf, lie: Callable[[int], Hint]
 ) -> None:
     keyring = held(scene)
-    before = scene.store.record
     hosts = hosts_of(a=[scene.received() for _ in range(40)])
     hosts.hints = {"a": [lie(number) for number in range(1, 5000)]}
     follow(hosts)
@@ -950,7 +949,7 @@ def test_hints_that_come_to_nothing_are_followed_ever_more_seldom(
     assert pauses[:5] == pytest.approx([3, 6, 12, 24, 48])
     assert max(pauses) < BACKGROUND_DELAY + 2 * HINT_SECONDS
     assert scene.instance.keyring is keyring
-    assert (scene.store.record, scene.store.writes) == (before, 0), "nothing is written for it"
+    assert scene.store.writes <= 1, "that the host is a member is written once"
     assert scene.decisions() == []
     assert scene.said == []
 
@@ -994,7 +993,7 @@ def test_a_host_that_hinted_and_has_the_same_counts_as_a_way_back(scene: Scene, 
     follow(hosts, 60)
     assert hosts.times == [HINT_SECONDS]
     assert scene.instance.hosts == {PEER.ppid}
-    assert scene.store.writes == 0
+    assert scene.store.writes == 1, "that the host is a member"
 
 
 # A standby's start

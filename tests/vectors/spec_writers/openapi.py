@@ -10,6 +10,7 @@ import msgspec
 from tests.vectors.spec_cases import Json
 
 from rkeyserver.appraisal.change import MAX_CHANGE
+from rkeyserver.appraisal.orders import MAX_ORDER
 from rkeyserver.errors import HTTP_STATUS, Reason, RkeyError
 from rkeyserver.exchange import messages
 from rkeyserver.keyring.derived import MAX_SIZE, MIN_SIZE
@@ -122,6 +123,37 @@ POLICY: Final[Json] = {
 }  # fmt: skip
 
 
+ORDERS: Final[Json] = {
+    "post": {
+        "operationId": "order",
+        "summary": "Rotate, retire, promote or forget (docs/spec/orders.md).",
+        "requestBody": {
+            "description": f"An order, at most {MAX_ORDER} bytes.",
+            "required": True,
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        },
+        "responses": {
+            "200": {
+                "description": "It is done.",
+                "content": _json(
+                    _object(
+                        order={"type": "string"},
+                        domain=HEX16,
+                        epoch={"type": "integer"},
+                        sequence={"type": "integer"},
+                        primary=HEX16,
+                        generation={"type": "string"},
+                        state={"type": "string"},
+                        waiting={"type": "array", "items": HEX16},
+                    )
+                ),
+            },
+            **_errors(_ref("Error")),
+        },
+    },
+}
+
+
 def callers() -> str:
     """callers.openapi.json: the local socket."""
     _, requests = msgspec.json.schema_components(
@@ -160,6 +192,7 @@ def callers() -> str:
         routes.UNWRAP_PATH: post("unwrap", "Open a wrapped secret.", "UnwrapRequest", "Secret"),
         routes.REWRAP_PATH: post("rewrap", "Wrap anew, under the current generation.", "UnwrapRequest", "Wrapped"),
         routes.POLICY_PATH: POLICY,
+        routes.ORDERS_PATH: ORDERS,
     }
     about = (
         "HTTP on a Unix socket. Who asks is who connected, by the kernel; what he may do is the policy's (callers.md)."
@@ -205,6 +238,7 @@ def operations() -> str:
             ],
         ),
         routes.POLICY_PATH: POLICY,
+        routes.ORDERS_PATH: ORDERS,
     }
     for path, methods in paths.items():
         for one in methods.values():
@@ -234,7 +268,21 @@ def peers() -> str:
         return {"operationId": name, "summary": summary, "responses": responses}
 
     count: Json = {"type": "integer", "minimum": 0}
-    hint = {"content": _json(_object(domain=HEX16, epoch=count, sequence=count))}
+    hint = {
+        "content": _json(
+            _object(
+                domain=HEX16,
+                epoch=count,
+                sequence=count,
+                primary=HEX16,
+                digest={"type": "string", "pattern": "^[0-9a-f]{64}$"},
+                member=HEX16,
+                role={"enum": ["primary", "standby"]},
+                generations={"type": "array", "items": HEX16},
+                change=count,
+            )
+        )
+    }
     shares = {"content": _json(_object(shares=count, threshold=count))}
     paths = {
         routes.HELLO_PATH: {
