@@ -192,13 +192,15 @@ async def grant(steward: Steward, request: bytes, address: str) -> bytes:
         raise
     instance.granted += 1
     instance.know(machine)
-    instance.members.asked(proved.request, machine=machine, host=address, now=instance.clock.now())
+    new = instance.members.asked(proved.request, machine=machine, host=address, now=instance.clock.now())
     log.info("Handed the keyring of domain %s to machine %s at %s.", keyring.domain, machine, address)
     try:
+        if new:
+            instance.save_members()  # after a crash too it has to be known that somebody else has the key
         await steward.acknowledged()
     except RkeyError as error:
         # What was asked for is answered all the same.
-        log.error("What waited for an acknowledgement still waits. %s", error)  # noqa: TRY400 - no traceback helps
+        log.error("What is known of the members could not be stored, or waits. %s", error)  # noqa: TRY400 - no traceback
     return answer
 
 

@@ -64,8 +64,9 @@ class Peer(msgspec.Struct, frozen=True):
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """One decision. transcript: SHA-512, hex.
 
-    event: mint, open, hand-over, join, recover, provision, release, or contribution to a recovery; verdict: accepted or
-    refused. label: of the application that was given a key. labels, generations: of the keys that an enclave asked for.
+    event: mint, open, hand-over, join, acknowledge, recover, provision, release, or contribution to a recovery; of a
+    primary also policy, rotate, activate, retire, promote, reunite and forget; verdict: accepted or refused. label: of
+    the application that was given a key. labels, generations: of the keys that an enclave asked for.
     """
 
     event: str

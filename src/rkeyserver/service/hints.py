@@ -52,7 +52,7 @@ class Step(enum.Enum):
     NOTHING = "nothing"
     FETCH = "fetch"
     REUNITE = "reunite"
-    ACKNOWLEDGE = "acknowledge"
+    SHOW = "show"
 
 
 def hint_of(keyring: Keyring, *, member: str, primary: bool) -> Hint:
@@ -83,9 +83,11 @@ def next_step(hint: Hint, keyring: Keyring, *, own: str, primary: bool, acknowle
         return Step.FETCH
     if primary:
         has_more = not set(hint.generations) <= set(keyring.generation_ids)
-        return Step.REUNITE if has_more or hint.change > last_sequence(keyring.header.changes) else Step.NOTHING
-    is_it = hint.role == "primary" and hint.place == keyring.place
-    return Step.ACKNOWLEDGE if is_it and acknowledged != keyring.place.digest else Step.NOTHING
+        if has_more or hint.change > last_sequence(keyring.header.changes):
+            return Step.REUNITE
+    # Who follows shows its primary what it holds; a primary shows another one that there is a later one.
+    shows = hint.role == "primary" and (primary or hint.place == keyring.place)
+    return Step.SHOW if shows and acknowledged != keyring.place.digest else Step.NOTHING
 
 
 def parse_hint(data: bytes) -> Hint | None:

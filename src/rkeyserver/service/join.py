@@ -25,7 +25,7 @@ from rkeyserver.service.adopt import (
     look,
     record_of,
 )
-from rkeyserver.service.audit import Peer
+from rkeyserver.service.audit import Line, Peer
 from rkeyserver.service.given import Given
 from rkeyserver.service.hints import Hint, Step, next_step
 from rkeyserver.service.instance import Instance, Role
@@ -92,8 +92,10 @@ class Joiner:
             return self.asking(parse_policy(own.keyring.header.policy), own.keyring)
         return self.asking(self.given.policy or joiner_default(self.instance, self.given), None)
 
-    async def try_hosts(self, own: Own, first: Address | None = None) -> None:
+    async def try_hosts(self, own: Own, first: Address | None = None) -> Address:
         """Ask each host in order, `first` before the others; store and hold the first keyring that may be adopted.
+
+        Returns which it was.
 
         Raises: when none gave one, Unavailable if any host may yet give it, else a Rejected; one whose reason is in
         CERTAIN only if every host was refused for such a reason. Corrupt or Misuse at once: it is of what lies here,
@@ -122,7 +124,7 @@ class Joiner:
                     raise
                 failures.append(error)
                 continue
-            return
+            return host
         raise max(reversed(failures), key=_weight, default=Unavailable("No host was given."))
 
     def _line_for(self, error: RkeyError) -> str:
@@ -214,8 +216,34 @@ class Joiner:
                 return Opened(keyring, b"")
         return found
 
-    async def until(self, own: Own, seconds: float) -> None:
-        """Try again and again for `seconds`.
+    async def show(self, host: Address) -> None:
+        """Show the member at `host` what is held here: a hand-over that nothing is expected of."""
+        from rkeyserver.service.fetch import fetch_keyring  # noqa: PLC0415 - as in try_hosts()
+
+        instance, keyring = self.instance, self.instance.keyring
+        if keyring is None:
+            return
+        asking = self._asking(Opened(keyring, b""))
+        try:
+            received = await fetch_keyring(host, asking)
+        except RkeyError as error:
+            log.warning("%s was not shown what is held here; it is later. %s", host, error)
+            return
+        line = Line(
+            event="acknowledge",
+            verdict="accepted",
+            domain=keyring.domain,
+            sequence=keyring.header.sequence,
+            peer=Peer.of(received.verdict.claims, str(host)),
+            policy=received.verdict.policy,
+        )
+        with contextlib.closing(received.keyring):
+            instance.audit.write_now(line)
+            self._has_shown(received, asking)
+            instance.know_host(received, str(host))
+
+    async def until(self, own: Own, seconds: float) -> Address:
+        """Try again and again for `seconds`; returns the host that has given the keyring.
 
         Raises: the last error when the time is over, or when asking again cannot change it.
         """
@@ -224,7 +252,7 @@ class Joiner:
         while True:
             own = self._as_it_lies_there(own)
             try:
-                await self.try_hosts(own)
+                return await self.try_hosts(own)
             except (Corrupt, Misuse):
                 raise
             except RkeyError as error:
@@ -235,8 +263,6 @@ class Joiner:
                 log.info("Asking again in %.1f seconds, for %.0f more. (%s)", pause, left, error.code)
                 await asyncio.sleep(pause)
                 delay = min(delay * 2, WAITING_DELAY)
-            else:
-                return
 
     def _heard_from(self) -> list[Address]:
         """Whom to listen to now: those that were named, the primary by its own word, and some others that are known."""
@@ -265,8 +291,12 @@ class Joiner:
             try:
                 if hinted is not None and hinted.step is Step.REUNITE:
                     await self._reunite(hinted.host)
+                elif hinted is not None and hinted.step is Step.SHOW:
+                    await self.show(hinted.host)
                 else:
-                    await self.try_hosts(self._served(keyring), None if hinted is None else hinted.host)
+                    host = await self.try_hosts(self._served(keyring), None if hinted is None else hinted.host)
+                    if self.instance.role is Role.STANDBY:
+                        await self.show(host)
             except RkeyError as error:
                 if hinted is None or hinted.host in self.config.hosts:
                     joined, delay = False, min(delay * 2, BACKGROUND_DELAY)
@@ -397,14 +427,17 @@ async def start_standby(config: Config, instance: Instance, joiner: Joiner) -> b
             open_own(config, instance, own.keyring)
             return True
     if config.once or not isinstance(own, Opened) or config.domain not in (None, own.keyring.domain):
-        await joiner.until(own, config.wait)
+        host = await joiner.until(own, config.wait)
+        if not config.once:
+            await joiner.show(host)
         return True
     try:
         async with asyncio.timeout(FIRST_SECONDS):
-            await joiner.try_hosts(own)
+            host = await joiner.try_hosts(own)
     except (RkeyError, TimeoutError) as error:
         code = error.code if isinstance(error, RkeyError) else "no answer in time"
         log.warning("No host gave the keyring; serving from the own record and asking on. (%s)", code)
         open_own(config, instance, own.keyring)
         return False
+    await joiner.show(host)
     return True

@@ -41,8 +41,9 @@ class Members:
         """For a record, or for a peer."""
         return Owner(self.own, tuple(self.known.values()))
 
-    def asked(self, claims: RequestClaims, *, machine: str, host: str, now: int) -> None:
-        """Note what an accepted request says of its sender. host: where it came from."""
+    def asked(self, claims: RequestClaims, *, machine: str, host: str, now: int) -> bool:
+        """Note what an accepted request says of its sender; whether it was unknown. host: where it came from."""
+        new = claims.member not in self.known and claims.member != self.own
         address = f"{bracketed(host)}{claims.address}" if claims.address.startswith(":") else claims.address
         self._note(
             KnownMember(
@@ -55,6 +56,7 @@ class Members:
                 seen=now,
             )
         )
+        return new
 
     def gave(self, received: Received, *, machine: str, address: str, now: int) -> None:
         """Note whom a keyring came from, which therefore holds it, and whom that one knows."""

@@ -65,6 +65,12 @@ def first_of(found: list[Address], number: int) -> list[Address]:
     return found[:number]
 
 
+class Quiet(Joiner):
+    """One that shows nobody what it holds: that is tested for itself."""
+
+    async def show(self, host: Address) -> None: ...
+
+
 @dataclass
 class Hosts:
     """Hosts that answer by a script; the last answer of each is repeated. asked: when and whom.
@@ -114,7 +120,7 @@ class Hosts:
     def joiner(self, **said: object) -> Joiner:
         hosts = tuple(Address(name, 8888) for name in self.answers)
         config = Config(hosts=hosts, **said)  # type: ignore[arg-type]  # a test says it
-        return Joiner(
+        return Quiet(
             config,
             self.scene.instance,
             self.given,
