@@ -26,6 +26,11 @@ commands:
   rkeyserver unwrap LABEL     open a wrapped secret, and print it
   rkeyserver rewrap LABEL     wrap a wrapped secret anew, under the current generation
   rkeyserver policy ...       show the policy of a running instance, and change it
+  rkeyserver rotate           add a generation of the root key, at the primary
+  rkeyserver retire ID        stop every use of a generation, at the primary
+  rkeyserver promote          make a standby the primary
+  rkeyserver peer ...         list the members of the domain, or forget one that is gone
+  rkeyserver order ...        sign and apply such orders where no owner's word counts
   rkeyserver recovery ...     show, verify or contribute the shares that bring a lost domain back
   rkeyserver token new        make a token for a caller, and the policy's entry for it
   rkeyserver relay ...        give the programs of this machine a socket that leads to an instance
