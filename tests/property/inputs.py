@@ -275,6 +275,7 @@ def exchange() -> dict[type[messages.Message], bytes]:
         messages.Request: requesting().message,
         messages.RequestClaims: request.attested.claims,
         messages.Grant: grant,
+        messages.Members: messages.decode(grant, messages.Grant).members,
         messages.GrantClaims: messages.decode(grant, messages.Grant).attested.claims,
         messages.RecoveryRequest: recovering.message,
         messages.RecoveryRequestClaims: recovery_request.attested.claims,

@@ -64,12 +64,14 @@ from rkeyserver import enclave_options
 from rkeyserver.address import Address, parse_address
 from rkeyserver.appraisal.change import parse_change, propose, public_line
 from rkeyserver.appraisal.measured import parse_measured
+from rkeyserver.appraisal.orders import Promote, Rotate, parse_order
+from rkeyserver.appraisal.orders import text_of as text_of_order
 from rkeyserver.appraisal.policy import AdminsTable, parse_admins, parse_policy, parse_recovery
 from rkeyserver.appraisal.succession import believe
 from rkeyserver.appraisal.token_callers import caller_of
 from rkeyserver.appraisal.toml_lines import line_of
 from rkeyserver.attestation.sgx import collateral, quote
-from rkeyserver.cli import inspect, policy_domain, policy_edit, status, talk
+from rkeyserver.cli import inspect, ordering, peer, policy_domain, policy_edit, status, talk
 from rkeyserver.cli import policy as cli_policy
 from rkeyserver.cli import recovery as cli_recovery
 from rkeyserver.cli import relay as cli_relay
@@ -331,6 +333,18 @@ def line_of_toml(data: bytes) -> None:
 
 target("line of a policy", policies, line_of_toml)
 target("policy change", changes, parse_change, Misuse)
+target(
+    "order",
+    lambda: [
+        text_of_order(order).encode()
+        for order in (
+            Rotate(domain=id_of(SECRET), current="00" * 16),
+            Promote(domain=id_of(SECRET), member="00" * 16, epoch=1),
+        )
+    ],
+    parse_order,
+    Misuse,
+)
 target("signatures", changes, signed_change, Misuse)
 target(
     "chain of changes",
@@ -481,6 +495,31 @@ target(
     RkeyError,
     refuses=True,
 )
+MEMBER_NOW: Final[dict[str, Any]] = {
+    "member": "a" * 32, "machine": "m", "address": "h:1", "epoch": 0, "sequence": 1, "acknowledged": True, "seen": "s"
+}  # fmt: skip
+NOW_AT: Final[dict[str, Any]] = {
+    "domain": "d" * 32, "epoch": 0, "sequence": 1, "member": "b" * 32, "primary": "b" * 32, "role": "primary",
+    "generations": [{"id": "c" * 32, "state": "current"}], "members": [MEMBER_NOW], "socket": None,
+}  # fmt: skip
+target(
+    "members of an instance",
+    lambda: [json.dumps(NOW_AT).encode()],
+    told(lambda at: peer.listed(ordering.now_at(at))),
+    RkeyError,
+)
+DONE: Final = {
+    "order": "promote", "domain": "d" * 32, "epoch": 1, "sequence": 2, "primary": "b" * 32, "generation": "",
+    "state": "", "waiting": [],
+}  # fmt: skip
+
+
+def give_order(at: str) -> str:
+    now = msgspec.convert(NOW_AT, ordering.Now)
+    return ordering.send(at, Promote(domain="d" * 32, member="b" * 32, epoch=0), now)
+
+
+target("answer to an order", lambda: [json.dumps(DONE).encode()], told(give_order), RkeyError)
 APPLIED: Final = {"domain": "d" * 32, "change": 1, "policy": "0" * 64, "narrowed": ["x"], "generation": None}
 
 
