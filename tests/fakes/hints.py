@@ -22,5 +22,6 @@ def hint_at(sequence: int, *, epoch: int = 0, domain: str = "", **said: object) 
         role="primary",
         generations=[generation("first")],
         change=0,
+        pending=False,
     )
     return msgspec.structs.replace(made, **said)

@@ -74,16 +74,15 @@ def merged(leading: Sequence[Generation], other: Sequence[Generation]) -> list[G
     """Those of two states of one domain that went apart: what is current and pending is so in `leading` alone.
 
     What the other side had is readable, so that all that was wrapped there opens; retired is only what nobody reads.
-    The first stays the first, the others are in the order of their making.
+    One that is pending in `leading` stays so, though it wraps over there already: else what a removal had added would
+    never come into use. The first stays the first, the others are in the order of their making.
     """
     state = GenerationState
     theirs = {one.id: one.state for one in other}
     ours = {one.id for one in leading}
     both = [
         _in_state(one, state.READABLE)
-        if (one.state is state.RETIRED and theirs.get(one.id, state.RETIRED) is not state.RETIRED)
-        # It wraps over there already: nothing is waited for.
-        or (one.state is state.PENDING and theirs.get(one.id, state.PENDING) is not state.PENDING)
+        if one.state is state.RETIRED and theirs.get(one.id, state.RETIRED) is not state.RETIRED
         else one
         for one in leading
     ]

@@ -195,7 +195,7 @@ async def grant(steward: Steward, request: bytes, address: str) -> bytes:
     new = instance.members.asked(proved.request, machine=machine, host=address, now=instance.clock.now())
     log.info("Handed the keyring of domain %s to machine %s at %s.", keyring.domain, machine, address)
     try:
-        if new:
+        if new or keyring.pending is not None:
             instance.save_members()  # after a crash too it has to be known that somebody else has the key
         await steward.acknowledged()
     except RkeyError as error:

@@ -19,7 +19,8 @@ class Hint(msgspec.Struct, frozen=True):
     """What an instance says of its state to anyone. Nothing proves it.
 
     epoch, sequence, primary, digest: as keyring.Place has them; member, role: who says it; generations: their ids;
-    change: the number of the last change of the policy, 0 for none.
+    change: the number of the last change of the policy, 0 for none; pending: whether a generation waits for an
+    acknowledgement.
     """
 
     domain: Hex16
@@ -31,6 +32,7 @@ class Hint(msgspec.Struct, frozen=True):
     role: Literal["primary", "standby"]
     generations: Annotated[list[Hex16], msgspec.Meta(min_length=1, max_length=MAX_GENERATIONS)]
     change: _Count
+    pending: bool
 
     @property
     def place(self) -> Place:
@@ -68,6 +70,7 @@ def hint_of(keyring: Keyring, *, member: str, primary: bool) -> Hint:
         role="primary" if primary else "standby",
         generations=list(keyring.generation_ids),
         change=last_sequence(keyring.header.changes),
+        pending=keyring.pending is not None,
     )
 
 
@@ -87,7 +90,8 @@ def next_step(hint: Hint, keyring: Keyring, *, own: str, primary: bool, acknowle
             return Step.REUNITE
     # Who follows shows its primary what it holds; a primary shows another one that there is a later one.
     shows = hint.role == "primary" and (primary or hint.place == keyring.place)
-    return Step.SHOW if shows and acknowledged != keyring.place.digest else Step.NOTHING
+    # What was shown may be forgotten there: as long as something waits for it, it is shown again.
+    return Step.SHOW if shows and (acknowledged != keyring.place.digest or hint.pending) else Step.NOTHING
 
 
 def parse_hint(data: bytes) -> Hint | None:

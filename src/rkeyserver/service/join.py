@@ -310,12 +310,13 @@ class Joiner:
             if hinted is not None:
                 self._weigh(hinted)
 
-    def _save_members(self) -> None:
-        """Store what is known of the members, within seconds: not for each of hundreds that join at once."""
+    async def _keep_members(self) -> None:
+        """Store what is known of the members, within seconds, and do what was only waiting for one of them."""
         try:
             self.instance.save_members()
+            await self.steward.acknowledged()
         except RkeyError as error:
-            log.warning("What is known of the domain's members could not be stored. %s", error)
+            log.warning("What is known of the domain's members could not be stored, or waits. %s", error)
 
     async def _reunite(self, host: Address) -> None:
         """Fetch from a peer what it has and this primary does not."""
@@ -372,7 +373,7 @@ class Joiner:
             async with asyncio.timeout(most):
                 while self.instance.keyring is not None:
                     await asyncio.sleep(HINT_SECONDS * (0.5 + self.jitter()))
-                    self._save_members()
+                    await self._keep_members()
                     for host in filter(self._believed, self._heard_from()):
                         hint = await fetch_hint(host)
                         step = Step.NOTHING if hint is None else self._step(hint)

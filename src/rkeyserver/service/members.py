@@ -21,6 +21,7 @@ from rkeyserver.keyring.keyring import Place
 from rkeyserver.keyring.sealed import Owner
 from rkeyserver.sealing.record import MAX_MEMBERS, Header, KnownMember
 
+JUST_GIVEN_SECONDS: Final = 60
 _NO_DIGEST: Final = "00" * 32
 
 
@@ -114,9 +115,11 @@ class Members:
         anyone = any(table.machines == "any" for table in tables)
         return [one for one in self.known.values() if anyone or one.machine in named]
 
-    def holding(self, policy: Policy) -> list[KnownMember]:
-        """Those of them that have ever acknowledged a state, and so can acknowledge another."""
-        return [one for one in self.accepted_by(policy) if one.digest != _NO_DIGEST]
+    def holding(self, policy: Policy, now: int) -> list[KnownMember]:
+        """Those of them that can acknowledge a state: who ever did, or was given the keyring a moment ago."""
+        return [
+            one for one in self.accepted_by(policy) if one.digest != _NO_DIGEST or now < one.seen + JUST_GIVEN_SECONDS
+        ]
 
     def behind(self, place: Place, policy: Policy) -> list[KnownMember]:
         """Those that the policy accepts and that have not acknowledged the state at `place`."""

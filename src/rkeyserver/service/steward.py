@@ -92,7 +92,7 @@ class Steward:
 
     def added(self, policy: Policy) -> GenerationState:
         """In which state a generation is added under `policy`: it waits where anybody could acknowledge it."""
-        waits = self.instance.members.holding(policy)
+        waits = self.instance.members.holding(policy, self.instance.clock.now())
         return GenerationState.PENDING if waits else GenerationState.CURRENT
 
     async def obey(self, order: Order, *, owner: bool) -> Done:
@@ -225,7 +225,7 @@ class Steward:
         if keyring.pending is None or self.instance.role is not Role.PRIMARY:
             return
         by = members.acknowledged(keyring.place, policy)
-        if not by and members.holding(policy):
+        if not by and members.holding(policy, self.instance.clock.now()):
             return
         new = keyring.activated()
         who = by[-1].member if by else "nobody, for no other member is known"
@@ -239,8 +239,9 @@ class Steward:
         async with self.lock:
             keyring, policy = self.held()
             other = received.keyring
-            if self.instance.role is not Role.PRIMARY and other.header.primary != self.instance.members.own:
-                return
+            mine = other.header.primary == self.instance.members.own
+            if not mine and (self.instance.role is not Role.PRIMARY or other.place > keyring.place):
+                return  # whoever made the later state makes the union
             newer = last_sequence(other.header.changes) > last_sequence(keyring.header.changes)
             if other.domain != keyring.domain or (keyring.extends(other) and not newer):
                 return

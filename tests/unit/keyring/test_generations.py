@@ -130,7 +130,7 @@ MERGED: dict[str, tuple[dict[str, GenerationState], dict[str, GenerationState], 
     ),
     "one pending here, which was made current there": (
         {"a": CURRENT, "b": PENDING}, {"a": READABLE, "b": CURRENT, "c": READABLE},
-        {"a": "current", "b": "readable", "c": "readable"},
+        {"a": "current", "b": "pending", "c": "readable"},
     ),
     "one pending on both sides": (
         {"a": CURRENT, "b": PENDING}, {"a": CURRENT, "b": PENDING, "c": READABLE},

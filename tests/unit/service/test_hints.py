@@ -26,6 +26,8 @@ STEPS: dict[str, tuple[dict[str, Any], dict[str, Any], Step]] = {
     "a later epoch": ({"epoch": 1, "sequence": 1}, {}, Step.FETCH),
     "a higher digest": (SAME | {"digest": "ff" * 32}, {}, Step.FETCH),
     "a lower digest": (SAME | {"digest": "00" * 32, "role": "standby"}, {}, Step.NOTHING),
+    "one that was shown, and waits": (SAME | {"pending": True}, {"acknowledged": HERE.place.digest}, Step.SHOW),
+    "a standby's that waits": (SAME | {"role": "standby", "pending": True}, {}, Step.NOTHING),
     "an earlier one": ({"sequence": 4, "role": "standby"}, {}, Step.NOTHING),
     "an earlier one of a primary, for a standby": ({"sequence": 4}, {}, Step.NOTHING),
     "an earlier one of a primary, for another": ({"sequence": 4}, {"primary": True}, Step.SHOW),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from tests.fakes.claims import NOW
 from tests.fakes.hints import OTHER_MEMBER
 from tests.fakes.keyrings import MEMBER, OTHER_SECRET, generation, id_of
 from tests.fakes.scene import DEFAULT, PEER, Scene, is_closed
@@ -50,7 +51,7 @@ class Domain:
         assert self.scene.instance.keyring is not None
         return self.scene.instance.keyring
 
-    def knows(self, member: str, *, acknowledged: Place | None = None, machine: str = PEER.ppid) -> None:
+    def knows(self, member: str, *, acknowledged: Place | None = None, machine: str = PEER.ppid, seen: int = 1) -> None:
         place = acknowledged
         self.scene.instance.members.known[member] = KnownMember(
             member=member,
@@ -59,7 +60,7 @@ class Domain:
             epoch=place.epoch if place else 0,
             sequence=place.sequence if place else 0,
             digest=place.digest if place else "00" * 32,
-            seen=1,
+            seen=seen,
         )
 
     def obey(self, order: Order, *, owner: bool = True) -> Done:
@@ -131,6 +132,12 @@ def test_one_that_never_showed_that_it_stored_anything_cannot_acknowledge(scene:
     domain = Domain(scene)
     domain.knows(OTHER_MEMBER)
     assert domain.obey(domain.rotate()).state == "current"
+
+
+def test_one_that_was_given_the_keyring_a_moment_ago_is_waited_for(scene: Scene) -> None:
+    domain = Domain(scene)
+    domain.knows(OTHER_MEMBER, seen=NOW - 59)
+    assert domain.obey(domain.rotate()).state == "pending"
 
 
 def test_who_is_forgotten_is_waited_for_no_longer(scene: Scene) -> None:
@@ -281,6 +288,12 @@ def test_nothing_is_taken_over_of(scene: Scene, said: dict[str, Any]) -> None:
     domain = Domain(scene)
     reunited(domain, from_peer(scene, "a", **said))
     assert (domain.keyring.header.sequence, scene.store.writes) == (4, 0)
+
+
+def test_a_later_state_of_another_primary_is_not_taken_over(scene: Scene) -> None:
+    domain = Domain(scene, ("a", "b"))
+    reunited(domain, from_peer(scene, "a", "c", epoch=1, primary=THIRD))
+    assert domain.states() == {"a": "readable", "b": "current"}
 
 
 def test_a_standby_takes_nothing_over(scene: Scene) -> None:

@@ -280,6 +280,7 @@ def peers() -> str:
                 role={"enum": ["primary", "standby"]},
                 generations={"type": "array", "items": HEX16},
                 change=count,
+                pending={"type": "boolean"},
             )
         )
     }
