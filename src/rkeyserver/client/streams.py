@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import weakref
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,6 +24,8 @@ class Streams:
 
     servers: Servers
     _kept: dict[Server, list[tuple[float, Stream]]] = field(default_factory=dict, init=False)
+
+    _open: weakref.WeakSet[asyncio.StreamWriter] = field(default_factory=weakref.WeakSet, init=False)
 
     async def ask(self, server: Server, call: Call[object], seconds: float) -> Answer | NoAnswer:
         """One request. seconds: for all of it."""
@@ -56,9 +60,12 @@ class Streams:
 
     async def _connected(self, server: Server) -> Stream:
         if server.socket is not None:
-            return await asyncio.open_unix_connection(server.socket)
-        reader, writer = await asyncio.open_connection(server.address.host, server.address.port, ssl=self.servers.tls)
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            reader, writer = await asyncio.open_unix_connection(server.socket)
+        else:
+            address, tls = server.address, self.servers.tls
+            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)
+            writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._open.add(writer)
         return reader, writer
 
     def _take(self, server: Server) -> Stream | None:
@@ -87,3 +94,15 @@ class Streams:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(1):
                     await writer.wait_closed()
+
+    def forget(self) -> None:
+        """After a fork, in the child: leave them to the parent.
+
+        The child has the parent's event loop too, and with it the very epoll(7) that the parent waits by: a stream that
+        is closed there, or collected, is taken out of that. So each descriptor is made to lead nowhere first.
+        """
+        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for writer in self._open:
+            if (number := writer.get_extra_info("socket").fileno()) >= 0:
+                os.dup2(nowhere, number, inheritable=False)
+        os.close(nowhere)

@@ -32,7 +32,7 @@ from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.app import NO_KEYRING
 from rkeyserver.service.callers_app import caller_routes
 from rkeyserver.service.instance import Instance
-from rkeyserver.service.limits import Guard, Shares
+from rkeyserver.service.limits import Guard, Shares, client_of
 from rkeyserver.service.ops import HTTP_MISDIRECTED, is_own
 from rkeyserver.service.policy_app import told
 from rkeyserver.service.rates import Rates
@@ -44,6 +44,7 @@ PER_TOKEN: Final = 32  # requests of one token at once
 PER_SECOND: Final = 2000.0  # requests of one token
 FIRST_DELAY: Final = 0.1  # seconds that a wrong token waits for its answer, and for each that waits already
 MOST_DELAY: Final = 2.0
+MOST_DELAYED: Final = 20  # of one address; what waits for its answer keeps its place among the connections
 STOP_SECONDS: Final = 1.0
 FIRST_RETRY: Final = 2.0
 MOST_RETRY: Final = 60.0
@@ -106,17 +107,24 @@ class ByToken:
 
     async def _refused(self, error: Rejected, host: str) -> Response:
         self.instance.refuse(error, host)
-        self._waiting[host] += 1
-        try:
-            await asyncio.sleep(min(MOST_DELAY, FIRST_DELAY * self._waiting[host]))
-        finally:
-            self._waiting[host] -= 1
-            if not self._waiting[host]:
-                del self._waiting[host]
         answer = told(error)
         answer.status_code = HTTP_UNAUTHORIZED
         answer.headers["www-authenticate"] = "Bearer"
+        client = client_of(host)
+        if self._waiting[client] < MOST_DELAYED:
+            await self._delay(client)
+        else:
+            answer.headers["connection"] = "close"
         return answer
+
+    async def _delay(self, client: str) -> None:
+        self._waiting[client] += 1
+        try:
+            await asyncio.sleep(min(MOST_DELAY, FIRST_DELAY * self._waiting[client]))
+        finally:
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
 
 
 def make_token_app(instance: Instance, name: str) -> ByToken:
