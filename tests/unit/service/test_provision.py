@@ -27,8 +27,8 @@ from rkeyserver.attestation.sgx import ra_tls
 from rkeyserver.clock import Clock
 from rkeyserver.errors import Reason, Unavailable
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+from rkeyserver.service import kept_open, provision_tls
 from rkeyserver.service import provision as provision_module
-from rkeyserver.service import provision_tls
 from rkeyserver.service.provision import generation_of
 
 
@@ -205,7 +205,7 @@ def test_only_so_many_names_are_remembered(given: Giving) -> None:
 def test_an_address_that_is_taken_is_tried_again(
     given: Giving, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provision_module, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(kept_open, "FIRST_RETRY", 0.01)
     given.with_tables()
     until(lambda: not given.listening, "it closes")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -221,7 +221,7 @@ def test_an_address_that_is_taken_is_tried_again(
 def test_a_bug_does_not_end_it(
     given: Giving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(provision_module, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(kept_open, "FIRST_RETRY", 0.01)
     given.with_tables()
     until(lambda: not given.listening, "it closes")
     works = given.provisioner.open_sockets
