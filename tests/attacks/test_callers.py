@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import http.client
@@ -15,7 +16,7 @@ from typing import Final
 
 import pytest
 from tests.fakes.processes import DEADLINE, machines_in, reserve
-from tests.integration.test_tokens import OTHER, TOKEN, Listener, entry, serving, tls
+from tests.integration.test_tokens import OTHER, TOKEN, Listener, base, entry, provision_ca, serving, tls, written
 
 from rkeyserver.service.limits import CONNECTION_SECONDS, PER_ADDRESS
 from rkeyserver.service.token_listener import MOST_DELAYED
@@ -171,3 +172,74 @@ def test_wrong_tokens_crowd_nobody_out(listener: Listener) -> None:
             refused()
         with context.wrap_socket(honest, server_hostname="localhost") as client:
             assert post(client)[0] == 200, time.monotonic() - begun
+
+
+# --- What is written down
+
+SECRET: Final = "qzx-" + "a-secret-of-the-caller"
+ENCODED: Final = base64.b64encode(SECRET.encode()).decode()
+HEADS: Final = {
+    "a header of one's own": f"x-key: {SECRET}",
+    "a scheme of one's own": f"authorization: Basic {SECRET}",
+    "an encoding": f"transfer-encoding: {SECRET}",
+    "a length": f"content-length: {SECRET}",
+    "an expectation": f"expect: {SECRET}",
+    "an upgrade": f"connection: upgrade\r\nupgrade: {SECRET}",
+    "a host": f"host: {SECRET}",
+    "no header": SECRET,
+    "a long head": f"x: {'x' * 40_000}{SECRET}",
+}
+BODIES: Final = {
+    "a plaintext that is no base64": ("/v1/wrap", json.dumps({"label": "db/x", "plaintext": SECRET})),
+    "a plaintext for another label": ("/v1/wrap", json.dumps({"label": "web", "plaintext": ENCODED})),
+    "a plaintext that is not whole": ("/v1/wrap", json.dumps({"label": "db/x", "plaintext": ENCODED})[:-9]),
+    "a plaintext as what is wrapped": ("/v1/unwrap", json.dumps({"label": "db/x", "wrapped": ENCODED * 8})),
+    "a secret as a size": ("/v1/derive", json.dumps({"label": "db/x", "size": SECRET})),
+    "a secret as a generation": ("/v1/derive", json.dumps({"label": "db/x", "generation": SECRET})),
+    "a secret as a field": ("/v1/derive", json.dumps({SECRET: 1})),
+    "a secret as a path": (f"/v1/{SECRET}", ""),
+    "a secret as a query": (f"/v1/derive?{SECRET}", "{}"),
+    "a secret alone": ("/v1/wrap", SECRET),
+    "what is no text": ("/v1/wrap", f'"{SECRET}\udcff'),
+    "too much": ("/v1/wrap", SECRET * 20_000),
+}
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
+    """One that logs all that it has to say."""
+    with machines_in(tmp_path_factory.mktemp("talkative")) as machines, reserve() as held:
+        machine, port = machines("host"), int(held.getsockname()[1])
+        rules = written(machine, "policy.toml", base() + entry())
+        server = machine.start("--policy", rules, "--callers", f"127.0.0.1:{port}", "--log-level", "debug")
+        server.err.wait_for("Answering callers with 1 token")
+        yield Listener(machine, server, port, Path(written(machine, "ca.pem", provision_ca(machine))))
+
+
+def requests() -> Iterator[bytes]:
+    own = f"host: localhost\r\nauthorization: Bearer {TOKEN}\r\n"
+    for line in HEADS.values():
+        yield f"POST /v1/derive HTTP/1.1\r\n{own}{line}\r\ncontent-length: {len(ASKED)}\r\n\r\n".encode() + ASKED
+    for path, body in BODIES.values():
+        sent = body.encode(errors="surrogateescape")
+        yield f"POST {path} HTTP/1.1\r\n{own}content-length: {len(sent)}\r\n\r\n".encode() + sent
+
+
+def test_nothing_that_a_caller_sends_is_written_down(talkative: Listener) -> None:
+    context = tls(talkative)
+    for request in requests():
+        with contextlib.suppress(ConnectionError, ssl.SSLError), named(local(talkative), b"\0me") as client:
+            client.sendall(request)
+            assert SECRET.encode() not in client.recv(65536)
+        with (
+            contextlib.suppress(ConnectionError, ssl.SSLError),
+            socket.create_connection(("127.0.0.1", talkative.port), DEADLINE) as raw,
+            context.wrap_socket(raw, server_hostname="localhost") as client,
+        ):
+            client.sendall(request)
+            assert SECRET.encode() not in client.recv(65536)
+    assert talkative.machine.status()["role"] == "primary"
+    said = talkative.server.err.text + Path(f"{talkative.machine.keystore}.audit.jsonl").read_text()
+    assert "unknown-token" in said, "it logs what it refuses"
+    for one in (SECRET, ENCODED, TOKEN, "Traceback"):
+        assert one not in said

@@ -39,7 +39,7 @@ class Connections:
                 return NoAnswer(why(error))
             try:
                 self._exchange(connection, server, call, reply, end)
-            except BaseException as error:
+            except BaseException as error:  # whatever it is: what comes next would be another request's answer
                 connection.close()
                 if not isinstance(error, (OSError, NotHttp)):
                     raise

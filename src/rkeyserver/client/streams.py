@@ -42,7 +42,7 @@ class Streams:
             reply = Reply()
             try:
                 await self._exchange(stream, server, call, reply)
-            except BaseException as error:
+            except BaseException as error:  # a cancellation too: what comes next would be another request's answer
                 stream[1].transport.abort()
                 if kept is None or reply.begun or not isinstance(error, (OSError, NotHttp)):
                     raise

@@ -214,7 +214,7 @@ class TokenListener:
         self._state = ServerState()
 
         def inside() -> asyncio.Protocol:
-            made: asyncio.Protocol = config.http_protocol_class(config, self._state, {}, loop)  # type: ignore[call-arg]
+            made: asyncio.Protocol = config.http_protocol_class(config, self._state, {}, loop)  # type: ignore[call-arg]  # uvicorn's own, of which mypy knows the base alone
             return made
 
         def accepted() -> asyncio.Protocol:

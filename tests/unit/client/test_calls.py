@@ -38,7 +38,7 @@ def test_a_derived_key_comes_in_key_memory_and_is_bytes_only_if_asked_by_name() 
         with pytest.raises(TypeError):
             bytes(found.secret)
         with pytest.raises(TypeError):
-            bytes(found)  # type: ignore[call-overload]
+            bytes(found)  # type: ignore[call-overload]  # that it cannot be is what is shown
         assert KEY.hex() not in repr(found)
         assert encoded(KEY) not in repr(found) + repr(said)
     with pytest.raises(ValueError, match="released"):
