@@ -291,3 +291,14 @@ def test_whoever_has_no_number_here_is_not_the_server_s_user(reached: Path, monk
         listener.settimeout(DEADLINE)
         with connected_as(reached, NOBODY, NOBODY, []), listener.accept()[0] as server:
             assert not is_owner(local_caller(server))
+
+
+@pytest.mark.parametrize(("mode", "warns"), [(0o755, False), (0o775, False), (0o1777, True), (0o777, True)])
+def test_a_folder_that_every_user_can_write_to_is_warned_of(
+    tmp_path: Path, mode: int, *, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(mode)
+    with local_socket(folder / "s"):
+        assert ("Every user can write to" in caplog.text) is warns
