@@ -285,6 +285,45 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(tmp_path: P
         stub.close()
 
 
+class Ahead(Stub):
+    """Answers the first request of each connection, and, a moment later, once more, unasked, with another secret."""
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                self._kept.append(connection)
+                connection.recv(65536)
+                connection.sendall(http("200 OK", GOOD)[0])
+                time.sleep(0.05)
+                other = GOOD.replace(base64.b64encode(WRAPPED), base64.b64encode(WRAPPED + b"another's"))
+                connection.sendall(http("200 OK", other)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_that_was_not_asked_for_is_nobodys(tmp_path: Path, kind: str) -> None:
+    stub = Ahead(tmp_path / "ahead", [])
+    try:
+        if kind == "sync":
+            with Client([stub.name], silent_seconds=DEADLINE) as client:
+                for _ in range(2):
+                    assert client.rewrap("x", b"w").wrapped == WRAPPED
+                    time.sleep(0.2)
+        else:
+
+            async def run() -> None:
+                async with AsyncClient([stub.name], silent_seconds=DEADLINE) as client:
+                    for _ in range(2):
+                        assert (await client.rewrap("x", b"w")).wrapped == WRAPPED
+                        await asyncio.sleep(0.2)
+
+            asyncio.run(run())
+        assert stub.connections == 2
+    finally:
+        stub.close()
+
+
 def test_a_client_without_time_asks_nobody(domain: Domain) -> None:
     with pytest.raises(Unavailable, match="no answer in time"), domain.client(domain.local, silent=0) as client:
         client.derive("db/x")

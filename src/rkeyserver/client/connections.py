@@ -64,7 +64,7 @@ class Connections:
                 view[:size] = bytes(size)
 
     def _take(self, server: Server) -> socket.socket | None:
-        """One that is kept, and that the server has not closed since."""
+        """One that is kept, and on which the server has said nothing since: it would be the next request's answer."""
         while True:
             with self._lock:
                 kept = self._kept.get(server)

@@ -69,12 +69,12 @@ class Streams:
         return reader, writer
 
     def _take(self, server: Server) -> Stream | None:
-        """One that is kept, and that the server has not closed since."""
+        """One that is kept, and on which the server has said nothing since: it would be the next request's answer."""
         now = asyncio.get_running_loop().time()
         kept = self._kept.get(server, [])
         while kept:
             since, stream = kept.pop()
-            if now < since + KEPT_SECONDS and not stream[0].at_eof():
+            if now < since + KEPT_SECONDS and _silent(stream[0]):
                 return stream
             stream[1].close()
         return None
@@ -106,3 +106,8 @@ class Streams:
             if (number := writer.get_extra_info("socket").fileno()) >= 0:
                 os.dup2(nowhere, number, inheritable=False)
         os.close(nowhere)
+
+
+def _silent(reader: asyncio.StreamReader) -> bool:
+    # asyncio has no other way to ask what has come already.
+    return not reader.at_eof() and not reader._buffer  # type: ignore[attr-defined]  # noqa: SLF001 - as above
