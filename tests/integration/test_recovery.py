@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from shamir_mnemonic import Share  # type: ignore[import-untyped]  # it has no types
+from shamir_mnemonic import Share  # type: ignore[import-untyped]
 from tests.attacks.test_left_in_memory import scan as scan_values
 from tests.fakes.processes import (
     DEADLINE,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-import pyrage  # type: ignore[import-untyped]  # it has no types
+import pyrage  # type: ignore[import-untyped]
 from tests.vectors.spec_rkeyserver import Json, _sealer, _verifiers, key_memory, one_time_key, randomness
 
 from rkeyserver.appraisal.policy import parse_policy

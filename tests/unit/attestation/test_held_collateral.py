@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import dcap_qvl  # type: ignore[import-untyped]  # it has no types
+import dcap_qvl  # type: ignore[import-untyped]
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-import pyrage  # type: ignore[import-untyped]  # it has no types
+import pyrage  # type: ignore[import-untyped]
 import pytest
 from tests.fakes.recipients import Recipient, age, ssh_ed25519, ssh_rsa, with_passphrase
 

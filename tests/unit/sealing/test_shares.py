@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shamir_mnemonic import generate_mnemonics  # type: ignore[import-untyped]  # it has no types
+from shamir_mnemonic import generate_mnemonics  # type: ignore[import-untyped]
 from tests.fakes.recipients import age, largest_ssh_rsa, one_of_each, rsa_key, ssh_ed25519
 
 from rkeyserver.errors import Corrupt, Misuse

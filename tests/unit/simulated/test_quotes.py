@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import dcap_qvl  # type: ignore[import-untyped]  # it has no types
+import dcap_qvl  # type: ignore[import-untyped]
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec

@@ -7,8 +7,8 @@ import hashlib
 import re
 from typing import Final
 
-import pyrage  # type: ignore[import-untyped]  # it has no types
-from shamir_mnemonic import MnemonicError, Share, combine_mnemonics  # type: ignore[import-untyped]  # it has no types
+import pyrage  # type: ignore[import-untyped]
+from shamir_mnemonic import MnemonicError, Share, combine_mnemonics  # type: ignore[import-untyped]
 from tests.vectors.spec_reference.hpke import hpke_open
 from tests.vectors.spec_reference.messages import decode, transcript
 from tests.vectors.spec_reference.notation import (

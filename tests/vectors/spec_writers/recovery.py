@@ -6,7 +6,7 @@ import hashlib
 from typing import Final
 
 import msgspec
-import pyrage  # type: ignore[import-untyped]  # it has no types
+import pyrage  # type: ignore[import-untyped]
 from tests.vectors.spec_cases import Json, load
 from tests.vectors.spec_operations import OPERATIONS
 from tests.vectors.spec_rkeyserver import one_time_key
