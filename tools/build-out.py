@@ -40,6 +40,6 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:  # noqa: PLR2004
+    if len(sys.argv) != 2:  # noqa: PLR2004 - a program's name and one argument
         sys.exit("One argument is wanted: the folder to build into.")
     main(Path(sys.argv[1]))

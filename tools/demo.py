@@ -217,7 +217,7 @@ def story(out: Path, folder: Path, machines: list[Machine]) -> None:
     domain, generations = keys(host)
     tell(f"Domain {domain}, root key {generations[0]}: ids, not keys. The record at rest, as anyone may read it:")
     inspect = [str(out / PROGRAM), "inspect", str(host.keystore)]
-    show(subprocess.run(inspect, capture_output=True, text=True, check=True).stdout)  # noqa: S603
+    show(subprocess.run(inspect, capture_output=True, text=True, check=True).stdout)  # noqa: S603 - our own program
 
     scene(2, "A backup asks for it: rkeyserver -i HOST -p PORT")
     tell("Each verifies the other's quote and judges it by its policy; only then does the key travel, encrypted.")
@@ -299,7 +299,7 @@ def enrolment(folder: Path, machines: list[Machine], newcomer: Machine, spare: M
     show(host.ask("policy", "apply", str(change)))
     tell("It takes something away, from any machine to four: so a generation of the root key is added.")
     domain, generations = keys(host)
-    expect(len(generations) == 2, "a generation was added")  # noqa: PLR2004
+    expect(len(generations) == 2, "a generation was added")  # noqa: PLR2004 - as the text beside it says
     end = time.monotonic() + READY_SECONDS
     while keys(backup) != (domain, generations):
         expect(time.monotonic() < end, "the backup follows")
@@ -372,7 +372,7 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:  # noqa: PLR2004
+    if len(sys.argv) != 2:  # noqa: PLR2004 - as the text beside it says
         sys.exit("One argument is wanted: the folder that make built into.")
     os.environ.pop("PYTHONPATH", None)
     main(Path(sys.argv[1]).absolute())

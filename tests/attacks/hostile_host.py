@@ -167,14 +167,14 @@ def _make(world: World) -> None:
     if world.cpus is not None:
         os.cpu_count = lambda: world.cpus
     if world.threads is not None:
-        start, left = threading._start_new_thread, iter(range(world.threads))  # type: ignore[attr-defined]
+        start, left = threading._start_new_thread, iter(range(world.threads))  # type: ignore[attr-defined]  # what a host can do, a test does by hand
 
         def begin(*given: Any) -> Any:
             if next(left, None) is None:
                 raise RuntimeError("can't start new thread")
             return start(*given)
 
-        threading._start_new_thread = begin  # type: ignore[attr-defined]
+        threading._start_new_thread = begin  # type: ignore[attr-defined]  # what a host can do, a test does by hand
 
 
 def _play(folder: str, world: World, composition: Composition) -> NoReturn:
@@ -183,8 +183,8 @@ def _play(folder: str, world: World, composition: Composition) -> NoReturn:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     _make(world)
-    enclave.OPTIONS = Path("options.json")  # type: ignore[misc]
-    enclave.STATE = Path("state").absolute()  # type: ignore[misc]
+    enclave.OPTIONS = Path("options.json")  # type: ignore[misc]  # what a host can do, a test does by hand
+    enclave.STATE = Path("state").absolute()  # type: ignore[misc]  # what a host can do, a test does by hand
     compose(composition)
     answer_as_gramine()
     status = NO_STATUS

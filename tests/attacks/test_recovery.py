@@ -436,7 +436,7 @@ AGES: dict[str, tuple[int, bool]] = {
 
 
 @pytest.mark.parametrize(("age_of_it", "good"), AGES.values(), ids=AGES)
-def test_a_request_lives_for_a_day(day: Recovering, message: bytes, age_of_it: int, good: bool) -> None:  # noqa: FBT001
+def test_a_request_lives_for_a_day(day: Recovering, message: bytes, age_of_it: int, good: bool) -> None:  # noqa: FBT001 - a column of the table
     message = request_of_message(day, message, time=NOW - age_of_it)
     if good:
         assert check(message, day).age == age_of_it

@@ -209,7 +209,7 @@ def large(kind: type[Message], **changes: object) -> Callable[[bytes], bytes]:
 
 def in_attested(kind: type[Message], **changes: object) -> Callable[[bytes], bytes]:
     def change(message: bytes) -> bytes:
-        attested = decode(message, kind).attested  # type: ignore[attr-defined]
+        attested = decode(message, kind).attested  # type: ignore[attr-defined]  # both kinds have it
         return edited(message, kind, attested=msgspec.structs.replace(attested, **changes))
 
     return change

@@ -57,7 +57,7 @@ def sample(status: str = "UpToDate", *, debug: bool = False) -> tuple[bytes, byt
 
 
 @functools.cache
-def _made(status: str, debug: bool) -> tuple[bytes, bytes, str]:  # noqa: FBT001
+def _made(status: str, debug: bool) -> tuple[bytes, bytes, str]:  # noqa: FBT001 - a column of the table
     with tempfile.TemporaryDirectory() as folder:
         made = machine(Path(folder) / "m", status=status, enclave=(lambda: loaded(debug=True)) if debug else running)
         return made.evidence(DATA), made.endorsements(), made.processor.ppid.hex()

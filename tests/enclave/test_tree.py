@@ -42,7 +42,7 @@ def root(built: Built, tmp_path: Path) -> EnclaveRoot:
 
 
 def run(root: EnclaveRoot, *argv: str) -> subprocess.CompletedProcess[str]:
-    hostile = {**os.environ, "PYTHONPATH": "/tmp", "PYTHONSTARTUP": "/etc/passwd", "LD_PRELOAD": ""}  # noqa: S108
+    hostile = {**os.environ, "PYTHONPATH": "/tmp", "PYTHONSTARTUP": "/etc/passwd", "LD_PRELOAD": ""}  # noqa: S108 - they are not read: that is what is shown
     return subprocess.run(
         root.command(argv), env=hostile, capture_output=True, text=True, check=False, timeout=60, cwd="/"
     )

@@ -18,7 +18,7 @@ def nothing(_platform: SimulatedPlatform) -> bytes:
 
 
 def run() -> int:
-    SimulatedPlatform.endorsements = nothing  # type: ignore[method-assign, assignment]
+    SimulatedPlatform.endorsements = nothing  # type: ignore[method-assign, assignment]  # the one thing that this program changes
     return main(sys.argv[4:])
 
 

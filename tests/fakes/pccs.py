@@ -62,7 +62,7 @@ def honest(_path: str, reply: Reply) -> Reply:
 
 def only(path: str, **differences: object) -> Change:
     """A change of the replies to one path."""
-    return lambda asked, reply: replace(reply, **differences) if asked == path else reply  # type: ignore[arg-type]
+    return lambda asked, reply: replace(reply, **differences) if asked == path else reply  # type: ignore[arg-type]  # a table has no narrower type
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def pccs(collateral: Collateral, tls: Tls | None, *, host: str = "127.0.0.1") ->
 
 def with_number(collateral: Collateral, number: int, authority: Authority) -> Collateral:
     """That authority's collateral with another evaluation number, signed anew."""
-    from tests.fakes.machines import resigned  # noqa: PLC0415
+    from tests.fakes.machines import resigned  # noqa: PLC0415 - it imports this one
 
     def change(document: dict[str, object]) -> None:
         document["tcbEvaluationDataNumber"] = number

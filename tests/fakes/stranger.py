@@ -50,7 +50,7 @@ def run() -> int:
     def opened(folder: Path, clock: Clock) -> SimulatedPlatform:
         return machines.machine(folder, clock, **STRANGERS[name])
 
-    SimulatedPlatform.open = opened  # type: ignore[method-assign, assignment]
+    SimulatedPlatform.open = opened  # type: ignore[method-assign, assignment]  # what a stranger may change, the code itself
     as_a_stranger()
     return main(words)
 
@@ -62,7 +62,7 @@ def as_a_stranger() -> None:
     async def pleased_with_itself(granter: Granter, policy: Policy) -> Verdict:  # noqa: ARG001 - whatever it is
         return Verdict(claims=claims_with(), policy=policy.digest, at=0)
 
-    Granter.accepts_self = pleased_with_itself  # type: ignore[method-assign, assignment]
+    Granter.accepts_self = pleased_with_itself  # type: ignore[method-assign, assignment]  # what a stranger may change, the code itself
     start.domain_default = honest
     join.joiner_default = honest  # type: ignore[attr-defined]  # it has its own name for it
 

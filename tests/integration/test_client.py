@@ -21,8 +21,9 @@ import pytest
 from tests.fakes.processes import DEADLINE, Machine, Machines, Running, environment, machines_in, opened, reserve
 from tests.integration.test_tokens import OTHER, TOKEN, base, entry, provision_ca, written
 
-from rkeyserver.client import AsyncClient, Client
+from rkeyserver.client import AsyncClient, Client, connections
 from rkeyserver.client.attempts import SILENT_SECONDS
+from rkeyserver.client.servers import parse_server
 from rkeyserver.errors import Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.keyring.derived import derive
 
@@ -139,7 +140,9 @@ class Stub:
                 self._kept.append(connection)
                 if self._answer is not None:
                     with contextlib.suppress(OSError):
-                        connection.recv(65536)
+                        # All of the request: what is closed before it is sent is another case.
+                        while (part := connection.recv(65536)) and not part.endswith(b"}"):
+                            pass
                         for part in self._answer:
                             connection.sendall(part)
                             time.sleep(self._pause)
@@ -242,7 +245,8 @@ def test_any_server_of_the_domain_gives_the_same(domain: Domain, ask: Ask) -> No
     assert ask(domain, [local(domain.standby)], SILENT_SECONDS) == domain.key
 
 
-GOOD: Final = b'{"wrapped": "dw==", "generation": "%s"}' % (b"0a" * 16)
+WRAPPED: Final = b"\x01" + b"\x0a" * 16
+GOOD: Final = b'{"wrapped": "%s", "generation": "%s"}' % (base64.b64encode(WRAPPED), b"0a" * 16)
 
 
 class Once(Stub):
@@ -267,18 +271,57 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(tmp_path: P
         if kind == "sync":
             with Client([stub.name], silent_seconds=DEADLINE) as client:
                 for _ in range(3):
-                    assert client.rewrap("x", b"w").wrapped == b"w"
+                    assert client.rewrap("x", b"w").wrapped == WRAPPED
                 assert client._health._until == {}
         else:
 
             async def run() -> None:
                 async with AsyncClient([stub.name], silent_seconds=DEADLINE) as client:
                     for _ in range(3):
-                        assert (await client.rewrap("x", b"w")).wrapped == b"w"
+                        assert (await client.rewrap("x", b"w")).wrapped == WRAPPED
                     assert client._health._until == {}
 
             asyncio.run(run())
         assert stub.connections == 3
+    finally:
+        stub.close()
+
+
+class Ahead(Stub):
+    """Answers the first request of each connection, and, a moment later, once more, unasked, with another secret."""
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                self._kept.append(connection)
+                connection.recv(65536)
+                connection.sendall(http("200 OK", GOOD)[0])
+                time.sleep(0.05)
+                other = GOOD.replace(base64.b64encode(WRAPPED), base64.b64encode(WRAPPED + b"another's"))
+                connection.sendall(http("200 OK", other)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_that_was_not_asked_for_is_nobodys(tmp_path: Path, kind: str) -> None:
+    stub = Ahead(tmp_path / "ahead", [])
+    try:
+        if kind == "sync":
+            with Client([stub.name], silent_seconds=DEADLINE) as client:
+                for _ in range(2):
+                    assert client.rewrap("x", b"w").wrapped == WRAPPED
+                    time.sleep(0.2)
+        else:
+
+            async def run() -> None:
+                async with AsyncClient([stub.name], silent_seconds=DEADLINE) as client:
+                    for _ in range(2):
+                        assert (await client.rewrap("x", b"w")).wrapped == WRAPPED
+                        await asyncio.sleep(0.2)
+
+            asyncio.run(run())
+        assert stub.connections == 2
     finally:
         stub.close()
 
@@ -444,6 +487,86 @@ def test_a_fork_goes_on_with_connections_of_its_own(domain: Domain, way: str) ->
     assert done.stderr == ""
     child, parent = (base64.b64encode(derived(domain.primary, label)).decode() for label in ("db/c", "db/p"))
     assert sorted(done.stdout.split()) == sorted([child] * 3 + [parent])
+
+
+FORKED_IN_A_LOOP: Final = """
+import asyncio, base64, gc, os, sys, time
+from rkeyserver.client import AsyncClient
+
+known = {"ca": sys.argv[2], "token": sys.argv[3]} if sys.argv[2:] else {}
+client = AsyncClient(sys.argv[1:2], silent_seconds=30, **known)
+
+async def ask(label):
+    with await client.derive(label) as key:
+        return base64.b64encode(key.view).decode()
+
+async def run():
+    before = await ask("db/p")
+    kept = client._streams._kept
+    waits = asyncio.create_task(ask("db/p"))  # it takes the stream that is kept, and is in the middle of its request
+    await asyncio.sleep(0)
+    child = os.fork()
+    if not child:
+        asyncio._set_running_loop(None)
+        os.write(1, (asyncio.run(ask("db/c")) + "\\n").encode())
+        waits.cancel()
+        del waits
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    begun = time.monotonic()
+    assert {await waits, *[await ask("db/p") for _ in range(20)]} == {before}
+    assert time.monotonic() - begun < 10, "it waited for what the child had taken from it"
+    assert client._streams._kept is kept and client._health._until == {}
+    await client.aclose()
+    print(before)
+
+asyncio.run(run())
+"""
+
+
+@pytest.mark.parametrize("way", ["socket", "TLS"])
+def test_a_fork_in_an_event_loop_takes_nothing_from_the_parent(domain: Domain, way: str) -> None:
+    words = [domain.local] if way == "socket" else [domain.tls, str(domain.ca), TOKEN]
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED_IN_A_LOOP, *words],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    child, parent = (base64.b64encode(derived(domain.primary, label)).decode() for label in ("db/c", "db/p"))
+    assert done.stdout.split() == [child, parent]
+
+
+def test_a_name_with_many_addresses_has_one_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each address is that of a listener whose queue is full, which answers nothing."""
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.socket())
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        for _ in range(4):
+            one = stack.enter_context(socket.socket())
+            one.settimeout(0)
+            one.connect_ex(silent.getsockname())
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", silent.getsockname())] * 12
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: list(found))
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connections._reached(parse_server("https://many.example"), begun + 0.4)
+        assert time.monotonic() - begun < 1
+
+
+def test_an_address_that_refuses_is_passed_by(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    with reserve() as held:
+        refuses = held.getsockname()
+    well = ("127.0.0.1", domain.port)
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one) for one in (refuses, well)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: list(found))
+    with domain.client(domain.tls) as client, client.derive("db/x") as key:
+        assert key.view == domain.key
 
 
 def test_servers_that_are_killed_while_a_client_has_connections_to_them(machines: Machines) -> None:

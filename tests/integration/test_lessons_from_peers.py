@@ -293,7 +293,7 @@ OF_COLLATERAL: Final = pytest.mark.simulated_only(
 def test_a_stranger_gets_nothing(machines: Machines, name: str, reason: Reason) -> None:
     host, other = machines("host"), machines("other")
     host.start()
-    ended = other.run("-i", host.address, "--once", "--wait", "0", **under(name, other))  # type: ignore[arg-type]
+    ended = other.run("-i", host.address, "--once", "--wait", "0", **under(name, other))  # type: ignore[arg-type]  # a table has no narrower type
     assert (ended.status, ended.out, other.keystore.exists()) == (REFUSED, "", False)
     assert "refused this machine. The log and the audit file there have the reason." in ended.err
     assert host.status()["refused"] == {str(reason): 1}
@@ -317,7 +317,7 @@ def test_a_stranger_gets_nothing(machines: Machines, name: str, reason: Reason) 
 def test_nothing_is_taken_from_a_stranger(machines: Machines, name: str, reason: Reason) -> None:
     """A backup knows its primary by what it proves, not by an address or a key in a file."""
     other, backup = machines("other"), machines("backup")
-    other.start(**under(name, other))  # type: ignore[arg-type]
+    other.start(**under(name, other))  # type: ignore[arg-type]  # a table has no narrower type
     ended = backup.run("-i", other.address, "--once", "--wait", "0")
     assert other.status()["hand_overs"] == 1, "it is the backup alone that refuses"
     assert (ended.status, ended.out, backup.keystore.exists()) == (REFUSED, "", False)

@@ -199,7 +199,7 @@ def test_no_enclave_gets_the_keyring(machines: Machines, enclave: SimulatedPlatf
     from tests.attacks.parties import Standby  # noqa: PLC0415 - what asks for a keyring
     from tests.fakes.flavours import policy_of  # noqa: PLC0415 - as above
 
-    standby = Standby(enclave, policy_of(enclave), host=lambda: Clock().now())  # type: ignore[arg-type]
+    standby = Standby(enclave, policy_of(enclave), host=lambda: Clock().now())  # type: ignore[arg-type]  # as much of a standby's arguments as is used
     greeting = standby.greet()
     with httpx.Client(base_url=f"http://{host.address}", trust_env=False, timeout=DEADLINE) as client:
         challenge = client.post("/v1/hello", content=greeting.message).content

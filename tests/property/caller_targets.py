@@ -38,8 +38,8 @@ for _kind, _bodies in {
 }.items():
     target(
         f"caller's {_kind.__name__}",
-        lambda bodies=_bodies: [json.dumps(one).encode() for one in bodies],  # type: ignore[misc]
-        lambda data, kind=_kind: read_request(data, kind),  # type: ignore[misc]
+        lambda bodies=_bodies: [json.dumps(one).encode() for one in bodies],  # type: ignore[misc]  # mypy has no type for a lambda's default
+        lambda data, kind=_kind: read_request(data, kind),  # type: ignore[misc]  # mypy has no type for a lambda's default
         Misuse,
         secrets=lambda: TOLD,
     )

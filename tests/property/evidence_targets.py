@@ -188,11 +188,11 @@ def model() -> Model:
 
 
 for _document in Document:
-    target(f"PCCS's {_document}", lambda one=_document: [answers()[one].body], answered(_document), Rejected)  # type: ignore[misc]
+    target(f"PCCS's {_document}", lambda one=_document: [answers()[one].body], answered(_document), Rejected)  # type: ignore[misc]  # mypy has no type for a lambda's default
     if _document is not Document.ROOT_CA_CRL:
         target(
             f"chain with the PCCS's {_document}",
-            lambda one=_document: [text.encode() for text in answers()[one].headers.values()],  # type: ignore[misc]
+            lambda one=_document: [text.encode() for text in answers()[one].headers.values()],  # type: ignore[misc]  # mypy has no type for a lambda's default
             header(_document),
             Rejected,
         )

@@ -46,7 +46,7 @@ def main() -> int:
     chosen = [one for one in TARGETS.values() if not sys.argv[1:] or any(word in one.name for word in sys.argv[1:])]
     logging.disable()
     sys.stdout.write(f"FUZZ_SEED={number}, {len(chosen)} targets, {seconds:.0f} seconds\n")
-    troubles = [run(one, random.Random(f"{number} {one.name}"), seconds / len(chosen)) for one in chosen]  # noqa: S311
+    troubles = [run(one, random.Random(f"{number} {one.name}"), seconds / len(chosen)) for one in chosen]  # noqa: S311 - what is fuzzed can be run again by its seed
     return int(any(troubles))
 
 

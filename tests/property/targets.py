@@ -107,7 +107,7 @@ for _kind in messages.MAX_MESSAGE:
     target(
         f"messages.decode {messages._name(_kind)}",
         message(_kind),
-        lambda data, kind=_kind: messages.decode(data, kind),  # type: ignore[misc]
+        lambda data, kind=_kind: messages.decode(data, kind),  # type: ignore[misc]  # mypy has no type for a lambda's default
         Rejected,
         canonical=messages.encode,
     )
@@ -608,7 +608,7 @@ target(
         frames.frame(sharing_messages.Done([RecoveryShare("age1" + "q" * 58, "0" * 64, b"x")])),
         frames.frame(frames.Failure("m", "a", misuse=True)),
     ],
-    lambda data: sharing._Process(Channel(data)).receive(),  # type: ignore[arg-type]
+    lambda data: sharing._Process(Channel(data)).receive(),  # type: ignore[arg-type]  # as much of a socket as is used
     *(OSError, EOFError, msgspec.DecodeError, UnicodeDecodeError, RkeyError),
     refuses=True,
 )

@@ -54,10 +54,10 @@ class Composition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def compose(given: Composition) -> None:
     """Put this process's program together so."""
-    device.DEVICE = Path(given.device)  # type: ignore[misc]
-    measured.MEASURED = Path(given.measured)  # type: ignore[misc]
+    device.DEVICE = Path(given.device)  # type: ignore[misc]  # the composition that tests start, as tests/sgx says
+    measured.MEASURED = Path(given.measured)  # type: ignore[misc]  # the composition that tests start, as tests/sgx says
     anchor = TrustAnchor(name=given.root_name, der=bytes.fromhex(given.root), sha256=given.root_sha256)
-    sys.modules[f"{_HERE}.root"] = SimpleNamespace(  # type: ignore[assignment]
+    sys.modules[f"{_HERE}.root"] = SimpleNamespace(  # type: ignore[assignment]  # the composition that tests start, as tests/sgx says
         anchor=anchor, verify=SgxVerifier(platform=registry.SGX, anchor=anchor)
     )
     registry.ANCHORS[registry.SGX] = f"{_HERE}.root:anchor"
@@ -89,7 +89,7 @@ def _trust_the_host() -> None:
     from rkeyserver.service.given import Given  # noqa: PLC0415 - after the default policy was exchanged
 
     read = Given.read
-    Given.read = lambda config, _measured: read(config, None)  # type: ignore[method-assign, assignment]
+    Given.read = lambda config, _measured: read(config, None)  # type: ignore[method-assign, assignment]  # the composition that tests start, as tests/sgx says
 
 
 def tell_the_test() -> None:

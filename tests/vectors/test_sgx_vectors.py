@@ -553,7 +553,7 @@ def test_under_another_root(name: str, root: Callable[[], TrustAnchor]) -> None:
 
 def test_under_a_damaged_root_the_process_goes_on() -> None:
     damaged = submission(PHALA)
-    damaged.verifier = pickle.loads(pickle.dumps(intel.INTEL).replace(b"Intel SGX Root", b"Intel sgx Root"))  # noqa: S301
+    damaged.verifier = pickle.loads(pickle.dumps(intel.INTEL).replace(b"Intel SGX Root", b"Intel sgx Root"))  # noqa: S301 - of bytes that were made here
     with pytest.raises(Corrupt, match="trust anchor"):
         damaged.verify()
 

@@ -376,15 +376,15 @@ def _check_caller(text: str, path: Path, entry: CallerEntry) -> None:
     if OVERFLOW_ID in {entry.uid, entry.gid}:
         says = f"{OVERFLOW_ID} is whoever the kernel has no number for (user_namespaces(7)), not one user: name another"
         raise wrong(text, (*path, said[0]), says)
-    for number, label in enumerate(entry.labels):
-        if ANY_REST in label[:-1]:
-            says = f'{label!r} has a "*" before its end, where it stands for nothing'
-            raise wrong(text, (*path, "labels", number), says)
 
 
 def _check_lists(text: str, path: Path, entry: CallerEntry | EnclaveEntry) -> None:
     for key in ("may", "labels"):
         _check_once(text, (*path, key), getattr(entry, key))
+    for number, label in enumerate(entry.labels):
+        if ANY_REST in label[:-1]:
+            says = f'{label!r} has a "*" before its end, where it stands for nothing'
+            raise wrong(text, (*path, "labels", number), says)
 
 
 def check_quorum(text: str, name: str, key: str, threshold: int, keys: list[str]) -> None:

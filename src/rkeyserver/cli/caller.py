@@ -18,7 +18,7 @@ from rkeyserver import files
 from rkeyserver.appraisal.policy import Label
 from rkeyserver.cli import talk
 from rkeyserver.cli.command import Parser, put_bytes
-from rkeyserver.config import DEFAULT_SOCKET
+from rkeyserver.config import DEFAULT_SOCKET, Config
 from rkeyserver.errors import Misuse, Unavailable
 from rkeyserver.keyring.wrapping import MAX_ASSOCIATED_DATA, MAX_PLAINTEXT, OVERHEAD
 from rkeyserver.secret import harden_process
@@ -26,6 +26,8 @@ from rkeyserver.service.callers_requests import MAX_WRAPPED, WANTED
 
 # Base64 with a line break after as few characters as anybody sets one.
 MAX_WRAPPED_TEXT: Final = 2 * MAX_WRAPPED
+# Of an instance that runs as the README has it, without the unit file.
+_BESIDE: Final = Config().socket_path
 _ASK_AGAIN: Final = "Ask again: nothing is changed by it."
 T = TypeVar("T")
 
@@ -45,10 +47,15 @@ def parser(name: str, description: str, *, base64_help: str, associated: bool = 
         group.add_argument("--associated-data", metavar="TEXT", help="what it belongs to; the same opens it, no other")
         group.add_argument("--associated-data-file", metavar="FILE", help="the same, as the bytes of a file")
     made.add_argument("--base64", action="store_true", help=base64_help)
-    made.add_argument(
-        "--socket", default=str(DEFAULT_SOCKET), metavar="PATH", help=f"the instance's (default {DEFAULT_SOCKET})"
-    )
+    made.add_argument("--socket", metavar="PATH", help=f"the instance's (default {DEFAULT_SOCKET}, or {_BESIDE})")
     return made
+
+
+def _socket(found: argparse.Namespace) -> str:
+    """The instance's local socket. Both defaults lie where root alone can put one."""
+    if found.socket is not None:
+        return str(found.socket)
+    return str(_BESIDE if _BESIDE.is_socket() and not DEFAULT_SOCKET.exists() else DEFAULT_SOCKET)
 
 
 def label_of(found: argparse.Namespace) -> str:
@@ -126,12 +133,13 @@ def ask(found: argparse.Namespace, path: str, question: dict[str, Any], answer: 
     Raises: what the instance answers; Unavailable where it does not.
     """
     harden_process()
+    socket = _socket(found)
     body = msgspec.json.encode({name: value for name, value in question.items() if value is not None})
-    told = talk.post("", path, body, "answer to a caller", socket=found.socket, unanswered=_ASK_AGAIN)
+    told = talk.post("", path, body, "answer to a caller", socket=socket, unanswered=_ASK_AGAIN)
     try:
         return msgspec.convert(told, answer)
     except msgspec.ValidationError as error:
-        raise Unavailable(f"What is on {found.socket} answers with something else than was asked for.") from error
+        raise Unavailable(f"What is on {socket} answers with something else than was asked for.") from error
 
 
 def check_output(found: argparse.Namespace) -> None:

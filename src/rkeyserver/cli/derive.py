@@ -12,7 +12,7 @@ from rkeyserver.appraisal.policy import GenerationName
 from rkeyserver.cli.caller import ask, check_output, label_of, put_found
 from rkeyserver.cli.caller import parser as caller_parser
 from rkeyserver.cli.command import Said
-from rkeyserver.errors import Misuse
+from rkeyserver.errors import Misuse, Unavailable
 from rkeyserver.hex_types import Hex16
 from rkeyserver.keyring.derived import DEFAULT_SIZE, MAX_SIZE, MIN_SIZE
 from rkeyserver.service.callers_requests import WANTED
@@ -56,6 +56,8 @@ def run(found: argparse.Namespace) -> Said:
     check_output(found)
     question = {"label": label, "size": found.size, "generation": found.generation}
     answer = ask(found, DERIVE_PATH, question, _Key)
+    if len(answer.key) != found.size or found.generation not in (None, "first", "current", answer.generation):
+        raise Unavailable("The instance answers with another key than was asked for.")
     put_found(found, answer.key)
     if found.generation is None:
         sys.stderr.write(f"After a rotation this same key is had with --generation {answer.generation}.\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from rkeyserver.client import calls
 from rkeyserver.client.attempts import SILENT_SECONDS, Ask, Health, Outcome, attempts
 from rkeyserver.client.calls import DEFAULT_SIZE, Answer, Call, NoAnswer, Secret, Wrapped
+from rkeyserver.client.forks import watch
 from rkeyserver.client.servers import Server, servers_of
 from rkeyserver.secret import SecretBytes
 
@@ -39,7 +39,8 @@ class AsyncClient:
         self._silent = silent_seconds
         self._health = Health()
         self._streams: Streams | None = None
-        self._of: tuple[int, asyncio.AbstractEventLoop] | None = None
+        self._of: asyncio.AbstractEventLoop | None = None
+        watch(self)
 
     async def derive(self, label: str, *, size: int = DEFAULT_SIZE, generation: str = "current") -> Secret:
         """As Client.derive()."""
@@ -63,6 +64,12 @@ class AsyncClient:
         """End its connections. It can still be used, with new ones."""
         if self._streams is not None:
             await self._streams.close()
+
+    def after_fork(self) -> None:
+        """As forks.Forked."""
+        if self._streams is not None:
+            self._streams.forget()
+            self._streams = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -96,7 +103,7 @@ class AsyncClient:
     async def _ask(self, server: Server, call: Call[object]) -> Answer | NoAnswer:
         from rkeyserver.client.streams import Streams  # noqa: PLC0415 - not before something is asked for
 
-        here = (os.getpid(), asyncio.get_running_loop())
+        here = asyncio.get_running_loop()
         if self._streams is None or self._of != here:
             self._of, self._streams = here, Streams(self._servers)
         return await self._streams.ask(server, call, self._silent)

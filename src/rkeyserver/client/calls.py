@@ -130,9 +130,9 @@ def derive(label: str, size: int, generation: str) -> Call[Secret]:
     def read(body: bytearray) -> Secret:
         found = msgspec.json.decode(body, type=_Key)
         secret = _kept(found.key)
-        if secret.size != size:
+        if secret.size != size or generation not in ("first", "current", found.generation):
             secret.close()
-            raise ValueError("a key of another size")
+            raise ValueError("another key than was asked for")
         return Secret(secret, found.generation)
 
     return Call("/v1/derive", _body({"label": label, "size": size, "generation": generation}), read)
@@ -159,7 +159,11 @@ def unwrap(label: str, wrapped: bytes, associated_data: bytes) -> Call[Secret]:
 
     def read(body: bytearray) -> Secret:
         found = msgspec.json.decode(body, type=_Plaintext)
-        return Secret(_kept(found.plaintext), found.generation)
+        secret = _kept(found.plaintext)
+        if found.generation != _generation(wrapped):
+            secret.close()
+            raise ValueError("a secret of another generation")
+        return Secret(secret, found.generation)
 
     return Call("/v1/unwrap", _wrapped_body(label, wrapped, associated_data), read)
 
@@ -212,7 +216,10 @@ def _seconds(text: str) -> float:
 
 
 def _body(named: dict[str, object]) -> bytes:
-    return msgspec.json.encode(named)
+    try:
+        return msgspec.json.encode(named)
+    except UnicodeEncodeError as error:
+        raise Misuse("The label or the generation is no Unicode text.") from error
 
 
 def _wrapped_body(label: str, wrapped: bytes, associated_data: bytes) -> bytes:
@@ -223,7 +230,13 @@ def _wrapped_body(label: str, wrapped: bytes, associated_data: bytes) -> bytes:
 
 def _read_wrapped(body: bytearray) -> Wrapped:
     found = msgspec.json.decode(body, type=_Wrapped)
+    if found.generation != _generation(found.wrapped):
+        raise ValueError("another generation than the one it is wrapped under")
     return Wrapped(found.wrapped, found.generation)
+
+
+def _generation(wrapped: bytes) -> str:
+    return wrapped[1:17].hex()  # docs/spec/keyring.md, "Wrapping"
 
 
 def _check(what: str, size: int, most: int) -> None:

@@ -16,6 +16,7 @@ from rkeyserver.client.http import KEPT_SECONDS, READ, NotHttp, Reply, head_of, 
 from rkeyserver.client.servers import Server, Servers
 
 MAX_KEPT: Final = 32  # of one server
+MAX_ADDRESSES: Final = 8  # of one server's name
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Connections:
                 return NoAnswer(why(error))
             try:
                 self._exchange(connection, server, call, reply, end)
-            except BaseException as error:
+            except BaseException as error:  # whatever it is: what comes next would be another request's answer
                 connection.close()
                 if not isinstance(error, (OSError, NotHttp)):
                     raise
@@ -63,7 +64,7 @@ class Connections:
                 view[:size] = bytes(size)
 
     def _take(self, server: Server) -> socket.socket | None:
-        """One that is kept, and that the server has not closed since."""
+        """One that is kept, and on which the server has said nothing since: it would be the next request's answer."""
         while True:
             with self._lock:
                 kept = self._kept.get(server)
@@ -109,20 +110,39 @@ def _left(end: float) -> float:
 
 def _connected(servers: Servers, server: Server, end: float) -> socket.socket:
     if server.socket is not None:
-        made = socket.socket(socket.AF_UNIX)
-        try:
-            made.settimeout(_left(end))
-            made.connect(server.socket)
-        except BaseException:
-            made.close()
-            raise
-        return made
+        return _open(socket.AF_UNIX, server.socket, _left(end))
     assert servers.tls is not None  # noqa: S101 - servers_of() has seen to it
-    plain = socket.create_connection((server.address.host, server.address.port), _left(end))
+    plain = _reached(server, end)
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.settimeout(_left(end))
         return servers.tls.wrap_socket(plain, server_hostname=server.address.host)
-    except BaseException:
+    except BaseException:  # whatever it is, no connection stays open
         plain.close()
         raise
+
+
+def _reached(server: Server, end: float) -> socket.socket:
+    """A connection to the first of its addresses that takes one. Each may have an equal part of the time that is left.
+
+    socket.create_connection() gives all of the time to each of them.
+    """
+    found = socket.getaddrinfo(server.address.host, server.address.port, type=socket.SOCK_STREAM)[:MAX_ADDRESSES]
+    while True:
+        family, _, _, _, address = found.pop(0)
+        try:
+            return _open(family, address, _left(end) / (len(found) + 1))
+        except OSError:
+            if not found:
+                raise
+
+
+def _open(family: int, address: object, seconds: float) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.settimeout(seconds)
+        made.connect(address)  # type: ignore[arg-type]  # of that family, as getaddrinfo() has it
+    except BaseException:  # whatever it is, no connection stays open
+        made.close()
+        raise
+    return made

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import weakref
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +25,8 @@ class Streams:
     servers: Servers
     _kept: dict[Server, list[tuple[float, Stream]]] = field(default_factory=dict, init=False)
 
+    _open: weakref.WeakSet[asyncio.StreamWriter] = field(default_factory=weakref.WeakSet, init=False)
+
     async def ask(self, server: Server, call: Call[object], seconds: float) -> Answer | NoAnswer:
         """One request. seconds: for all of it."""
         try:
@@ -38,7 +42,7 @@ class Streams:
             reply = Reply()
             try:
                 await self._exchange(stream, server, call, reply)
-            except BaseException as error:
+            except BaseException as error:  # a cancellation too: what comes next would be another request's answer
                 stream[1].transport.abort()
                 if kept is None or reply.begun or not isinstance(error, (OSError, NotHttp)):
                     raise
@@ -56,18 +60,21 @@ class Streams:
 
     async def _connected(self, server: Server) -> Stream:
         if server.socket is not None:
-            return await asyncio.open_unix_connection(server.socket)
-        reader, writer = await asyncio.open_connection(server.address.host, server.address.port, ssl=self.servers.tls)
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            reader, writer = await asyncio.open_unix_connection(server.socket)
+        else:
+            address, tls = server.address, self.servers.tls
+            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)
+            writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._open.add(writer)
         return reader, writer
 
     def _take(self, server: Server) -> Stream | None:
-        """One that is kept, and that the server has not closed since."""
+        """One that is kept, and on which the server has said nothing since: it would be the next request's answer."""
         now = asyncio.get_running_loop().time()
         kept = self._kept.get(server, [])
         while kept:
             since, stream = kept.pop()
-            if now < since + KEPT_SECONDS and not stream[0].at_eof():
+            if now < since + KEPT_SECONDS and _silent(stream[0]):
                 return stream
             stream[1].close()
         return None
@@ -87,3 +94,20 @@ class Streams:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(1):
                     await writer.wait_closed()
+
+    def forget(self) -> None:
+        """After a fork, in the child: leave them to the parent.
+
+        The child has the parent's event loop too, and with it the very epoll(7) that the parent waits by: a stream that
+        is closed there, or collected, is taken out of that. So each descriptor is made to lead nowhere first.
+        """
+        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for writer in self._open:
+            if (number := writer.get_extra_info("socket").fileno()) >= 0:
+                os.dup2(nowhere, number, inheritable=False)
+        os.close(nowhere)
+
+
+def _silent(reader: asyncio.StreamReader) -> bool:
+    # asyncio has no other way to ask what has come already.
+    return not reader.at_eof() and not reader._buffer  # type: ignore[attr-defined]  # noqa: SLF001 - as above

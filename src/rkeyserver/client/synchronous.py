@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from rkeyserver.client import calls
 from rkeyserver.client.attempts import SILENT_SECONDS, Ask, Health, Outcome, attempts
 from rkeyserver.client.calls import DEFAULT_SIZE, Answer, Call, NoAnswer, Secret, Wrapped
+from rkeyserver.client.forks import watch
 from rkeyserver.client.servers import Server, servers_of
 from rkeyserver.secret import SecretBytes
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from rkeyserver.client.connections import Connections
 
 T = TypeVar("T")
-_ALL: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
 class Client:
@@ -46,7 +44,7 @@ class Client:
         self._silent = silent_seconds
         self._health = Health()
         self._connections: Connections | None = None
-        _ALL.add(self)
+        watch(self)
 
     def derive(self, label: str, *, size: int = DEFAULT_SIZE, generation: str = "current") -> Secret:
         """The key of a label, of 16 to 64 bytes. generation: "current", "first", or one by its id.
@@ -74,7 +72,8 @@ class Client:
         if self._connections is not None:
             self._connections.close()
 
-    def _forget(self) -> None:
+    def after_fork(self) -> None:
+        """As forks.Forked."""
         if self._connections is not None:
             self._connections.forget()
 
@@ -110,11 +109,3 @@ class Client:
 
             self._connections = Connections(self._servers)
         return self._connections.ask(server, call, self._silent)
-
-
-def _after_fork() -> None:
-    for one in list(_ALL):
-        one._forget()  # noqa: SLF001 - of this module
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -178,7 +178,7 @@ def _split(found: SecretBytes, keys: Sequence[WantedKey], generations: Sequence[
             made.append(ReleasedKey(one.label, generation, SecretBytes(one.size)))
             copy_secret(found.view[at : at + one.size], made[-1].secret.view)
             at += one.size
-    except BaseException:
+    except BaseException:  # whatever it is, no key stays open
         for key in made:
             key.secret.close()
         raise

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -194,13 +195,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
         """Count it, and set its deadline."""
         super().connection_made(transport)
-        peer = transport.get_extra_info("peername")
-        if peer:
-            self._address = client_of(str(peer[0]))
-        else:  # a Unix socket's has no name; the kernel knows who it is
-            caller = local_caller(transport.get_extra_info("socket"))
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family == socket.AF_UNIX:
+            # The kernel knows who it is. A name it may have, of its own choice, which says nothing.
+            caller = local_caller(connection)
             self.app_state = self.app_state | {LOCAL_CALLER: caller}
             self._address = str(caller)
+        else:
+            self._address = client_of(str(transport.get_extra_info("peername")[0]))
         self.guard.enter(self, self._address)
         self._deadline = self.loop.call_later(self.guard.seconds, self.abort)
 

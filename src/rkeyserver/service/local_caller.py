@@ -9,6 +9,7 @@ import struct
 from typing import Final
 
 from rkeyserver.appraisal.callers import LocalCaller
+from rkeyserver.appraisal.policy import OVERFLOW_ID
 
 LOCAL_CALLER: Final = "local_caller"  # of a request's state
 ROOT: Final = 0
@@ -29,7 +30,9 @@ def local_caller(connection: socket.socket) -> LocalCaller:
     with contextlib.suppress(OSError):  # more than 256 of them: then its own group alone counts
         groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_SIZE)
         gids.update(number for (number,) in _GID.iter_unpack(groups))
-    return LocalCaller(pid=pid, uid=uid, gids=frozenset(gids), own=uid == os.geteuid())
+    # Whoever the kernel has no number for here has this one. It is nobody's, even where the server has it too.
+    own = uid == os.geteuid() and uid != OVERFLOW_ID
+    return LocalCaller(pid=pid, uid=uid, gids=frozenset(gids), own=own)
 
 
 def is_owner(caller: LocalCaller) -> bool:

@@ -6,6 +6,7 @@ Who connects, the kernel says (service/local_caller.py); what he may do, the pol
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -16,6 +17,7 @@ from typing import Final
 from rkeyserver.errors import Misuse, Unavailable
 
 MOST: Final = 107  # bytes of a socket's path that the kernel takes
+log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -57,6 +59,7 @@ def local_socket(path: Path, mode: int = 0o666) -> Iterator[socket.socket]:
                     os.umask(before)
             listener.listen()
             made = path.lstat().st_ino
+            _warn_of_others(path)
         except OSError as error:
             raise Unavailable(
                 f"The local socket {path} cannot be made: {error.strerror}.",
@@ -69,6 +72,15 @@ def local_socket(path: Path, mode: int = 0o666) -> Iterator[socket.socket]:
             with contextlib.suppress(OSError):
                 if path.lstat().st_ino == made:
                     path.unlink()
+
+
+def _warn_of_others(path: Path) -> None:
+    if path.parent.stat().st_mode & stat.S_IWOTH:
+        log.warning(
+            "Every user can write to %s: while nobody listens on %s, any of them can, and is sent what callers send.",
+            path.parent,
+            path,
+        )
 
 
 def check_is_socket(found: os.stat_result, path: Path) -> None:

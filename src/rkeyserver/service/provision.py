@@ -30,6 +30,7 @@ from rkeyserver.secret import SecretBytes
 from rkeyserver.service.app import MAX_SHARE
 from rkeyserver.service.audit import Line, Peer, reason_of
 from rkeyserver.service.instance import Instance
+from rkeyserver.service.kept_open import KeptOpen
 from rkeyserver.service.limits import Guard, Shares, client_of
 from rkeyserver.service.on_demand import QuoteVerifier
 
@@ -46,8 +47,6 @@ CONNECTION_SECONDS: Final = 40.0  # for all of it: collateral may have to be fet
 LINGER_SECONDS: Final = 2.0
 MAX_CONNECTIONS: Final = 256
 RENEW_SECONDS: Final = 24 * 3600.0  # the age at which the quote in the certificate is made anew
-FIRST_RETRY: Final = 2.0
-MOST_RETRY: Final = 60.0
 _HEX: Final = b"0123456789abcdef"
 log = logging.getLogger(__name__)
 
@@ -112,8 +111,7 @@ class Provisioner:
     verifier: QuoteVerifier
     open_sockets: Callable[[Address], list[socket.socket]]
     given: int = field(default=0, init=False)
-    problem: str = field(default="", init=False)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _kept: KeptOpen = field(init=False)
     _servers: list[asyncio.Server] = field(default_factory=list, init=False)
     _clients: set[asyncio.Task[None]] = field(default_factory=set, init=False)
     _guard: Guard = field(default_factory=lambda: Guard(total=MAX_CONNECTIONS), init=False)
@@ -121,21 +119,24 @@ class Provisioner:
     _identity: ServerIdentity | None = field(default=None, init=False, repr=False)
     _made: float = field(default=0, init=False)
 
+    def __post_init__(self) -> None:
+        self._kept = KeptOpen(self._adjust, self._close, "No keys are given to applications")
+
+    @property
+    def problem(self) -> str:
+        """Why it is not as the policy wants it; empty if it is."""
+        return self._kept.problem
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """A context in which the listener is open whenever the policy opens it."""
         self.instance.provision = self
-        task = asyncio.create_task(self._run())
-        try:
+        async with self._kept.running():
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            await self._close()
 
     def changed(self) -> None:
         """Another keyring is held: look at its policy."""
-        self._changed.set()
+        self._kept.changed()
 
     def status(self) -> dict[str, Any]:
         """What `rkeyserver status` shows of it."""
@@ -163,30 +164,7 @@ class Provisioner:
             raise Unavailable("This instance has no keyring whose policy has applications, or callers with a token.")
         return Ca.derive(keyring, generation_of(keyring, name)).certificate.public_bytes(Encoding.PEM)
 
-    async def _run(self) -> None:
-        retry = FIRST_RETRY
-        while True:
-            self._changed.clear()
-            try:
-                await self._adjust()
-                self.problem, pause, retry = "", RENEW_SECONDS, FIRST_RETRY
-            except Exception as error:  # noqa: BLE001 - applications need it back, whatever it was; it is told below
-                await self._close()
-                self.problem, pause, retry = self._told(error), retry, min(2 * retry, MOST_RETRY)
-                log.warning("No keys are given to applications; trying again in %.0f seconds.", pause)
-            # Not wait_for(), which before Python 3.12 loses a cancellation that comes together with the event.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._changed.wait()
-
-    def _told(self, error: Exception) -> str:
-        if isinstance(error, RkeyError):
-            log.warning("%s", error)
-            return str(error)
-        log.error("This is a bug.", exc_info=error)
-        return "A bug; the log has it."
-
-    async def _adjust(self) -> None:
+    async def _adjust(self) -> float:
         """Open, close or renew, as the policy wants it now.
 
         Raises: Unavailable and what else the platform says.
@@ -194,7 +172,7 @@ class Provisioner:
         keyring, policy = self.instance.keyring, self.instance.policy
         if keyring is None or policy is None or policy.ca_generation is None or not policy.applications:
             await self._close()
-            return
+            return RENEW_SECONDS
         generation = generation_of(keyring, policy.ca_generation)
         now = asyncio.get_running_loop().time()
         known = self._identity
@@ -212,6 +190,7 @@ class Provisioner:
             sockets = self.open_sockets(self.address)
             self._servers = [await asyncio.start_server(self._accept, sock=one) for one in sockets]
             log.info("Giving keys to %d application(s) on %s.", len(policy.applications), self.status()["listening"])
+        return RENEW_SECONDS
 
     async def _identify(self, keyring: Keyring, generation: str) -> None:
         from rkeyserver.service.provision_ca import Ca  # noqa: PLC0415 - only who has applications needs it

@@ -27,12 +27,13 @@ from uvicorn.server import ServerState
 from rkeyserver.address import Address
 from rkeyserver.appraisal.callers import TokenCaller
 from rkeyserver.appraisal.token_callers import caller_of
-from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
+from rkeyserver.errors import Misuse, Rejected, Unavailable
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.app import NO_KEYRING
 from rkeyserver.service.callers_app import caller_routes
 from rkeyserver.service.instance import Instance
-from rkeyserver.service.limits import Guard, Shares
+from rkeyserver.service.kept_open import KeptOpen
+from rkeyserver.service.limits import Guard, Shares, client_of
 from rkeyserver.service.ops import HTTP_MISDIRECTED, is_own
 from rkeyserver.service.policy_app import told
 from rkeyserver.service.rates import Rates
@@ -44,9 +45,8 @@ PER_TOKEN: Final = 32  # requests of one token at once
 PER_SECOND: Final = 2000.0  # requests of one token
 FIRST_DELAY: Final = 0.1  # seconds that a wrong token waits for its answer, and for each that waits already
 MOST_DELAY: Final = 2.0
+MOST_DELAYED: Final = 20  # of one address; what waits for its answer keeps its place among the connections
 STOP_SECONDS: Final = 1.0
-FIRST_RETRY: Final = 2.0
-MOST_RETRY: Final = 60.0
 HTTP_UNAUTHORIZED: Final = 401  # RFC 6750 section 3
 _TOKEN_CALLER: Final = "token_caller"  # noqa: S105 - of a request's state
 Inside = Callable[[], asyncio.Protocol]
@@ -106,17 +106,24 @@ class ByToken:
 
     async def _refused(self, error: Rejected, host: str) -> Response:
         self.instance.refuse(error, host)
-        self._waiting[host] += 1
-        try:
-            await asyncio.sleep(min(MOST_DELAY, FIRST_DELAY * self._waiting[host]))
-        finally:
-            self._waiting[host] -= 1
-            if not self._waiting[host]:
-                del self._waiting[host]
         answer = told(error)
         answer.status_code = HTTP_UNAUTHORIZED
         answer.headers["www-authenticate"] = "Bearer"
+        client = client_of(host)
+        if self._waiting[client] < MOST_DELAYED:
+            await self._delay(client)
+        else:
+            answer.headers["connection"] = "close"
         return answer
+
+    async def _delay(self, client: str) -> None:
+        self._waiting[client] += 1
+        try:
+            await asyncio.sleep(min(MOST_DELAY, FIRST_DELAY * self._waiting[client]))
+        finally:
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
 
 
 def make_token_app(instance: Instance, name: str) -> ByToken:
@@ -136,8 +143,7 @@ class TokenListener:
     instance: Instance
     address: Address
     open_sockets: Callable[[Address], list[socket.socket]]
-    problem: str = field(default="", init=False)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _kept: KeptOpen = field(init=False)
     _servers: list[asyncio.Server] = field(default_factory=list, init=False)
     _guard: Guard = field(default_factory=lambda: Guard(total=MAX_CONNECTIONS, per_address=PER_ADDRESS), init=False)
     _state: ServerState = field(default_factory=ServerState, init=False)
@@ -145,22 +151,24 @@ class TokenListener:
     _generation: str | None = field(default=None, init=False)
     _fingerprint: str | None = field(default=None, init=False)
 
+    def __post_init__(self) -> None:
+        self._kept = KeptOpen(self._adjust, self._close, "Callers with a token are not answered")
+
+    @property
+    def problem(self) -> str:
+        """Why it is not as the policy wants it; empty if it is."""
+        return self._kept.problem
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """A context in which the listener is open whenever the policy opens it."""
         self.instance.tokens = self
-        task = asyncio.create_task(self._run())
-        task.add_done_callback(_report)
-        try:
+        async with self._kept.running():
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            await self._close()
 
     def changed(self) -> None:
         """Another keyring is held: look at its policy."""
-        self._changed.set()
+        self._kept.changed()
 
     def status(self) -> dict[str, Any]:
         """What `rkeyserver status` shows of it."""
@@ -172,22 +180,7 @@ class TokenListener:
             "ca_sha256": self._fingerprint,
         }
 
-    async def _run(self) -> None:
-        retry = FIRST_RETRY
-        while True:
-            self._changed.clear()
-            pause = None
-            try:
-                await self._adjust()
-                self.problem, retry = "", FIRST_RETRY
-            except RkeyError as error:
-                await self._close()
-                self.problem, pause, retry = str(error), retry, min(2 * retry, MOST_RETRY)
-                log.warning("Callers with a token are not answered; trying again in %.0f seconds. %s", pause, error)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), pause)
-
-    async def _adjust(self) -> None:
+    async def _adjust(self) -> float | None:
         """Open or close, or take a certificate of another CA, as the policy wants it now.
 
         Raises: Unavailable if nothing can listen there; Rejected if the policy names a generation that is not here.
@@ -195,7 +188,7 @@ class TokenListener:
         keyring, policy = self.instance.keyring, self.instance.policy
         if keyring is None or policy is None or policy.ca is None or not policy.tokens:
             await self._close()
-            return
+            return None
         generation = keyring.generation_named(policy.ca)
         if self._generation != generation:
             self._certify(keyring, generation)
@@ -204,6 +197,7 @@ class TokenListener:
             names = self.status()["listening"]
             log.info("Answering callers with %d token(s) on %s.", len(policy.tokens), names)
             _warn_of_network(self._servers)
+        return None
 
     def _certify(self, keyring: Keyring, generation: str) -> None:
         from rkeyserver.service.provision_ca import Ca  # noqa: PLC0415 - only who names tokens needs it
@@ -220,7 +214,7 @@ class TokenListener:
         self._state = ServerState()
 
         def inside() -> asyncio.Protocol:
-            made: asyncio.Protocol = config.http_protocol_class(config, self._state, {}, loop)  # type: ignore[call-arg]
+            made: asyncio.Protocol = config.http_protocol_class(config, self._state, {}, loop)  # type: ignore[call-arg]  # uvicorn's own, of which mypy knows the base alone
             return made
 
         def accepted() -> asyncio.Protocol:
@@ -255,8 +249,3 @@ def _warn_of_network(servers: list[asyncio.Server]) -> None:
                     "Callers on %s (--callers) are asked from the network: whoever has a token can use it from there.",
                     Address(host, port),
                 )
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("Callers with a token are not answered, which is a bug.", exc_info=error)

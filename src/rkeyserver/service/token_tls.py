@@ -22,7 +22,9 @@ from rkeyserver.service.provision_ca import Ca
 
 HANDSHAKE_SECONDS: Final = 5.0
 MAX_HANDSHAKE: Final = 16 * 1024  # bytes of a client before TLS is up; a hello with a hybrid key share has 1,700
+MAX_SILENT: Final = 64 * 1024  # bytes that say nothing once TLS is up; a record that is not whole has 16,600
 _READ: Final = 16 * 1024
+_SAID: Final = 4  # what one byte of a request takes off that: small records have their share of overhead
 
 
 def server_context(ca: Ca, names: list[str]) -> SSL.Context:
@@ -53,6 +55,7 @@ class Encrypted(asyncio.Protocol):
         self.tls = SSL.Connection(context, None)
         self.tls.set_accept_state()
         self.received = 0
+        self._silent = 0
         self.raw: asyncio.Transport
         self._guard = guard
         self._make = make
@@ -74,15 +77,22 @@ class Encrypted(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sent, and pass on what it says."""
-        if self.raw.is_closing():
-            return
+        while data and not self.raw.is_closing():
+            piece, data = data[:_READ], data[_READ:]
+            self._take(piece)
+
+    def _take(self, data: bytes) -> None:
         self.tls.bio_write(data)
         if self._inside is None:
             self.received += len(data)
             self._guard.took(len(data))
             self._shake_hands()
         if self._inside is not None:
+            # Updates of keys, and whatever else TLS has to say to itself, cost this server time, and it answers them.
+            self._silent += len(data)
             self._pass_on(self._inside)
+            if self._silent > MAX_SILENT:
+                self.raw.abort()
 
     def _shake_hands(self) -> None:
         try:
@@ -114,6 +124,7 @@ class Encrypted(asyncio.Protocol):
                 self.flush()
                 self.raw.close()
                 break
+            self._silent = max(0, self._silent - _SAID * len(data))
             inside.data_received(data)
         self.flush()
 

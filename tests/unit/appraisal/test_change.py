@@ -290,7 +290,7 @@ REFUSED: Final[dict[str, tuple[str, str, list[str], bool, str]]] = {
 
 
 @pytest.mark.parametrize(("before", "after", "names", "owner", "says"), REFUSED.values(), ids=REFUSED)
-def test_who_may_not_change_a_policy(before: str, after: str, names: list[str], owner: bool, says: str) -> None:  # noqa: FBT001
+def test_who_may_not_change_a_policy(before: str, after: str, names: list[str], owner: bool, says: str) -> None:  # noqa: FBT001 - a column of the table
     with pytest.raises(Rejected) as raised:
         check_authority(change(1, before, after, names), parse_policy(before).admins, owner=owner)
     assert raised.value.reason is Reason.NOT_SIGNED
@@ -310,7 +310,7 @@ ALLOWED: Final[dict[str, tuple[str, str, list[str], bool]]] = {
 
 
 @pytest.mark.parametrize(("before", "after", "names", "owner"), ALLOWED.values(), ids=ALLOWED)
-def test_who_may_change_a_policy(before: str, after: str, names: list[str], owner: bool) -> None:  # noqa: FBT001
+def test_who_may_change_a_policy(before: str, after: str, names: list[str], owner: bool) -> None:  # noqa: FBT001 - a column of the table
     assert last_sequence(applied([], before, change(1, before, after, names), owner=owner)) == 1
 
 

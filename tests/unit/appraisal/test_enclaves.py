@@ -102,6 +102,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "no label": (enclave(), "enclaves[1].labels: found an empty list; wanted is a list of labels"),
     "a label twice": (enclave("a", "a"), "enclaves[1].labels[2]: it names a twice"),
     "a label with a space behind": (enclave("a "), 'enclaves[1].labels[1]: found "a "; wanted is a list of labels'),
+    "a star in the middle": (enclave("a", "d*b"), "enclaves[1].labels[2]: 'd*b' has a \"*\" before its end"),
     "no labels": (enclave("a", labels=None), "enclaves[1].labels: it is missing"),
     "nothing that it may": (enclave("a", may=[]), "enclaves[1].may: found an empty list"),
     "no may": (enclave("a", may=None), "enclaves[1].may: it is missing; wanted is a list of derive"),

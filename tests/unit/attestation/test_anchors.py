@@ -67,7 +67,7 @@ def test_a_digest_in_another_form_is_no_digest(digest: str) -> None:
 
 
 def test_an_anchor_that_was_damaged_on_the_way_to_another_process() -> None:
-    arrived = pickle.loads(pickle.dumps(INTEL_SGX_ROOT).replace(b"Santa Clara", b"Santa Klara"))  # noqa: S301
+    arrived = pickle.loads(pickle.dumps(INTEL_SGX_ROOT).replace(b"Santa Clara", b"Santa Klara"))  # noqa: S301 - of bytes that were made here
     assert arrived.der != INTEL_SGX_ROOT.der
     with pytest.raises(Corrupt, match="is damaged"):
         arrived.checked()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tests.fakes.processes import DEADLINE
 
-from rkeyserver.cli import derive, rewrap, unwrap, wrap
+from rkeyserver.cli import caller, derive, rewrap, unwrap, wrap
 from rkeyserver.cli.caller import read_wrapped
 from rkeyserver.cli.main import main
 from rkeyserver.errors import EXIT_STATUS, Misuse, Unavailable
@@ -134,6 +134,36 @@ def answering(path: Path, body: bytes) -> Iterator[None]:
         thread.start()
         yield
         thread.join(DEADLINE)
+
+
+OTHERS: dict[str, list[str]] = {
+    "of another size": ["--size", "16"],
+    "of another generation": ["--generation", "ff" * 16],
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_another_key_than_was_asked_for(tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    key = b'{"key": "%s", "generation": "%s"}' % (b"A" * 43 + b"=", b"0a" * 16)
+    with answering(tmp_path / "socket", key):
+        assert main(["derive", "db", *OTHERS[case], "--socket", str(tmp_path / "socket")]) == UNAVAILABLE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "another key than was asked for" in printed.err
+
+
+@pytest.mark.parametrize("there", [[], ["beside"], ["run"], ["run", "beside"]])
+def test_where_it_asks_without_a_word(
+    tmp_path: Path, there: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(caller, "DEFAULT_SOCKET", tmp_path / "run")
+    monkeypatch.setattr(caller, "_BESIDE", tmp_path / "beside")
+    for name in there:
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.bind(str(tmp_path / name))
+    assert main(["derive", "db"]) == UNAVAILABLE
+    asked = tmp_path / ("beside" if there == ["beside"] else "run")
+    assert f"No instance answers on {asked}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("body", NONE.values(), ids=NONE)

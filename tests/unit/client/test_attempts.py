@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass, field
 
@@ -15,11 +16,12 @@ from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unav
 
 A, B, C = (parse_server(f"unix:/{name}") for name in "abc")
 GENERATION = "0a" * 16
+WRAPPED = base64.b64encode(b"\x01" + bytes.fromhex(GENERATION)).decode()
 SILENT = NoAnswer("no answer in time")
 
 
 def good() -> Answer:
-    return Answer(200, "", bytearray(json.dumps({"wrapped": "dw==", "generation": GENERATION}).encode()))
+    return Answer(200, "", bytearray(json.dumps({"wrapped": WRAPPED, "generation": GENERATION}).encode()))
 
 
 def bad(error: str, *, reason: str = "", retry_after: str = "") -> Answer:
@@ -76,7 +78,7 @@ WELL: dict[str, tuple[dict[Server, list[Outcome]], list[Server]]] = {
 def test_who_answers_in_the_end(case: str) -> None:
     script, asked = WELL[case]
     run = Run(script)
-    assert run.result() == Wrapped(b"w", GENERATION)
+    assert run.result() == Wrapped(base64.b64decode(WRAPPED), GENERATION)
     assert run.asked == asked
 
 

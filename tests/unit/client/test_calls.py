@@ -16,6 +16,7 @@ from rkeyserver.secret import SecretBytes
 
 GENERATION = "0a" * 16
 KEY = bytes(range(32))
+WRAPPED = b"\x01" + bytes.fromhex(GENERATION) + b"and more"
 
 
 def answer(status: int = 200, retry_after: str = "", **found: object) -> Answer:
@@ -37,7 +38,7 @@ def test_a_derived_key_comes_in_key_memory_and_is_bytes_only_if_asked_by_name() 
         with pytest.raises(TypeError):
             bytes(found.secret)
         with pytest.raises(TypeError):
-            bytes(found)  # type: ignore[call-overload]
+            bytes(found)  # type: ignore[call-overload]  # that it cannot be is what is shown
         assert KEY.hex() not in repr(found)
         assert encoded(KEY) not in repr(found) + repr(said)
     with pytest.raises(ValueError, match="released"):
@@ -47,8 +48,8 @@ def test_a_derived_key_comes_in_key_memory_and_is_bytes_only_if_asked_by_name() 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 65_536])
 def test_an_unwrapped_secret_of_any_size(size: int) -> None:
-    call = calls.unwrap("db", b"w", b"a")
-    assert json.loads(call.body) == {"label": "db", "wrapped": encoded(b"w"), "associated_data": encoded(b"a")}
+    call = calls.unwrap("db", WRAPPED, b"a")
+    assert json.loads(call.body) == {"label": "db", "wrapped": encoded(WRAPPED), "associated_data": encoded(b"a")}
     plaintext = b"\x07" * size
     with result_of(call, answer(plaintext=encoded(plaintext), generation=GENERATION), "a") as found:
         assert found.view == plaintext
@@ -67,14 +68,50 @@ def test_what_is_wrapped_may_be_of_any_kind_and_is_erased_in_the_request(kind: s
         assert not any(call.body)
         if kind == "SecretBytes":
             assert secret.view == KEY
-    found = result_of(call, answer(wrapped=encoded(b"w"), generation=GENERATION), "a")
-    assert (found.wrapped, found.generation) == (b"w", GENERATION)
+    found = result_of(call, answer(wrapped=encoded(WRAPPED), generation=GENERATION), "a")
+    assert (found.wrapped, found.generation) == (WRAPPED, GENERATION)
 
 
 def test_rewrap() -> None:
     call = calls.rewrap("db", b"w", b"")
     assert call.path == "/v1/rewrap"
-    assert result_of(call, answer(wrapped=encoded(b"v"), generation=GENERATION), "a").wrapped == b"v"
+    assert result_of(call, answer(wrapped=encoded(WRAPPED), generation=GENERATION), "a").wrapped == WRAPPED
+
+
+ANOTHER = "0b" * 16
+LIES: dict[str, tuple[Callable[[], Call[object]], dict[str, str]]] = {
+    "a key of another generation than was asked for": (
+        lambda: calls.derive("db", 32, ANOTHER), {"key": encoded(KEY)},
+    ),
+    "wrapped under another than it says": (
+        lambda: calls.wrap("db", b"x", b""), {"wrapped": encoded(WRAPPED.replace(b"\x0a", b"\x0b"))},
+    ),
+    "wrapped, and too short to say": (lambda: calls.rewrap("db", b"w", b""), {"wrapped": encoded(b"w")}),
+    "a secret of another than it was wrapped under": (
+        lambda: calls.unwrap("db", WRAPPED.replace(b"\x0a", b"\x0b"), b""), {"plaintext": encoded(b"x")},
+    ),
+}  # fmt: skip  # one row, one case
+
+
+@pytest.mark.parametrize("case", LIES)
+def test_a_server_that_lies_about_the_generation_gives_no_answer(case: str) -> None:
+    call, said = LIES[case]
+    with pytest.raises(Unavailable, match="nothing that an rkeyserver answers"):
+        result_of(call(), answer(200, "", **said, generation=GENERATION), "a")
+
+
+@pytest.mark.parametrize("generation", ["first", "current", GENERATION])
+def test_a_generation_that_was_asked_for(generation: str) -> None:
+    said = answer(key=encoded(KEY), generation=GENERATION)
+    with result_of(calls.derive("db", 32, generation), said, "a") as found:
+        assert found.generation == GENERATION
+
+
+def test_a_label_that_is_no_text_is_not_sent() -> None:
+    with pytest.raises(Misuse, match="no Unicode"):
+        calls.derive("\ud800", 32, "current")
+    with pytest.raises(Misuse, match="no Unicode"):
+        calls.wrap("\ud800", b"", b"")
 
 
 def test_the_limits_are_the_servers() -> None:

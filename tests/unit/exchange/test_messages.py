@@ -235,7 +235,7 @@ def test_one_byte_above_the_cap_is_refused_unread(kind: type[Message]) -> None:
 
 def test_a_message_cannot_be_changed() -> None:
     with pytest.raises((AttributeError, FrozenInstanceError)):
-        LARGEST["hello"].version = 2  # type: ignore[attr-defined]
+        LARGEST["hello"].version = 2  # type: ignore[attr-defined]  # that it cannot be is what is shown
 
 
 def test_who_the_sender_says_it_is() -> None:

@@ -442,7 +442,7 @@ DUE: dict[str, tuple[int, int, int, bool]] = {
 
 
 @pytest.mark.parametrize(("issued", "fetched", "now", "due"), DUE.values(), ids=DUE)
-def test_when(holding: Holding, issued: int, fetched: int, now: int, due: bool) -> None:  # noqa: FBT001
+def test_when(holding: Holding, issued: int, fetched: int, now: int, due: bool) -> None:  # noqa: FBT001 - a column of the table
     holding.held.keep(entry(issued_at(NOW + issued), fetched=NOW + fetched))
     holding.host.now = NOW + now
     refresher = holding.refresher(issued_at(NOW + now))

@@ -281,3 +281,24 @@ def test_what_took_its_place_meanwhile_stays(path: Path) -> None:
 def test_what_is_gone_meanwhile_is_no_failure(path: Path) -> None:
     with local_socket(path):
         path.unlink()
+
+
+@needs_root
+def test_whoever_has_no_number_here_is_not_the_server_s_user(reached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that runs as 65534 sees everyone of another user namespace as a user of its own number."""
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+    with local_socket(reached) as listener:
+        listener.settimeout(DEADLINE)
+        with connected_as(reached, NOBODY, NOBODY, []), listener.accept()[0] as server:
+            assert not is_owner(local_caller(server))
+
+
+@pytest.mark.parametrize(("mode", "warns"), [(0o755, False), (0o775, False), (0o1777, True), (0o777, True)])
+def test_a_folder_that_every_user_can_write_to_is_warned_of(
+    tmp_path: Path, mode: int, *, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(mode)
+    with local_socket(folder / "s"):
+        assert ("Every user can write to" in caplog.text) is warns

@@ -66,7 +66,7 @@ def fetch(service: PccsStandIn, model: Model = SIMULATED, *, seconds: float = 5.
 
 def refused(service: PccsStandIn, model: Model = SIMULATED, **how: float) -> RkeyError:
     with pytest.raises(RkeyError) as raised:
-        fetch(service, model, **how)  # type: ignore[arg-type]
+        fetch(service, model, **how)  # type: ignore[arg-type]  # a table has no narrower type
     return raised.value
 
 

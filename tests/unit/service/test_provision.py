@@ -27,8 +27,8 @@ from rkeyserver.attestation.sgx import ra_tls
 from rkeyserver.clock import Clock
 from rkeyserver.errors import Reason, Unavailable
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+from rkeyserver.service import kept_open, provision_tls
 from rkeyserver.service import provision as provision_module
-from rkeyserver.service import provision_tls
 from rkeyserver.service.provision import generation_of
 
 
@@ -90,7 +90,7 @@ def test_what_is_given(given: Giving, application: Application, wanted: dict[str
     assert (line["event"], line["verdict"], line["label"]) == ("provision", "accepted", "db")
     assert line["found"] == f"a key of generation {keyring.generation_ids[place]}"
     assert line["peer"]["machine"] == application.platform.attester_identity().machine
-    assert line["policy"] == given.scene.instance.policy.digest  # type: ignore[union-attr]
+    assert line["policy"] == given.scene.instance.policy.digest  # type: ignore[union-attr]  # it has one here
     until(lambda: given.scene.instance.status()["provision"]["given"] == 1, "it is counted")
 
 
@@ -188,7 +188,7 @@ def test_what_is_no_name_is_passed_over(given: Giving, name: bytes) -> None:
     identity = given.provisioner._identity
     assert identity is not None
     asks = Asks()
-    identity._named(asks)  # type: ignore[arg-type]
+    identity._named(asks)  # type: ignore[arg-type]  # as much of one as is used
     assert not asks.used
 
 
@@ -205,7 +205,7 @@ def test_only_so_many_names_are_remembered(given: Giving) -> None:
 def test_an_address_that_is_taken_is_tried_again(
     given: Giving, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provision_module, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(kept_open, "FIRST_RETRY", 0.01)
     given.with_tables()
     until(lambda: not given.listening, "it closes")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -221,7 +221,7 @@ def test_an_address_that_is_taken_is_tried_again(
 def test_a_bug_does_not_end_it(
     given: Giving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(provision_module, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(kept_open, "FIRST_RETRY", 0.01)
     given.with_tables()
     until(lambda: not given.listening, "it closes")
     works = given.provisioner.open_sockets
@@ -288,15 +288,15 @@ def test_no_key_leaves_that_is_not_on_record(given: Giving, application: Applica
 
 
 def test_a_keyring_that_is_replaced_meanwhile_gives_nothing(given: Giving, application: Application) -> None:
-    other = given.scene.keyring("a", "b", policy=given.scene.instance.keyring.header.policy)  # type: ignore[union-attr]
+    other = given.scene.keyring("a", "b", policy=given.scene.instance.keyring.header.policy)  # type: ignore[union-attr]  # it has one here
     write = given.scene.instance.audit.write
 
     async def replace(line: Any) -> None:
         await write(line)
-        given.scene.instance.audit.write = write  # type: ignore[method-assign]
+        given.scene.instance.audit.write = write  # type: ignore[method-assign]  # the file is made to fail
         given.scene.instance.hold(other)
 
-    given.scene.instance.audit.write = replace  # type: ignore[method-assign]
+    given.scene.instance.audit.write = replace  # type: ignore[method-assign]  # the file is made to fail
     assert given.ask(application) == b""
     until(lambda: len(given.scene.lines()) == 2, "two lines")
     assert [line["verdict"] for line in given.scene.lines()] == ["accepted", "refused"]
@@ -377,11 +377,11 @@ def test_one_that_resets_it_before_its_answer(given: Giving, application: Applic
 
     async def meanwhile(line: Any) -> None:
         await write(line)
-        given.scene.instance.audit.write = write  # type: ignore[method-assign]
+        given.scene.instance.audit.write = write  # type: ignore[method-assign]  # the file is made to fail
         await asyncio.wait_for(gone.wait(), SECONDS)
         await asyncio.sleep(0.1)  # until the loop has seen it
 
-    given.scene.instance.audit.write = meanwhile  # type: ignore[method-assign]
+    given.scene.instance.audit.write = meanwhile  # type: ignore[method-assign]  # the file is made to fail
     with tls(given.ca, application.key, certificate) as context:
         plain = socket.create_connection(("127.0.0.1", given.port), SECONDS)
         connection = context.wrap_socket(plain, server_hostname="localhost")

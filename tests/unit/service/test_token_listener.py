@@ -22,10 +22,10 @@ from tests.fakes.signing import policy_text
 from rkeyserver.address import Address
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.errors import Misuse, RkeyError, Unavailable
-from rkeyserver.service import relay, token_tls
+from rkeyserver.service import kept_open, relay, token_tls
 from rkeyserver.service.callers_requests import MAX_BODY
 from rkeyserver.service.limits import Guard
-from rkeyserver.service.token_listener import PER_SECOND, PER_TOKEN, ByToken, TokenListener, _report, own_names
+from rkeyserver.service.token_listener import PER_SECOND, PER_TOKEN, ByToken, TokenListener, own_names
 from rkeyserver.tokens import digest, token_of
 
 TOKENS = [token_of(bytes([number]) * 32) for number in range(2)]
@@ -147,17 +147,48 @@ def test_what_the_certificate_is_for() -> None:
     assert own_names(Address("rkey.example", 1)) == ["localhost", "127.0.0.1", "::1", "rkey.example"]
 
 
-def test_a_listener_that_ends_by_a_bug_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    async def run() -> None:
-        async def bug() -> None:
-            raise AssertionError
+def test_a_listener_that_a_bug_closed_says_so_and_opens_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_open, "FIRST_RETRY", 0.01)
+    tries: list[str] = []
 
-        task = asyncio.create_task(bug())
-        task.add_done_callback(_report)
-        await asyncio.wait([task])
+    async def run() -> None:
+        again = asyncio.Event()
+        listener = TokenListener(Fake(None), Address("", 0), lambda _: [])  # type: ignore[arg-type]  # as above
+
+        async def adjust() -> None:
+            tries.append(listener.problem)
+            if len(tries) == 1:
+                raise AssertionError
+            again.set()
+
+        listener._kept.adjust = adjust
+        async with listener.running():
+            await again.wait()
+        assert listener.problem == ""
 
     asyncio.run(run())
-    assert "which is a bug" in caplog.text
+    assert tries == ["", "A bug; the log has it."]
+    assert "This is a bug." in caplog.text
+
+
+def test_a_change_while_it_ends_does_not_keep_it() -> None:
+    """A cancellation that comes together with the event ends the task all the same."""
+
+    async def run() -> None:
+        async def adjust() -> float:
+            return 60
+
+        async def close() -> None:
+            pass
+
+        kept = kept_open.KeptOpen(adjust, close, "Nothing is done")
+        async with asyncio.timeout(5), kept.running():
+            await asyncio.sleep(0.01)
+            kept.changed()
+
+    asyncio.run(run())
 
 
 def test_what_is_being_answered_when_it_closes_has_a_second() -> None:

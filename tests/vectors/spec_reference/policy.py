@@ -146,6 +146,7 @@ def read_policy(text: str) -> Json:
     enclaves = enclaves or []
     for one in enclaves:
         check_table(one, ENCLAVE_KEYS)
+        require(not any("*" in label[:-1] for label in one["labels"]), "Misuse")
     require(found and set(found) <= {"sgx", "simulated"}, "Misuse")
     require(len(found) == 1 or "simulated" not in found, "Misuse")
     for table in found.values():

@@ -122,7 +122,7 @@ class Recorder:
         try:
             return standby.Greeting.begin(asking).challenged(self.hex("challenge")).message
         finally:
-            setattr(standby, "OneTimeKey", hpke.OneTimeKey)  # noqa: B010
+            setattr(standby, "OneTimeKey", hpke.OneTimeKey)  # noqa: B010 - mypy takes an assignment for one of another type
 
     def grant(self, request: bytes) -> bytes:
         """The grant of the real primary's code."""

@@ -234,6 +234,7 @@ ENCLAVES_REFUSED: dict[str, str] = {
     "no label": enclave(),
     "a label twice": enclave("a", "a"),
     "a label with a space behind": enclave("a "),
+    "a star in the middle of a label": enclave("a*b"),
     "nothing that it may": enclave("a", may="[]"),
     "what no enclave may": enclave("a", may='["unwrap"]'),
     "any code": enclave("a", mrenclave='"any"', mrsigner='"any"'),

@@ -114,7 +114,7 @@ class Recorder:
         try:
             return requester.Greeting.begin(wanting).challenged(self.hex("challenge")).message
         finally:
-            setattr(requester, "OneTimeKey", hpke.OneTimeKey)  # noqa: B010
+            setattr(requester, "OneTimeKey", hpke.OneTimeKey)  # noqa: B010 - mypy takes an assignment for one of another type
 
     def release(self, request: bytes) -> bytes:
         """The release of the real server's code."""
