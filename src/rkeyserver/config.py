@@ -43,7 +43,8 @@ _PATHS: Final = frozenset(
 class Config:
     """One instance's configuration.
 
-    hosts: instances to ask for the keyring, in order; empty for a primary. keystore: path of the sealed record.
+    hosts: instances to ask for the keyring, in order; empty for a primary. peers: more instances of the domain, which
+    this one hears from; they make no standby of it. keystore: path of the sealed record.
     domain: the only domain that may be opened or adopted; None for whichever is there. wait: seconds to keep asking
     without an own record. once: fetch, store, exit. recover: collect shares until they open the record that lies there.
     change: what it does to the policy in it. listen: where peers connect. platform: None to detect hardware.
@@ -56,6 +57,7 @@ class Config:
     """
 
     hosts: tuple[Address, ...] = ()
+    peers: tuple[Address, ...] = ()
     keystore: Path = DEFAULT_KEYSTORE
     domain: str | None = None
     wait: float = 30.0
@@ -102,6 +104,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     """What can be said, in a file or on the command line, by the names of the long options. None is unsaid."""
 
     host: Addresses | None = None
+    peer: Addresses | None = None
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
     keystore: PathText | None = None
     domain: Hex16 | None = None
@@ -128,6 +131,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
 # What each option has to be, for people.
 WANTED: Final = {
     "host": 'a list with at least one HOST[:PORT], as ["10.23.100.2"]',
+    "peer": 'a list with at least one HOST[:PORT], as ["10.23.100.3"]',
     "port": "a whole number from 1 to 65535",
     "keystore": "the path of a file",
     "domain": "a domain's id, 32 hexadecimal digits in lower case",
@@ -198,6 +202,8 @@ def make_config(file: Options, command_line: Options) -> Config:
     changes: dict[str, object] = {}
     if "host" in said:
         changes["hosts"] = tuple(parse_address(text, port) for text in said.pop("host"))
+    if "peer" in said:
+        changes["peers"] = tuple(parse_address(text, DEFAULT_PORT) for text in said.pop("peer"))
     if "listen" in said:
         changes["listen"] = tuple(parse_address(text, DEFAULT_PORT, any_host=True) for text in said.pop("listen"))
     if "ops" in said:
@@ -214,7 +220,7 @@ def make_config(file: Options, command_line: Options) -> Config:
 
 
 def _check(config: Config, *, ported: bool) -> None:
-    for host in config.hosts:
+    for host in (*config.hosts, *config.peers):
         if not host.port:
             raise Misuse(f"{host} cannot be asked: its port is 0, wanted is one from 1 to 65535.")
     if not config.keystore.name:
