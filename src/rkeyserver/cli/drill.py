@@ -8,7 +8,8 @@ import json
 import msgspec
 
 from rkeyserver.cli import talk
-from rkeyserver.cli.command import Parser, Said, add_ops
+from rkeyserver.cli.choose import one_that_answers
+from rkeyserver.cli.command import Parser, Said, add_ops, ops_of
 from rkeyserver.errors import EXIT_OK, EXIT_STATUS, Corrupt, Unavailable, one_line
 from rkeyserver.service.routes import DRILL_PATH
 
@@ -39,11 +40,12 @@ def parser() -> argparse.ArgumentParser:
 
 def run(found: argparse.Namespace) -> Said:
     """Ask, and print the outcome; a drill that failed ends with the exit status of stored data that cannot be used."""
-    answer = talk.post(found.ops, DRILL_PATH, b"", "answer to a drill", socket=None, unanswered=_ASK_AGAIN)
+    ops = one_that_answers(ops_of(found))
+    answer = talk.post(ops, DRILL_PATH, b"", "answer to a drill", socket=None, unanswered=_ASK_AGAIN)
     try:
         proof = msgspec.convert(answer, Proof)
     except msgspec.ValidationError as error:
-        raise Unavailable(f"What is on {found.ops} answers with something else than the outcome of a drill.") from error
+        raise Unavailable(f"What is on {ops} answers with something else than the outcome of a drill.") from error
     status = EXIT_OK if proof.passed else EXIT_STATUS[Corrupt]
     if found.json:
         return Said(json.dumps(msgspec.to_builtins(proof), indent=2) + "\n", status)

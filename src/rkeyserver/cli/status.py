@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from rkeyserver.cli import talk
-from rkeyserver.cli.command import Parser, Said, add_ops
+from rkeyserver.cli.choose import one_that_answers
+from rkeyserver.cli.command import Parser, Said, add_ops, ops_of
 from rkeyserver.errors import Unavailable, one_line
 from rkeyserver.service.held import WARN_DAYS
 
@@ -22,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(found: argparse.Namespace) -> Said:
     """Ask and print."""
-    return Said(status(found.ops, as_json=found.json))
+    return Said(status(one_that_answers(ops_of(found)), as_json=found.json))
 
 
 def status(ops: str, *, as_json: bool) -> str:

@@ -118,7 +118,7 @@ def _connected(servers: Servers, server: Server, end: float) -> socket.socket:
             raise
         return made
     assert servers.tls is not None  # noqa: S101 - servers_of() has seen to it
-    plain = socket.create_connection((server.address.host, server.address.port), _left(end))
+    plain = _tcp(server, end)
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.settimeout(_left(end))
@@ -126,3 +126,20 @@ def _connected(servers: Servers, server: Server, end: float) -> socket.socket:
     except BaseException:
         plain.close()
         raise
+
+
+def _tcp(server: Server, end: float) -> socket.socket:
+    """A connection to the first address of a name that answers. None takes more than its share of what time is left."""
+    found = socket.getaddrinfo(server.address.host, server.address.port, type=socket.SOCK_STREAM)
+    for number, (family, kind, protocol, _, where) in enumerate(found, 1):
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.settimeout(_left(end) / (len(found) - number + 1))
+            made.connect(where)
+        except BaseException as error:
+            made.close()
+            if not isinstance(error, OSError) or number == len(found):
+                raise
+        else:
+            return made
+    raise AssertionError  # pragma: no cover - a name without an address is an error of its own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +13,7 @@ from rkeyserver.client.calls import Answer, Call, NoAnswer
 from rkeyserver.client.http import KEPT_SECONDS, READ, NotHttp, Reply, head_of, why
 from rkeyserver.client.servers import Server, Servers
 
+ADDRESS_SECONDS: Final = 0.5  # for one address of a name that has more
 MAX_KEPT: Final = 32  # of one server
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -57,7 +59,7 @@ class Streams:
     async def _connected(self, server: Server) -> Stream:
         if server.socket is not None:
             return await asyncio.open_unix_connection(server.socket)
-        reader, writer = await asyncio.open_connection(server.address.host, server.address.port, ssl=self.servers.tls)
+        reader, writer = await _tls(server, self.servers.tls)
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return reader, writer
 
@@ -87,3 +89,15 @@ class Streams:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(1):
                     await writer.wait_closed()
+
+
+async def _tls(server: Server, tls: ssl.SSLContext | None) -> Stream:
+    """A connection to the first address of a name that answers."""
+    host, port = server.address.host, server.address.port
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    *others, last = dict.fromkeys(str(entry[4][0]) for entry in found)
+    for address in others:
+        with contextlib.suppress(OSError):  # TimeoutError is one
+            async with asyncio.timeout(ADDRESS_SECONDS):
+                return await asyncio.open_connection(address, port, ssl=tls, server_hostname=host)
+    return await asyncio.open_connection(last, port, ssl=tls, server_hostname=host)

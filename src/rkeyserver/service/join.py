@@ -93,7 +93,7 @@ class Joiner:
     vain: dict[Address, Vain] = field(default_factory=dict, init=False)
     shown: dict[str, str] = field(default_factory=dict, init=False)
     apart: dict[str, set[str]] = field(default_factory=dict, init=False)
-    reach: Reach = field(default_factory=lambda: Reach(_answers), init=False)
+    reach: Reach = field(default_factory=lambda: Reach(probe=_answers), init=False)
 
     def _asking(self, own: Own) -> Asking:
         if isinstance(own, Opened):

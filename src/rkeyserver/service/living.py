@@ -58,14 +58,11 @@ async def _whether(probe: Probe, address: Address) -> bool:
 
 
 @dataclass
-class Reach:
-    """living() with a memory: an address that did not answer is probed last for REMEMBER_SECONDS.
+class Health:
+    """Which addresses did not answer lately. now: seconds that only grow; seconds: for which that is remembered."""
 
-    now: seconds that only grow.
-    """
-
-    probe: Probe
     now: Callable[[], float] = time.monotonic
+    seconds: float = REMEMBER_SECONDS
     _until: dict[Address, float] = field(default_factory=dict, init=False)
 
     def order(self, addresses: Sequence[Address]) -> list[Address]:
@@ -76,11 +73,18 @@ class Reach:
 
     def failed(self, address: Address) -> None:
         """Remember it."""
-        self._until[address] = self.now() + REMEMBER_SECONDS
+        self._until[address] = self.now() + self.seconds
 
     def answered(self, address: Address) -> None:
         """Forget that it did not."""
         self._until.pop(address, None)
+
+
+@dataclass
+class Reach(Health):
+    """living() with a memory: an address that did not answer is probed last."""
+
+    probe: Probe = field(kw_only=True)
 
     def living(self, addresses: Sequence[Address]) -> AsyncGenerator[Address, None]:
         """The same, in this order, with what is found remembered."""

@@ -103,7 +103,7 @@ def test_who_did_not_answer_is_asked_last_for_a_while() -> None:
     addresses = [Address("h", port) for port in network.there]
 
     async def check() -> None:
-        reach = Reach(network.probe, asyncio.get_running_loop().time)
+        reach = Reach(asyncio.get_running_loop().time, probe=network.probe)
         for _ in range(3):
             async with contextlib.aclosing(reach.living(addresses)) as each:
                 assert (await anext(each)).port == 3
