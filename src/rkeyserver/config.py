@@ -51,9 +51,10 @@ class Config:
     machine: the simulated processor's folder. ops: the operations listener. audit: the audit file. policy: of a new
     domain, or what a joiner goes by. admins: who has to have signed what a joiner believes. socket: the local one, for
     callers and the owner.
-    pccs: base URL of the service that collateral is fetched from, None for none. pccs_ca: the CA of its certificate,
-    None for the public ones. collateral: the file that collateral is held in. provision: where applications get their
-    keys, if the policy names any. callers: where callers with a token are answered, if the policy names any.
+    pccs: base URL of the service that collateral is fetched from, or several with commas between them; None for none.
+    pccs_ca: the CA of its certificate, None for the public ones. collateral: the file that collateral is held in.
+    provision: where applications get their keys, if the policy names any. callers: where callers with a token are
+    answered, if the policy names any.
     """
 
     hosts: tuple[Address, ...] = ()
@@ -147,7 +148,7 @@ WANTED: Final = {
     "policy": "the path of a policy's file",
     "admins": "the path of a file with admins' keys",
     "socket": "the path of a socket",
-    "pccs": "the URL of a PCCS, as https://pccs.example:8081/sgx/certification/v4",
+    "pccs": "the URL of a PCCS, or several with commas between them, as https://pccs.example:8081/sgx/certification/v4",
     "pccs-ca": "the path of a file with the CA's certificate",
     "collateral": "the path of a file",
     "provision": '[HOST]:PORT, as ":4433"',
@@ -251,11 +252,18 @@ def _with_pccs(config: Config) -> Config:
     return config
 
 
-def check_pccs(url: str) -> str:
-    """The base URL of a PCCS, without a slash at its end.
+def check_pccs(urls: str) -> str:
+    """The base URLs of one PCCS or of several with commas between them, each without a slash at its end.
 
-    Raises: Misuse for anything but https://HOST[:PORT]/PATH.
+    Raises: Misuse for anything but https://HOST[:PORT]/PATH, or one twice.
     """
+    found = [_check_pccs(one) for one in urls.split(",")]
+    if len(set(found)) != len(found):
+        raise Misuse(f"--pccs is {urls!r}, which names one service twice.")
+    return ",".join(found)
+
+
+def _check_pccs(url: str) -> str:
     from urllib.parse import urlsplit  # noqa: PLC0415 - only who names one needs it
 
     try:

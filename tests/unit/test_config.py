@@ -149,6 +149,10 @@ def test_a_peer_makes_no_standby_and_has_no_port_of_the_hosts() -> None:
     assert from_command_line({"peer": ["b"]}).hosts == ()
 
 
+def test_several_services() -> None:
+    assert from_command_line({"pccs": "https://a/v4/,https://b"}).pccs == "https://a/v4,https://b"
+
+
 def test_hosts_stay_in_their_order() -> None:
     assert [one.host for one in from_command_line({"host": ["c", "a", "b"]}).hosts] == ["c", "a", "b"]
 
@@ -176,7 +180,16 @@ WRONG: dict[str, list[object]] = {
     "policy": ["", 0, "/a\0b"],
     "admins": ["", 0, ["a"]],
     "socket": ["", True, "/a\0b"],
-    "pccs": ["", 0, ["https://pccs"], "http://pccs", "pccs:8081"],
+    "pccs": [
+        "",
+        0,
+        ["https://pccs"],
+        "http://pccs",
+        "pccs:8081",
+        "https://a,",
+        "https://a,http://b",
+        "https://a,https://a/",
+    ],
     "pccs-ca": ["", 0, True, "/a\0b", "ca.pem"],
     "collateral": ["", 0, "/a\0b"],
     "provision": ["", 4433, [":4433"], ":x", "a b:1"],

@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--admins", metavar="FILE", help="the admins of a new domain; with -i who must have signed its policy")
     add("--socket", metavar="PATH", help="the local socket, for callers and the owner (default: beside the keystore)")
-    add("--pccs", metavar="URL", help="the service that collateral is fetched from (https only)")
+    add("--pccs", metavar="URL[,URL...]", help="the service that collateral is fetched from (https only)")
     add("--pccs-ca", metavar="FILE", help="the CA of its certificate, PEM (default: the public ones)")
     add("--collateral", metavar="FILE", help="the collateral that is held (default: beside the keystore)")
     add(

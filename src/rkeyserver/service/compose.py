@@ -294,9 +294,9 @@ def _collateral(
     held.load()
     source = None
     if config.pccs is not None:
-        from rkeyserver.service.pccs import Pccs  # noqa: PLC0415 - 50 ms that a start without one does not need
+        from rkeyserver.service.several_pccs import pccs_of  # noqa: PLC0415 - 50 ms that a start without does not need
 
-        source = Pccs(config.pccs, config.pccs_ca)
+        source = pccs_of(config.pccs, config.pccs_ca)
         source.tls()
     return Refresher(held, source, pool, random.random)
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from rkeyserver.address import Address
 
 STAGGER_SECONDS: Final = 0.25  # RFC 8305 section 5, "Connection Attempt Delay"
 REMEMBER_SECONDS: Final = 60.0  # for which an address that did not answer is asked last
+K = TypeVar("K", bound=Hashable)
+log = logging.getLogger(__name__)
 Probe = Callable[[Address], Awaitable[bool]]
 """Whether an address answers; it ends by itself after a few seconds, and raises nothing."""
 
@@ -58,30 +61,34 @@ async def _whether(probe: Probe, address: Address) -> bool:
 
 
 @dataclass
-class Health:
-    """Which addresses did not answer lately. now: seconds that only grow; seconds: for which that is remembered."""
+class Health(Generic[K]):
+    """Which of several did not answer lately. now: seconds that only grow; seconds: for which that is remembered."""
 
     now: Callable[[], float] = time.monotonic
     seconds: float = REMEMBER_SECONDS
-    _until: dict[Address, float] = field(default_factory=dict, init=False)
+    _until: dict[K, float] = field(default_factory=dict, init=False)
 
-    def order(self, addresses: Sequence[Address]) -> list[Address]:
+    def order(self, addresses: Sequence[K]) -> list[K]:
         """As they are given, but for those that failed lately: they are last, whoever failed longest ago first."""
         now = self.now()
         until = {one: self._until.get(one, 0.0) for one in addresses}
         return sorted(addresses, key=lambda one: until[one] if until[one] > now else 0.0)
 
-    def failed(self, address: Address) -> None:
+    def failed(self, address: K) -> None:
         """Remember it."""
+        if self._until.get(address, 0.0) <= self.now():
+            log.info(
+                "%s does not answer, or has nothing to give: for %.0f seconds it is asked last.", address, self.seconds
+            )
         self._until[address] = self.now() + self.seconds
 
-    def answered(self, address: Address) -> None:
+    def answered(self, address: K) -> None:
         """Forget that it did not."""
         self._until.pop(address, None)
 
 
 @dataclass
-class Reach(Health):
+class Reach(Health[Address]):
     """living() with a memory: an address that did not answer is probed last."""
 
     probe: Probe = field(kw_only=True)

@@ -130,7 +130,7 @@ class Choice:
     """The listeners, in the order in which they are asked; one that did not help is asked last for a while."""
 
     all: tuple[Ahead, ...]
-    health: Health = field(default_factory=lambda: Health(seconds=REMEMBER_SECONDS))
+    health: Health[Address] = field(default_factory=lambda: Health(seconds=REMEMBER_SECONDS))
 
     async def pass_on(self, method: str, path: str, body: bytes) -> Response:
         """What the first one answers that helps: the next is asked at once after a refusal, or when one is silent.
