@@ -29,7 +29,7 @@ from rkeyserver.service.audit import Line, Peer
 from rkeyserver.service.given import Given
 from rkeyserver.service.hints import Hint, Step, next_step
 from rkeyserver.service.instance import Instance, Role
-from rkeyserver.service.living import Reach
+from rkeyserver.service.living import Reach, each
 from rkeyserver.service.start import joiner_default, open_own
 from rkeyserver.service.steward import Steward
 
@@ -286,7 +286,7 @@ class Joiner:
 
     def _heard_from(self) -> list[Address]:
         """Whom to listen to now: those that were named, the primary by its own word, and some others that are known."""
-        named = list(self.config.hosts)
+        named = [*self.config.hosts, *self.config.peers]
         keyring, members = self.instance.keyring, self.instance.members
         found: dict[str, Address] = {}
         for one in members.known.values():
@@ -394,11 +394,12 @@ class Joiner:
                 while self.instance.keyring is not None:
                     await asyncio.sleep(HINT_SECONDS * (0.5 + self.jitter()))
                     await self._keep_members()
-                    for host in filter(self._believed, self._heard_from()):
-                        hint = await fetch_hint(host)
-                        step = Step.NOTHING if hint is None else self._step(hint)
-                        if hint is not None and step is not Step.NOTHING:
-                            return Hinted(host, hint, step)
+                    believed = list(filter(self._believed, self._heard_from()))
+                    async with contextlib.aclosing(each(believed, fetch_hint)) as hints:
+                        async for host, hint in hints:
+                            step = Step.NOTHING if hint is None else self._step(hint)
+                            if hint is not None and step is not Step.NOTHING:
+                                return Hinted(host, hint, step)
         return None
 
     async def listen(self) -> None:

@@ -8,10 +8,9 @@ one address that it is begun with (design invariant 5), and nobody is left out b
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -20,6 +19,7 @@ from rkeyserver.address import Address
 STAGGER_SECONDS: Final = 0.25  # RFC 8305 section 5, "Connection Attempt Delay"
 REMEMBER_SECONDS: Final = 60.0  # for which an address that did not answer is asked last
 K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 Probe = Callable[[Address], Awaitable[bool]]
 """Whether an address answers; it ends by itself after a few seconds, and raises nothing."""
@@ -48,16 +48,36 @@ async def living(addresses: Sequence[Address], probe: Probe) -> AsyncGenerator[A
                 else:
                     rest.append(address)
     finally:
-        for task in running:
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*running, return_exceptions=True)
+        await _ended(running)
     for address in [*waiting, *sorted(rest, key=addresses.index)]:
         yield address
 
 
 async def _whether(probe: Probe, address: Address) -> bool:
     return await probe(address)
+
+
+async def each(
+    addresses: Sequence[Address], ask: Callable[[Address], Awaitable[T]]
+) -> AsyncGenerator[tuple[Address, T], None]:
+    """What each of `addresses` says, as it comes: all are asked at once, and one that is silent keeps nobody waiting.
+
+    Close it when done, as living().
+    """
+    running = {asyncio.ensure_future(ask(address)): address for address in addresses}
+    try:
+        while running:
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in [one for one in running if one in done]:
+                yield running.pop(task), task.result()
+    finally:
+        await _ended(running)
+
+
+async def _ended(running: Iterable[asyncio.Future[T]]) -> None:
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 @dataclass

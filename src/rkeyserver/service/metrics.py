@@ -14,7 +14,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from rkeyserver.keyring.keyring import GenerationState
+from rkeyserver.keyring.generations import GenerationState
 from rkeyserver.service.instance import Instance, Role
 from rkeyserver.service.latency import BOUNDS, Latency
 from rkeyserver.service.ready import looked
@@ -81,6 +81,24 @@ def _peers(found: Status) -> Iterator[Metric]:
     )
 
 
+def _members(found: Status) -> Iterator[Metric]:
+    behind = GaugeMetricFamily(
+        "rkeyserver_member_states_behind",
+        "By how many states of the keyring a member is behind this one, by what it has acknowledged.",
+        labels=["member", "machine"],
+    )
+    seen = GaugeMetricFamily(
+        "rkeyserver_member_seen_timestamp_seconds", "When a member was last heard of.", labels=["member", "machine"]
+    )
+    for one in found["members"]:
+        labels = [one["member"], one["machine"]]
+        lag = 0 if one["acknowledged"] else max(1, (found["sequence"] or 0) - one["sequence"])
+        behind.add_metric(labels, lag)
+        seen.add_metric(labels, _time(one["seen"]))
+    yield behind
+    yield seen
+
+
 def _record(found: Status) -> Iterator[Metric]:
     yield _gauge("ways_back", "What could give the key back. At one, act.", found["ways_back_total"])
     yield _gauge("record_readable", "Whether the record can be read.", not found["record_problem"])
@@ -130,7 +148,7 @@ def _collateral(status: Status) -> Iterator[Metric]:
 
 
 _FAMILIES: Final[tuple[Callable[[Status], Iterator[Metric]], ...]] = (
-    *(_state, _peers, _record, _refused, _released, _collateral),
+    *(_state, _peers, _members, _record, _refused, _released, _collateral),
 )
 
 

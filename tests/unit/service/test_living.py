@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.loop import run_timeless
 
 from rkeyserver.address import Address
-from rkeyserver.service.living import REMEMBER_SECONDS, STAGGER_SECONDS, Reach, living
+from rkeyserver.service.living import REMEMBER_SECONDS, STAGGER_SECONDS, Reach, each, living
 
 GIVEN_UP = 3.0  # by a probe of itself
 ANSWERS, REFUSES, SILENT, SLOW = (0.01, True), (0.001, False), (GIVEN_UP, False), (1.0, True)
@@ -116,5 +116,20 @@ def test_who_did_not_answer_is_asked_last_for_a_while() -> None:
         assert [one.port for one in reach.order(addresses)] == [1, 3, 2]
         await asyncio.sleep(REMEMBER_SECONDS + 1)
         assert reach.order(addresses) == addresses
+
+    run_timeless(check)
+
+
+def test_what_each_says_comes_as_it_is_said() -> None:
+    network = Network({1: SILENT, 2: REFUSES, 3: SLOW, 4: ANSWERS})
+    addresses = [Address("h", port) for port in network.there]
+
+    async def check() -> None:
+        loop = asyncio.get_running_loop()
+        found = [(one.port, said, round(loop.time(), 3)) async for one, said in each(addresses, network.probe)]
+        assert found == [(2, False, 0.001), (4, True, 0.01), (3, True, 1.0), (1, False, 3.0)]
+        async with contextlib.aclosing(each(addresses, network.probe)) as answers:
+            assert (await anext(answers))[0].port == 2
+        assert network.ended == [1, 3, 4]
 
     run_timeless(check)
