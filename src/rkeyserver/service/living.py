@@ -96,11 +96,11 @@ class Health(Generic[K]):
 
     def failed(self, address: K) -> None:
         """Remember it."""
-        if self._until.get(address, 0.0) <= self.now():
-            log.info(
-                "%s does not answer, or has nothing to give: for %.0f seconds it is asked last.", address, self.seconds
-            )
         self._until[address] = self.now() + self.seconds
+
+    def lately_failed(self, address: K) -> bool:
+        """Whether that is remembered."""
+        return self._until.get(address, 0.0) > self.now()
 
     def answered(self, address: K) -> None:
         """Forget that it did not."""
@@ -118,7 +118,7 @@ class Reach(Health[Address]):
         return living(self.order(addresses), self._probed)
 
     async def _probed(self, address: Address) -> bool:
-        began = self.now()
+        began, known = self.now(), self.lately_failed(address)
         try:
             answers = await self.probe(address)
         except asyncio.CancelledError:
@@ -126,4 +126,6 @@ class Reach(Health[Address]):
                 self.failed(address)  # others were faster
             raise
         (self.answered if answers else self.failed)(address)
+        if not answers and not known:
+            log.info("%s does not answer, or has no keyring: for %.0f seconds it is asked last.", address, self.seconds)
         return answers
