@@ -10,7 +10,7 @@ from typing import Any, Final
 from rkeyserver.address import Address, parse_address
 from rkeyserver.cli import talk
 from rkeyserver.config import DEFAULT_OPS
-from rkeyserver.errors import Unavailable
+from rkeyserver.errors import Misuse, Unavailable
 from rkeyserver.service.living import Probe, living
 
 SILENT_SECONDS: Final = 1.0  # in which an instance says what it is, or is passed by
@@ -30,6 +30,16 @@ def the_primary(ops: Sequence[str]) -> str:
     Raises: as one_that_answers().
     """
     return _chosen(ops, primary=True)
+
+
+def the_only(ops: Sequence[str]) -> str:
+    """The one of `ops`, for what is about that very instance.
+
+    Raises: Misuse if there are several.
+    """
+    if len(set(ops)) > 1:
+        raise Misuse("This is about one instance, and --ops names several.", advice="Name the one that is meant.")
+    return ops[0]
 
 
 def _chosen(ops: Sequence[str], *, primary: bool) -> str:

@@ -64,10 +64,10 @@ class Peer(msgspec.Struct, frozen=True):
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """One decision. transcript: SHA-512, hex.
 
-    event: mint, open, hand-over, join, acknowledge, recover, provision, release, contribution to a recovery, drill where
-    its outcome changes, or audit where lines can be written again; of a primary also policy, rotate, activate, retire,
-    promote, reunite and forget; verdict: accepted or refused. label: of the application that was given a key. labels,
-    generations: of the keys that an enclave asked for.
+    event: mint, open, hand-over, join, acknowledge, recover, provision, release, contribution to a recovery, drill
+    where its outcome changes, or audit where lines can be written again; of a primary also policy, rotate, activate,
+    retire, promote, reunite and forget; verdict: accepted or refused. label: of the application that was given a key.
+    labels, generations: of the keys that an enclave asked for.
     """
 
     event: str

@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.processes import DEADLINE, reserve
 
 from rkeyserver.cli import policy, status
-from rkeyserver.cli.choose import one_that_answers, the_primary
+from rkeyserver.cli.choose import one_that_answers, the_only, the_primary
 from rkeyserver.cli.command import ops_of
 from rkeyserver.config import DEFAULT_OPS
 from rkeyserver.errors import Misuse, Unavailable
@@ -92,6 +92,12 @@ def test_where_nobody_answers_all_are_named(there: dict[str, str], choose: objec
         choose(ops)
     with pytest.raises(Misuse, match="no address"):
         choose([there["primary"], "a:b"])
+
+
+def test_what_is_about_one_instance_takes_one() -> None:
+    assert the_only(["a:1", "a:1"]) == "a:1"
+    with pytest.raises(Misuse, match="names several"):
+        the_only(["a:1", "b:1"])
 
 
 USUAL: Final = [str(DEFAULT_OPS)]
