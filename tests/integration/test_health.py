@@ -209,7 +209,7 @@ def test_a_standby_proves_its_own_record(machines: Machines) -> None:
         assert found["passed"]
         assert machine.status()["drill"] | {"last_success": None} == found | {"last_success": None}
         assert bad(machine) == {}
-        assert 'rkeyserver_drills_total{outcome="passed"} 1.0' in metrics(machine)
+        assert 'rkeyserver_drills_total{outcome="failed"} 0.0' in metrics(machine)
 
 
 # Names and units, as Prometheus's own checker has them.
