@@ -43,19 +43,22 @@ _PATHS: Final = frozenset(
 class Config:
     """One instance's configuration.
 
-    hosts: instances to ask for the keyring, in order; empty for a primary. keystore: path of the sealed record.
+    hosts: instances to ask for the keyring, in order; empty for a primary. peers: more instances of the domain, which
+    this one hears from; they make no standby of it. keystore: path of the sealed record.
     domain: the only domain that may be opened or adopted; None for whichever is there. wait: seconds to keep asking
     without an own record. once: fetch, store, exit. recover: collect shares until they open the record that lies there.
     change: what it does to the policy in it. listen: where peers connect. platform: None to detect hardware.
     machine: the simulated processor's folder. ops: the operations listener. audit: the audit file. policy: of a new
     domain, or what a joiner goes by. admins: who has to have signed what a joiner believes. socket: the local one, for
     callers and the owner.
-    pccs: base URL of the service that collateral is fetched from, None for none. pccs_ca: the CA of its certificate,
-    None for the public ones. collateral: the file that collateral is held in. provision: where applications get their
-    keys, if the policy names any. callers: where callers with a token are answered, if the policy names any.
+    pccs: base URL of the service that collateral is fetched from, or several with commas between them; None for none.
+    pccs_ca: the CA of its certificate, None for the public ones. collateral: the file that collateral is held in.
+    provision: where applications get their keys, if the policy names any. callers: where callers with a token are
+    answered, if the policy names any.
     """
 
     hosts: tuple[Address, ...] = ()
+    peers: tuple[Address, ...] = ()
     keystore: Path = DEFAULT_KEYSTORE
     domain: str | None = None
     wait: float = 30.0
@@ -102,6 +105,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     """What can be said, in a file or on the command line, by the names of the long options. None is unsaid."""
 
     host: Addresses | None = None
+    peer: Addresses | None = None
     port: Annotated[int, msgspec.Meta(ge=1, le=65_535)] | None = None
     keystore: PathText | None = None
     domain: Hex16 | None = None
@@ -128,6 +132,7 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
 # What each option has to be, for people.
 WANTED: Final = {
     "host": 'a list with at least one HOST[:PORT], as ["10.23.100.2"]',
+    "peer": 'a list with at least one HOST[:PORT], as ["10.23.100.3"]',
     "port": "a whole number from 1 to 65535",
     "keystore": "the path of a file",
     "domain": "a domain's id, 32 hexadecimal digits in lower case",
@@ -143,7 +148,7 @@ WANTED: Final = {
     "policy": "the path of a policy's file",
     "admins": "the path of a file with admins' keys",
     "socket": "the path of a socket",
-    "pccs": "the URL of a PCCS, as https://pccs.example:8081/sgx/certification/v4",
+    "pccs": "the URL of a PCCS, or several with commas between them, as https://pccs.example:8081/sgx/certification/v4",
     "pccs-ca": "the path of a file with the CA's certificate",
     "collateral": "the path of a file",
     "provision": '[HOST]:PORT, as ":4433"',
@@ -198,6 +203,8 @@ def make_config(file: Options, command_line: Options) -> Config:
     changes: dict[str, object] = {}
     if "host" in said:
         changes["hosts"] = tuple(parse_address(text, port) for text in said.pop("host"))
+    if "peer" in said:
+        changes["peers"] = tuple(parse_address(text, DEFAULT_PORT) for text in said.pop("peer"))
     if "listen" in said:
         changes["listen"] = tuple(parse_address(text, DEFAULT_PORT, any_host=True) for text in said.pop("listen"))
     if "ops" in said:
@@ -214,7 +221,7 @@ def make_config(file: Options, command_line: Options) -> Config:
 
 
 def _check(config: Config, *, ported: bool) -> None:
-    for host in config.hosts:
+    for host in (*config.hosts, *config.peers):
         if not host.port:
             raise Misuse(f"{host} cannot be asked: its port is 0, wanted is one from 1 to 65535.")
     if not config.keystore.name:
@@ -245,11 +252,18 @@ def _with_pccs(config: Config) -> Config:
     return config
 
 
-def check_pccs(url: str) -> str:
-    """The base URL of a PCCS, without a slash at its end.
+def check_pccs(urls: str) -> str:
+    """The base URLs of one PCCS or of several with commas between them, each without a slash at its end.
 
-    Raises: Misuse for anything but https://HOST[:PORT]/PATH.
+    Raises: Misuse for anything but https://HOST[:PORT]/PATH, or one twice.
     """
+    found = [_check_pccs(one) for one in urls.split(",")]
+    if len(set(found)) != len(found):
+        raise Misuse(f"--pccs is {urls!r}, which names one service twice.")
+    return ",".join(found)
+
+
+def _check_pccs(url: str) -> str:
     from urllib.parse import urlsplit  # noqa: PLC0415 - only who names one needs it
 
     try:

@@ -35,10 +35,11 @@ class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
 
 class ServeOptions(_Options, frozen=True):
-    """Of `serve`. host: with its port; wait_ms: --wait, in thousandths of a second, for a whole number has one form."""
+    """Of `serve`. host, peer: with their ports; wait_ms: --wait, in milliseconds, for a whole number has one form."""
 
     keystore: Name
     host: Hosts | None = None
+    peer: Hosts | None = None
     domain: Hex16 | None = None
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] | None = None
     once: bool | None = None

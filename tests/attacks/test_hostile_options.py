@@ -126,7 +126,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda more: st.lists(more, max_size=4)
 )
 OPTION = st.sampled_from([
-    *("keystore", "host", "domain", "wait-ms", "once", "recover", "change", "listen", "ops", "audit", "pccs"),
+    *("keystore", "host", "peer", "domain", "wait-ms", "once", "recover", "change", "listen", "ops", "audit", "pccs"),
     *("pccs-ca", "collateral", "provision", "log-level", "json"),
     *("policy", "admins", "socket", "machine", "platform", "config"),
 ])  # fmt: skip

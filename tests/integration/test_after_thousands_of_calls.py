@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import httpx
 import pytest
 from tests.attacks import test_left_in_memory as left
 from tests.fakes.application import ask, provision, secret_in
 from tests.fakes.application import entry as application_entry
 from tests.fakes.machines import running
-from tests.fakes.processes import Machine, Machines, opened, reserve
+from tests.fakes.processes import DEADLINE, Machine, Machines, opened, reserve
 from tests.fakes.provisioning import until
 from tests.integration.test_no_key_in_output import scan, under
 from tests.integration.test_provision import application, apply, base, ca_of, listens, written
@@ -39,6 +40,7 @@ pytestmark = pytest.mark.simulated_only(
 CALLS: Final = 250  # of each action, on each of the two surfaces, in each of the two generations
 ATTESTED: Final = 15  # on each of two more
 SOME: Final = 10
+DRILLS: Final = 100
 MOST_LEFT: Final = 4  # parts of them, that nothing has overwritten yet
 MOST_PAGES: Final = 8
 LABELS: Final = ("db/a", "db/b")
@@ -122,6 +124,10 @@ def test_no_root_key_is_left_anywhere(machines: Machines, tmp_path: Path, ports:
     assert told.calls > 4_000
     assert host.status()["released"] == 2 * ATTESTED
     until(lambda: host.status()["provision"]["given"] == 2 * ATTESTED, "all are counted")
+
+    # A drill has a second copy of the keyring for a moment.
+    for _ in range(DRILLS):
+        assert httpx.post(f"http://{host.ops}/v1/drill", trust_env=False, timeout=DEADLINE).json()["passed"]
 
     printed = Path(written(host, "printed", server.out.text, server.err.text))
     seen = scan(host, processes=[server.pid, *server.children()], files=[printed], labels=["db"])

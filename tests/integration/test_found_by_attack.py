@@ -330,6 +330,7 @@ HONEST: Final[dict[str, Any]] = {
     "peers": {},
     "ways_back": {"record": 1, "hosts": 1, "recovery": 0},
     "recovering": None,
+    "drill": None,
     "provision": None,
     "callers": None,
     "collateral": {"pccs": None, "last_success": None, "last_error": None, "held": []},

@@ -486,7 +486,8 @@ def test_a_redirect_is_not_followed(machines: Machines) -> None:
 # There is no switch that turns a check off.
 
 OPTIONS: Final = {
-    "host", "port", "keystore", "domain", "wait", "once", "listen", "platform", "machine", "ops", "audit", "log-level",
+    "host", "peer", "port", "keystore", "domain", "wait", "once", "listen", "platform", "machine", "ops", "audit",
+    "log-level",
     "policy", "admins", "socket", "recover", "change", "pccs", "pccs-ca", "collateral", "provision", "callers",
 }  # fmt: skip
 A_CHECK: Final = re.compile(

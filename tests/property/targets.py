@@ -71,7 +71,7 @@ from rkeyserver.appraisal.succession import believe
 from rkeyserver.appraisal.token_callers import caller_of
 from rkeyserver.appraisal.toml_lines import line_of
 from rkeyserver.attestation.sgx import collateral, quote
-from rkeyserver.cli import inspect, ordering, peer, policy_domain, policy_edit, status, talk
+from rkeyserver.cli import drill, inspect, ordering, peer, policy_domain, policy_edit, status, talk
 from rkeyserver.cli import policy as cli_policy
 from rkeyserver.cli import recovery as cli_recovery
 from rkeyserver.cli import relay as cli_relay
@@ -392,6 +392,7 @@ target("collateral's model", collaterals, lambda data: collateral.fmspc(collater
 ENCLAVE_OPTIONS: Final[dict[str, object]] = {
     "keystore": "rkey.bin",
     "host": ["10.0.0.1:8888", "[fd00::1]:1"],
+    "peer": ["10.0.0.2:8888"],
     "domain": "0" * 32,
     "wait-ms": 1500,
     "once": False,
@@ -456,6 +457,7 @@ STATUS: Final[dict[str, Any]] = {
         "pccs": "https://pccs", "last_success": None, "last_error": "no answer",
         "held": [HELD],
     },
+    "drill": {"at": "t", "passed": False, "reason": "r", "found": "f", "advice": "a", "last_success": None},
     "provision": {"listening": ["a"], "problem": "p", "given": 1, "ca_generation": "g", "ca_sha256": "s"},
     "callers": {"listening": ["a"], "problem": "p", "ca_generation": "g", "ca_sha256": "s"},
 }  # fmt: skip
@@ -482,6 +484,14 @@ def told(call: Callable[[str], object]) -> Run:
 
 POLICY_ANSWER: Final = {"domain": "d" * 32, "change": 1, "digest": "0" * 64}
 target("status", lambda: [json.dumps(STATUS).encode()], told(lambda at: status.status(at, as_json=False)), RkeyError)
+PROOF: Final = {"at": "t", "passed": False, "reason": "r", "found": "f", "advice": "a"}
+
+
+def show_proof(at: str) -> object:
+    return drill.run(drill.parser().parse_args(["--ops", at]))
+
+
+target("outcome of a drill", lambda: [json.dumps(PROOF).encode()], told(show_proof), RkeyError)
 target(
     "policy of an instance",
     lambda: [json.dumps(POLICY_ANSWER | {"policy": one.decode()}).encode() for one in policies()],

@@ -60,6 +60,7 @@ WITHOUT: Final[dict[str, str]] = {
     "platforms/sigstruct.py sign": "makes a number of a signature of its own",
     "service/app.py read_body": "a length of digits that were looked at; tests/unit/service/test_limits.py",
     "service/doctor_look.py Look.record": "parse() of read_if_there(); tests/unit/service/test_doctor.py",
+    "service/drill.py Drill._open": "parse() and open_keyring(), and any error of ours is told",
     "service/fetch.py fetch_claimed": "decode() of two messages, and any Rejected is None",
     "service/instance.py Instance._stored": "parse(), and any error of ours is told",
     "service/local_caller.py local_caller": "what the kernel says; tests/unit/service/test_local_socket.py",

@@ -52,6 +52,8 @@ def test_nothing_said_is_a_primary_with_the_defaults(tmp_path: Path) -> None:
 SAID: dict[str, tuple[str, object, dict[str, object]]] = {
     "host": ('["10.0.0.1", "[fd00::2]:7"]', ["10.0.0.1", "[fd00::2]:7"],
              {"hosts": (Address("10.0.0.1", 8888), Address("fd00::2", 7))}),
+    "peer": ('["10.0.0.3", "[fd00::3]:7"]', ["10.0.0.3", "[fd00::3]:7"],
+             {"peers": (Address("10.0.0.3", 8888), Address("fd00::3", 7))}),
     "keystore": ('"/srv/rkey.bin"', "/srv/rkey.bin", {"keystore": Path("/srv/rkey.bin")}),
     "domain": (f'"{DOMAIN}"', DOMAIN, {"domain": DOMAIN}),
     "wait": ("0.5", 0.5, {"wait": 0.5}),
@@ -141,6 +143,16 @@ def test_a_port_without_a_host_mints_nothing(tmp_path: Path) -> None:
         assert "--listen" in raised.value.advice
 
 
+def test_a_peer_makes_no_standby_and_has_no_port_of_the_hosts() -> None:
+    config = from_command_line({"host": ["a"], "port": 9, "peer": ["b"]})
+    assert (config.hosts, config.peers) == ((Address("a", 9),), (Address("b", 8888),))
+    assert from_command_line({"peer": ["b"]}).hosts == ()
+
+
+def test_several_services() -> None:
+    assert from_command_line({"pccs": "https://a/v4/,https://b"}).pccs == "https://a/v4,https://b"
+
+
 def test_hosts_stay_in_their_order() -> None:
     assert [one.host for one in from_command_line({"host": ["c", "a", "b"]}).hosts] == ["c", "a", "b"]
 
@@ -152,6 +164,7 @@ def test_the_audit_file_lies_beside_the_keystore() -> None:
 
 WRONG: dict[str, list[object]] = {
     "host": [[], "a", [""], [1], 0, [None], [["a"]], ["a:b"], ["a:70000"], [":8888"], ["a", ""]],
+    "peer": [[], "a", [""], [1], 0, [None], ["a:b"], [":8888"]],
     "port": [0, -1, 65_536, "8888", 1.5, True],
     "keystore": ["", 0, True, ["/a"], "/a\0b", "\0"],
     "domain": ["", "any", DOMAIN.upper(), DOMAIN[:-1], DOMAIN + "0", DOMAIN + "\n", 0, [DOMAIN]],
@@ -167,7 +180,16 @@ WRONG: dict[str, list[object]] = {
     "policy": ["", 0, "/a\0b"],
     "admins": ["", 0, ["a"]],
     "socket": ["", True, "/a\0b"],
-    "pccs": ["", 0, ["https://pccs"], "http://pccs", "pccs:8081"],
+    "pccs": [
+        "",
+        0,
+        ["https://pccs"],
+        "http://pccs",
+        "pccs:8081",
+        "https://a,",
+        "https://a,http://b",
+        "https://a,https://a/",
+    ],
     "pccs-ca": ["", 0, True, "/a\0b", "ca.pem"],
     "collateral": ["", 0, "/a\0b"],
     "provision": ["", 4433, [":4433"], ":x", "a b:1"],
@@ -263,6 +285,7 @@ EXCLUDE: dict[str, tuple[dict[str, object], str]] = {
     "a change without a recovery": ({"change": "c"}, "--change goes with --recover"),
     "a recovery from a host": ({"recover": True, "domain": DOMAIN, "host": ["a"]}, "no host is left"),
     "a host on port 0": ({"host": ["a:0"]}, "a:0 cannot be asked"),
+    "a peer on port 0": ({"peer": ["a:0"]}, "a:0 cannot be asked"),
     "an IPv6 host on port 0": ({"host": ["b", "[::1]:0"]}, r"\[::1\]:0 cannot be asked"),
     "a keystore that is the root": ({"keystore": "/"}, "wanted is the path of a file"),
     "a keystore that is this folder": ({"keystore": "."}, "wanted is the path of a file"),

@@ -27,6 +27,7 @@ PAGE = (ROOT / "docs" / "spec" / "options.md").read_text()
 SAID: dict[str, tuple[object, dict[str, object]]] = {
     "keystore": ("rkey.bin", {}),
     "host": (["10.0.0.1:8888", "[fd00::2]:7"], {"hosts": (Address("10.0.0.1", 8888), Address("fd00::2", 7))}),
+    "peer": (["10.0.0.3:8888"], {"peers": (Address("10.0.0.3", 8888),)}),
     "domain": (DOMAIN, {"domain": DOMAIN}),
     "wait-ms": (1500, {"wait": 1.5}),
     "once": (False, {}),

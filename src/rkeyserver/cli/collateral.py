@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     made = Parser(prog="rkeyserver collateral", description="What quotes are verified with.")
     actions = made.add_subparsers(parser_class=Parser, dest="action", required=True, metavar="COMMAND")
     get = actions.add_parser("fetch", help="fetch from a PCCS what a machine's quotes are verified with")
-    get.add_argument("--pccs", required=True, metavar="URL", help="the service (https only)")
+    get.add_argument("--pccs", required=True, metavar="URL[,URL...]", help="the service (https only)")
     get.add_argument("--pccs-ca", metavar="FILE", help="the CA of its certificate, PEM (default: the public ones)")
     get.add_argument("--quote", metavar="FILE", help="a quote of the machine to fetch for, as the platform gives it")
     get.add_argument("--fmspc", metavar="HEX", help="instead of a quote: the processor model, 12 hex digits")
@@ -79,12 +79,13 @@ def fetch(pccs: str, ca: Path | None, wanted: Model | Path, clock: Clock) -> byt
 
     Raises: Misuse, Unavailable, Rejected.
     """
-    from rkeyserver.service.pccs import Pccs  # noqa: PLC0415 - 50 ms that the other commands do not need
+    from rkeyserver.service.several_pccs import pccs_of  # noqa: PLC0415 - 50 ms that the other commands do not need
 
     evidence = files.read(wanted, MAX_EVIDENCE, "quote") if isinstance(wanted, Path) else None
     model = wanted if isinstance(wanted, Model) else model_of(evidence or b"")
-    service, now = Pccs(check_pccs(pccs), ca), clock.now()
-    return write_bundle([proved(asyncio.run(service.fetch(model, now)), evidence, service.url, now)])
+    service, now = pccs_of(check_pccs(pccs), ca), clock.now()
+    found = asyncio.run(service.fetch(model, now))
+    return write_bundle([proved(found, evidence, service.url, now)])
 
 
 def proved(collateral: Collateral, evidence: bytes | None, source: str, now: int) -> Entry:

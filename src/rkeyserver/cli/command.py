@@ -53,8 +53,15 @@ def configuration(given: Mapping[str, object]) -> Config:
 
 
 def add_ops(parser: argparse.ArgumentParser) -> None:
-    """--ops: the running instance that is asked."""
-    parser.add_argument("--ops", default=str(DEFAULT_OPS), metavar="HOST:PORT", help=f"default {DEFAULT_OPS}")
+    """--ops: the running instance that is asked; of several one that answers (choose.py)."""
+    parser.add_argument(
+        "--ops", action="append", metavar="HOST:PORT", help=f"default {DEFAULT_OPS}; of several, one that answers"
+    )
+
+
+def ops_of(found: argparse.Namespace) -> list[str]:
+    """What --ops names."""
+    return found.ops or [str(DEFAULT_OPS)]
 
 
 def put(text: str) -> None:

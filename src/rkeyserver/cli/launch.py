@@ -111,6 +111,7 @@ def _said(name: str, config: Config, record: Path | None) -> dict[str, object]:
     paths = {"change": config.change, "audit": config.audit, "pccs-ca": config.pccs_ca, "collateral": config.collateral}
     values: dict[str, tuple[object, object]] = {
         "host": ([str(host) for host in config.hosts], []),
+        "peer": ([str(peer) for peer in config.peers], []),
         "domain": (config.domain, usual.domain),
         "wait-ms": (round(config.wait * 1000), round(usual.wait * 1000)),
         "once": (config.once, usual.once),

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from rkeyserver import files
-from rkeyserver.appraisal.orders import Order, name_of, text_of
-from rkeyserver.cli.command import Parser, Said, add_ops
+from rkeyserver.appraisal.orders import Order, Promote, name_of, text_of
+from rkeyserver.cli.choose import the_only, the_primary
+from rkeyserver.cli.command import Parser, Said, add_ops, ops_of
 from rkeyserver.cli.ordering import now_at, read, send, signed
 
 
@@ -47,7 +48,8 @@ def run(found: argparse.Namespace) -> Said:
             files.put(Path(found.output), text.encode())
             return Said(f"Written to {found.output}.\n")
         case _:
-            return Said(send(found.ops, order, now_at(found.ops)))
+            ops = (the_only if isinstance(order, Promote) else the_primary)(ops_of(found))
+            return Said(send(ops, order, now_at(ops)))
 
 
 def said(order: Order) -> str:

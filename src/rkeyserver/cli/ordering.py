@@ -14,7 +14,8 @@ from rkeyserver import files
 from rkeyserver.appraisal.orders import MAX_ORDER, Order, parse_order, sign_order, text_of
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
-from rkeyserver.cli.command import Said, add_ops
+from rkeyserver.cli.choose import the_primary
+from rkeyserver.cli.command import Said, add_ops, ops_of
 from rkeyserver.errors import Unavailable, one_line
 from rkeyserver.hex_types import Hex16
 from rkeyserver.service.routes import ORDERS_PATH
@@ -95,19 +96,22 @@ def now_at(ops: str) -> Now:
         raise Unavailable(f"What is on {ops} answers with something else than an instance's state.") from error
 
 
-def give(found: argparse.Namespace, make: Callable[[Now], Order]) -> Said:
-    """Make the order from what the instance holds, sign it, and write it or have it carried out.
+def give(
+    found: argparse.Namespace, make: Callable[[Now], Order], *, at: Callable[[Sequence[str]], str] = the_primary
+) -> Said:
+    """Make the order from what the instance holds, sign it, and write it or have it carried out. at: which of --ops.
 
     Raises: what the instance says.
     """
-    now = now_at(found.ops)
+    ops = at(ops_of(found))
+    now = now_at(ops)
     order = signed(make(now), [Path(key) for key in found.key])
     if found.output is not None:
         files.put(Path(found.output), f"{text_of(order)}\n".encode())
         return Said(
             f"Written to {one_line(found.output)}. Nothing is done before it is applied: rkeyserver order apply.\n"
         )
-    return Said(send(found.ops, order, now))
+    return Said(send(ops, order, now))
 
 
 def signed(order: Order, keys: Sequence[Path]) -> Order:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from rkeyserver.appraisal.orders import Forget
-from rkeyserver.cli.command import Parser, Said, add_ops
+from rkeyserver.cli.choose import one_that_answers
+from rkeyserver.cli.command import Parser, Said, add_ops, ops_of
 from rkeyserver.cli.ordering import Now, add_order, give, now_at
 from rkeyserver.errors import Misuse, one_line
 
@@ -29,7 +30,7 @@ def run(found: argparse.Namespace) -> Said:
     Raises: RkeyError.
     """
     if found.action == "list":
-        return Said(listed(now_at(found.ops)))
+        return Said(listed(now_at(one_that_answers(ops_of(found)))))
     return give(found, lambda now: _forget(now, found.member))
 
 

@@ -25,7 +25,8 @@ from rkeyserver.appraisal.narrowing import narrows, takes_from_users
 from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
-from rkeyserver.cli.command import Parser, Said, add_ops
+from rkeyserver.cli.choose import one_that_answers, the_primary
+from rkeyserver.cli.command import Parser, Said, add_ops, ops_of
 from rkeyserver.cli.policy_domain import NOTHING_KNOWN, Known, add_known
 from rkeyserver.cli.policy_edit import admitted, parse_line, removed, shown, signing
 from rkeyserver.errors import Misuse, Rejected, Unavailable, one_line
@@ -71,16 +72,18 @@ def run(found: argparse.Namespace) -> Said:
     keys = [Path(key) for key in getattr(found, "key", ())]
     match found.action:
         case "show":
-            return Said(show(found.ops))
+            return Said(show(one_that_answers(ops_of(found))))
         case "propose":
-            return _put(make_proposal(found.ops, None if found.file is None else Path(found.file)), found.output)
+            file = None if found.file is None else Path(found.file)
+            return _put(make_proposal(one_that_answers(ops_of(found)), file), found.output)
         case "sign":
             return _put(sign_file(Path(found.file), keys, Known.of(found)), found.output)
         case "apply":
-            return Said(apply_file(found.ops, Path(found.file)))
+            return Said(apply_file(the_primary(ops_of(found)), Path(found.file)))
         case action:
             output = None if found.output is None else Path(found.output)
-            return Said(edit(found.ops, found.line, keys, output, Known.of(found), admit=action == "admit"))
+            ops = the_primary(ops_of(found))
+            return Said(edit(ops, found.line, keys, output, Known.of(found), admit=action == "admit"))
 
 
 def _put(document: str, output: str | None) -> Said:

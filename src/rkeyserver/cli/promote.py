@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rkeyserver.appraisal.orders import Promote
+from rkeyserver.cli.choose import the_only
 from rkeyserver.cli.command import Parser, Said
 from rkeyserver.cli.ordering import add_order, give
 
@@ -21,4 +22,4 @@ def run(found: argparse.Namespace) -> Said:
 
     Raises: RkeyError.
     """
-    return give(found, lambda now: Promote(domain=now.domain, member=now.member, epoch=now.epoch))
+    return give(found, lambda now: Promote(domain=now.domain, member=now.member, epoch=now.epoch), at=the_only)

@@ -32,7 +32,12 @@ def parser() -> argparse.ArgumentParser:
         "can connect to the socket has the rights of the token.",
     )
     add = made.add_argument
-    add("--to", default=str(DEFAULT_CALLERS), metavar="HOST:PORT", help=f"the --callers of it ({DEFAULT_CALLERS})")
+    add(
+        "--to",
+        action="append",
+        metavar="HOST:PORT",
+        help=f"the --callers of it ({DEFAULT_CALLERS}); repeatable: of several, one that answers",
+    )
     add("--ca", required=True, metavar="FILE", help="the CA of its domain, PEM; no other is believed")
     add("--token", required=True, metavar="FILE", help="a file with the token")
     add("--socket", required=True, metavar="PATH", help="the socket to make")
@@ -46,7 +51,8 @@ def run(found: argparse.Namespace) -> Said:
 
     Raises: Misuse, Unavailable if it cannot start.
     """
-    to = parse_address(found.to, DEFAULT_CALLERS.port)
+    named = found.to or [str(DEFAULT_CALLERS)]
+    to = tuple(dict.fromkeys(parse_address(one, DEFAULT_CALLERS.port) for one in named))
     mode = _mode(found.mode)
     log.set_up(found.log_level)
     token = _token(Path(found.token))

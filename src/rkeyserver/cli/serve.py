@@ -20,6 +20,7 @@ commands:
   rkeyserver appraise QUOTE   is this SGX quote genuine, would a policy accept it, and why
   rkeyserver collateral ...   fetch what quotes are verified with, look at it, carry it to another machine
   rkeyserver doctor           does the record open here, and what would open it after an update
+  rkeyserver drill            have a running instance see that its record still opens
   rkeyserver identity         print the line by which a policy names this machine
   rkeyserver derive LABEL     print the key of a label, for this user
   rkeyserver wrap LABEL       wrap the secret on standard input
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("-i", "--host", action="append", metavar="HOST[:PORT]", help="ask this instance for the key (repeatable)")
+    add("--peer", action="append", metavar="HOST[:PORT]", help="hear from this instance of the domain too (repeatable)")
     add("-p", "--port", type=int, help="the hosts' port (default 8888)")
     add("--keystore", metavar="PATH", help=f"the sealed record (default {DEFAULT_KEYSTORE})")
     add("--domain", metavar="ID", help="open, fetch and adopt only this domain; never make a new one")
@@ -69,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--admins", metavar="FILE", help="the admins of a new domain; with -i who must have signed its policy")
     add("--socket", metavar="PATH", help="the local socket, for callers and the owner (default: beside the keystore)")
-    add("--pccs", metavar="URL", help="the service that collateral is fetched from (https only)")
+    add("--pccs", metavar="URL[,URL...]", help="the service that collateral is fetched from (https only)")
     add("--pccs-ca", metavar="FILE", help="the CA of its certificate, PEM (default: the public ones)")
     add("--collateral", metavar="FILE", help="the collateral that is held (default: beside the keystore)")
     add(

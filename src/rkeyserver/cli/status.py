@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 from rkeyserver.cli import talk
-from rkeyserver.cli.command import Parser, Said, add_ops
+from rkeyserver.cli.choose import one_that_answers
+from rkeyserver.cli.command import Parser, Said, add_ops, ops_of
 from rkeyserver.errors import Unavailable, one_line
 from rkeyserver.service.held import WARN_DAYS
 
@@ -22,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(found: argparse.Namespace) -> Said:
     """Ask and print."""
-    return Said(status(found.ops, as_json=found.json))
+    return Said(status(one_that_answers(ops_of(found)), as_json=found.json))
 
 
 def status(ops: str, *, as_json: bool) -> str:
@@ -101,6 +102,18 @@ def _callers(found: dict[str, Any] | None) -> list[str]:
     return lines
 
 
+def _drill(found: dict[str, Any] | None) -> list[str]:
+    if found is None or found["at"] is None:
+        return ["drill        none yet: `rkeyserver drill` runs one"]
+    if found["passed"]:
+        return [f"drill        passed at {found['at']}: {found['found']}"]
+    last = found["last_success"] or "never since the start"
+    return [
+        f"WARNING: the takeover drill at {found['at']} failed ({found['reason']}); one passed last: {last}.",
+        f"WARNING: {found['found']} {found['advice']}",
+    ]
+
+
 def _waits_for(found: dict[str, Any]) -> str:
     return "waits for recovery shares" if found["recovering"] else "is asking its hosts"
 
@@ -133,6 +146,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"RECOVERING: {progress['shares']} of {progress['threshold']} shares are here.")
     if found["domain"] is not None and not ways["recovery"]:
         lines.append("No recovery: nobody but its machines can bring the key back.")
+    if found["domain"] is not None:
+        lines += _drill(found["drill"])
     lines += _collateral(found["collateral"])
     lines += _provision(found["provision"])
     lines += _callers(found["callers"])

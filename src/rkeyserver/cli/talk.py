@@ -10,7 +10,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from rkeyserver.address import parse_address
+from rkeyserver.address import Address, parse_address
 from rkeyserver.config import DEFAULT_OPS
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.service.http_client import body_of, client
@@ -69,6 +69,15 @@ def post(
     except httpx.TransportError as error:
         raise _unanswered(where, error, unanswered) from error
     return _answer(code, answer, where, what)
+
+
+async def role(address: Address, seconds: float) -> Any:  # noqa: ANN401 - whatever it says
+    """What an instance, by its operations listener, says that it is; None for what is none, or is silent."""
+    try:
+        code, body = await _ask("GET", f"http://{address}/status", b"", None, seconds)
+        return _answer(code, body, str(address), "status").get("role")
+    except (httpx.TransportError, TimeoutError, RkeyError):
+        return None
 
 
 def _unanswered(where: str, error: Exception, advice: str) -> Unavailable:

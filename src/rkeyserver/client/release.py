@@ -44,6 +44,7 @@ from rkeyserver.secret import SecretBytes
 
 DEFAULT_PORT: Final = 8888
 EXCHANGE_SECONDS: Final = 20.0  # for one exchange with one address
+SILENT_SECONDS: Final = 3.0  # of these, for the first answer
 ROUNDS: Final = 2  # how often all servers are asked, where one of them only had no answer
 PAUSE_SECONDS: Final = 1.0  # between the rounds
 
@@ -123,13 +124,17 @@ async def release_async(
     hosts = [parse_address(one, DEFAULT_PORT) for one in servers]
     if not hosts:
         raise Misuse("There is no server to ask.")
+    silent: set[Address] = set()
     for number in range(ROUNDS):
         if number:
             await asyncio.sleep(PAUSE_SECONDS)
         failed = _Failed()
-        for host in hosts:
+        for host in sorted(hosts, key=silent.__contains__):
+            before = len(failed.silent)
             if (found := await _ask_host(host, wanting, failed)) is not None:
                 return found
+            if len(failed.silent) > before:
+                silent.add(host)
         if not failed.silent:
             break
     raise failed.error()
@@ -204,11 +209,15 @@ class _Verifier:
 
 
 async def _ask(address: Address, wanting: Wanting) -> Keys:
-    from rkeyserver.client.release_http import asking  # noqa: PLC0415 - httpx is loaded late
+    from rkeyserver.client.release_http import NoAnswer, asking  # noqa: PLC0415 - httpx is loaded late
 
     greeting = Greeting.begin(wanting)
     async with asking(address, EXCHANGE_SECONDS) as post:
-        challenge = await post("/v1/release/hello", greeting.message, MAX_MESSAGE[Challenge])
+        try:
+            async with asyncio.timeout(SILENT_SECONDS):
+                challenge = await post("/v1/release/hello", greeting.message, MAX_MESSAGE[Challenge])
+        except TimeoutError as error:
+            raise NoAnswer(f"it is silent for {SILENT_SECONDS:.0f} seconds") from error
         if wanting.attester.waits:
             requesting = await asyncio.to_thread(greeting.challenged, challenge)
         else:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import weakref
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,6 +15,7 @@ from rkeyserver.client.calls import Answer, Call, NoAnswer
 from rkeyserver.client.http import KEPT_SECONDS, READ, NotHttp, Reply, head_of, why
 from rkeyserver.client.servers import Server, Servers
 
+ADDRESS_SECONDS: Final = 0.5  # for one address of a name that has more
 MAX_KEPT: Final = 32  # of one server
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -62,8 +64,7 @@ class Streams:
         if server.socket is not None:
             reader, writer = await asyncio.open_unix_connection(server.socket)
         else:
-            address, tls = server.address, self.servers.tls
-            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)
+            reader, writer = await _tls(server, self.servers.tls)
             writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._open.add(writer)
         return reader, writer
@@ -111,3 +112,15 @@ class Streams:
 def _silent(reader: asyncio.StreamReader) -> bool:
     # asyncio has no other way to ask what has come already.
     return not reader.at_eof() and not reader._buffer  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+
+
+async def _tls(server: Server, tls: ssl.SSLContext | None) -> Stream:
+    """A connection to the first address of a name that answers."""
+    host, port = server.address.host, server.address.port
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    *others, last = dict.fromkeys(str(entry[4][0]) for entry in found)
+    for address in others:
+        with contextlib.suppress(OSError):  # TimeoutError is one
+            async with asyncio.timeout(ADDRESS_SECONDS):
+                return await asyncio.open_connection(address, port, ssl=tls, server_hostname=host)
+    return await asyncio.open_connection(last, port, ssl=tls, server_hostname=host)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Final
 
 import msgspec
@@ -112,9 +113,18 @@ def make_app(steward: Steward) -> Router:
         return Response(challenge, media_type=CONTENT_TYPE)
 
     async def hand_over(request: Request) -> Response:
-        body = await read_body(request, messages.MAX_MESSAGE[messages.Request])
-        with shares.of(_address(request)):
-            return Response(await grant(steward, body, _address(request)), media_type=CONTENT_TYPE)
+        began = perf_counter()
+        verdict = "accepted", ""
+        try:
+            body = await read_body(request, messages.MAX_MESSAGE[messages.Request])
+            with shares.of(_address(request)):
+                return Response(await grant(steward, body, _address(request)), media_type=CONTENT_TYPE)
+        except RkeyError as error:
+            verdict = "refused", reason_of(error)
+            raise
+        finally:
+            instance.decided[verdict] += 1
+            instance.latency[HAND_OVER_PATH].observe(perf_counter() - began)
 
     async def hint(_request: Request) -> Response:
         keyring = instance.keyring

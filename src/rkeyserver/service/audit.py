@@ -64,9 +64,10 @@ class Peer(msgspec.Struct, frozen=True):
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """One decision. transcript: SHA-512, hex.
 
-    event: mint, open, hand-over, join, acknowledge, recover, provision, release, or contribution to a recovery; of a
-    primary also policy, rotate, activate, retire, promote, reunite and forget; verdict: accepted or refused. label: of
-    the application that was given a key. labels, generations: of the keys that an enclave asked for.
+    event: mint, open, hand-over, join, acknowledge, recover, provision, release, contribution to a recovery, drill
+    where its outcome changes, or audit where lines can be written again; of a primary also policy, rotate, activate,
+    retire, promote, reunite and forget; verdict: accepted or refused. label: of the application that was given a key.
+    labels, generations: of the keys that an enclave asked for.
     """
 
     event: str
@@ -107,6 +108,7 @@ class Audit:
         self._path = path
         self._clock = clock
         self._lock = threading.Lock()  # write_now() may come while the thread writes for write()
+        self._failed = False  # whether the last write was refused
         self._whole = False  # whether the file is known to end with a whole line
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
@@ -181,11 +183,35 @@ class Audit:
                 while rest:
                     rest = rest[os.write(self._fd, rest) :]
                 os.fdatasync(self._fd)  # and not O_DSYNC, which Gramine takes and drops
-                self._whole = True
+                self._whole, self._failed = True, False
         except OSError as error:
+            self._failed = True
             raise Unavailable(
                 f"The audit file {self._path} cannot be written: {error.strerror}. No key leaves until it can."
             ) from error
+
+    def problem(self) -> str:
+        """Why no line can be written now; empty if nothing is against it.
+
+        That is looked at, not tried: a file must not grow by being asked for. Only after a write that was refused one
+        line is tried, for nobody else may try any more.
+        """
+        try:
+            if os.fstat(self._fd).st_nlink == 0:
+                return f"The audit file {self._path} was removed: what is written to it is lost."
+            place = os.fstatvfs(self._fd)
+        except OSError as error:
+            return f"The audit file {self._path} cannot be looked at: {error.strerror}."
+        if place.f_flag & os.ST_RDONLY:
+            return f"The audit file {self._path} cannot be written: its file system is read-only."
+        if place.f_blocks and not (place.f_bfree if os.geteuid() == 0 else place.f_bavail):
+            return f"The audit file {self._path} cannot be written: its disk is full."
+        if self._failed:
+            try:
+                self.write_now(Line(event="audit", verdict="accepted", found="Lines can be written again."))
+            except Unavailable as error:
+                return error.message
+        return ""
 
     def had_a_keyring(self) -> str:
         """The last line of this file by which the instance that wrote it held a keyring; empty if there is none."""

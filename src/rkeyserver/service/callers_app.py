@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Final
 
 import msgspec
@@ -51,13 +52,17 @@ class _Endpoint:
     """One route's ASGI application: what was asked for, or all of the error."""
 
     answer: Callable[[Request], Awaitable[_Found]]
+    instance: Instance
+    path: str
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = perf_counter()
         try:
             found: ASGIApp = await self.answer(Request(scope, receive))
         except RkeyError as error:
             found = told(error)
         await found(scope, receive, send)
+        self.instance.latency[self.path].observe(perf_counter() - began)
 
 
 def caller_routes(instance: Instance, who: WhoAsks) -> list[Route]:
@@ -94,7 +99,7 @@ def caller_routes(instance: Instance, who: WhoAsks) -> list[Route]:
 
     posts = {DERIVE_PATH: derived, WRAP_PATH: wrapped, UNWRAP_PATH: unwrapped, REWRAP_PATH: rewrapped}
     return [
-        *(Route(path, _Endpoint(answer), methods=["POST"]) for path, answer in posts.items()),
+        *(Route(path, _Endpoint(answer, instance, path), methods=["POST"]) for path, answer in posts.items()),
         Route(PING_PATH, ping, methods=["GET"]),
     ]
 

@@ -36,6 +36,7 @@ from rkeyserver.sealing.record import parse
 from rkeyserver.secret import MemoryKind, SecretBytes, harden_process
 from rkeyserver.service.adopt import Nothing, Opened, look
 from rkeyserver.service.audit import Audit
+from rkeyserver.service.drill import Drill
 from rkeyserver.service.given import Given
 from rkeyserver.service.held import held_for
 from rkeyserver.service.instance import Instance, no_collateral
@@ -163,6 +164,7 @@ class Parts:
     recoverer: Recoverer
     refresher: Refresher | None
     quotes: QuoteVerifier
+    drill: Drill
 
     def kept_fresh(self) -> contextlib.AbstractAsyncContextManager[None]:
         """A context in which collateral is kept fresh, where any is held."""
@@ -239,6 +241,8 @@ def assemble(config: Config) -> Iterator[Parts]:
         )
         stack.callback(instance.close)
         instance.releases = AttestedRelease(instance, releaser)
+        drill = Drill(instance, random.random)
+        instance.drill = drill
 
         steward = Steward(instance)
 
@@ -267,6 +271,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             Recoverer(config, instance, secrets.token_bytes, given.admins, given.change, joining),
             refresher,
             quotes,
+            drill,
         )
 
 
@@ -289,9 +294,9 @@ def _collateral(
     held.load()
     source = None
     if config.pccs is not None:
-        from rkeyserver.service.pccs import Pccs  # noqa: PLC0415 - 50 ms that a start without one does not need
+        from rkeyserver.service.several_pccs import pccs_of  # noqa: PLC0415 - 50 ms that a start without does not need
 
-        source = Pccs(config.pccs, config.pccs_ca)
+        source = pccs_of(config.pccs, config.pccs_ca)
         source.tls()
     return Refresher(held, source, pool, random.random)
 
@@ -346,7 +351,7 @@ async def _live(config: Config, parts: Parts, stack: contextlib.ExitStack) -> No
     at = functools.partial(open_sockets, option="--provision")
     provisioner = Provisioner(parts.instance, config.provision, parts.instance.platform, parts.quotes, at)
     tokens = TokenListener(parts.instance, config.callers, functools.partial(open_sockets, option="--callers"))
-    async with provisioner.running(), tokens.running():
+    async with provisioner.running(), tokens.running(), parts.drill.running():
         await serve(parts.steward, peers, ops, local, begin, ops_name=config.ops.host)
 
 

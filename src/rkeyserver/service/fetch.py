@@ -1,12 +1,13 @@
 """Asking another instance for the keyring: the standby's side of the exchange over HTTP.
 
-One exchange goes to one address, over one connection at a time. A name is resolved once, and its addresses are tried in
-order.
+One exchange goes to one address, over one connection at a time. A name is resolved once; of its addresses the one that
+answers first is asked first (living.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import socket
 from typing import Final
@@ -30,11 +31,13 @@ from rkeyserver.exchange.messages import (
 from rkeyserver.exchange.standby import Asking, Greeting, Received
 from rkeyserver.service.hints import Hint, parse_hint
 from rkeyserver.service.http_client import CONNECT_SECONDS, body_of, client
+from rkeyserver.service.living import living
 from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH
 from rkeyserver.service.vouching import in_its_time
 from rkeyserver.service.why import why
 
 EXCHANGE_SECONDS: Final = 20.0
+HELLO_SECONDS: Final = 5.0  # of these, for the first answer: who is silent so long is passed by
 MAX_ADDRESSES: Final = 8
 MAX_HINT: Final = 64 * 1024
 
@@ -61,17 +64,18 @@ async def fetch_keyring(host: Address, asking: Asking) -> Received:
     """
     failures: list[str] = []
     refused = False
-    for address in await _resolve(host):
-        try:
-            async with asyncio.timeout(EXCHANGE_SECONDS):
-                return await _exchange(address, asking)
-        except (httpx.TransportError, TimeoutError, _NoAnswer) as error:
-            failures.append(f"{address}: {why(error)}")
-        except Rejected as error:
-            if error.reason is not Reason.REFUSED_BY_PEER:
-                raise
-            refused = True
-            failures.append(f"{address} refused this machine")
+    async with contextlib.aclosing(living(await _resolve(host), answers)) as addresses:
+        async for address in addresses:
+            try:
+                async with asyncio.timeout(EXCHANGE_SECONDS):
+                    return await _exchange(address, asking)
+            except (httpx.TransportError, TimeoutError, _NoAnswer) as error:
+                failures.append(f"{address}: {why(error)}")
+            except Rejected as error:
+                if error.reason is not Reason.REFUSED_BY_PEER:
+                    raise
+                refused = True
+                failures.append(f"{address} refused this machine")
     if refused:
         raise Rejected(
             Reason.REFUSED_BY_PEER,
@@ -84,7 +88,8 @@ async def fetch_keyring(host: Address, asking: Asking) -> Received:
 async def _exchange(address: Address, asking: Asking) -> Received:
     greeting = Greeting.begin(asking)
     async with client(EXCHANGE_SECONDS, base_url=f"http://{address}") as asked:
-        challenge = await _post(asked, HELLO_PATH, greeting.message, MAX_MESSAGE[Challenge])
+        async with asyncio.timeout(HELLO_SECONDS):
+            challenge = await _post(asked, HELLO_PATH, greeting.message, MAX_MESSAGE[Challenge])
         requesting = await in_its_time(asking.attester, greeting.challenged, challenge)
         grant = await _post(asked, HAND_OVER_PATH, requesting.message, MAX_MESSAGE[Grant])
     # Outside, so that nothing is waited for once the keyring is open: it would be lost to a deadline.
@@ -104,6 +109,11 @@ async def fetch_hint(host: Address) -> Hint | None:
         return parse_hint(answer or b"") if response.status_code == httpx.codes.OK else None
     except (httpx.TransportError, httpx.InvalidURL, TimeoutError, UnicodeError):
         return None
+
+
+async def answers(host: Address) -> bool:
+    """Whether whoever is at `host` says that it has a keyring. Nothing is proved by it."""
+    return await fetch_hint(host) is not None
 
 
 async def fetch_claimed(host: Address, own: Identity) -> Identity | None:

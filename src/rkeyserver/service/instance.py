@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from rkeyserver.sealing.record import Header, PlatformSlot, parse
 from rkeyserver.sealing.recovery import Recovery, Sharing, fingerprint
 from rkeyserver.secret import MemoryKind, SecretBytes
 from rkeyserver.service.audit import Audit, Line, Peer, reason_of
+from rkeyserver.service.latency import Latency
 from rkeyserver.service.members import Members
 
 MAX_PEERS_SHOWN: Final = 1024
@@ -108,6 +109,40 @@ class Provision(Protocol):
         """
 
 
+class Proved(Protocol):
+    """What one drill came to (service.drill)."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed, as a code; None where it passed."""
+
+    @property
+    def found(self) -> str:
+        """One sentence."""
+
+    def shown(self) -> dict[str, Any]:
+        """As JSON."""
+
+
+class Drilling(Protocol):
+    """What opens the record from time to time, to see that it does (service.drill)."""
+
+    passed: int
+    failed: int
+
+    def now(self) -> Proved:
+        """Open it now.
+
+        Raises: Unavailable if no keyring is served.
+        """
+
+    def proof(self) -> Proved | None:
+        """What holds of the record that lies there; None if no keyring is served."""
+
+    def status(self) -> dict[str, Any]:
+        """Of it, for Instance.status()."""
+
+
 class TokenListening(Protocol):
     """What answers callers with a token (service.token_listener)."""
 
@@ -126,6 +161,7 @@ class Instance:
     and when last. hosts: those that gave it, and so have it; of the others only an acknowledgement says so (`members`).
     stepped_down: whether another primary was met whose state is later, and cannot replace the one here yet. address:
     where this instance answers its peers. collateral: what status() says of it.
+    decided: hand-overs that were asked for, by verdict and reason. latency: of answers, by what was asked for.
     """
 
     platform: Platform
@@ -153,6 +189,9 @@ class Instance:
     releases: Releases | None = None
     released: int = 0
     tokens: TokenListening | None = None
+    drill: Drilling | None = None
+    decided: Counter[tuple[str, str]] = field(default_factory=Counter)
+    latency: defaultdict[str, Latency] = field(default_factory=lambda: defaultdict(Latency))
 
     @property
     def role(self) -> Role:
@@ -346,6 +385,7 @@ class Instance:
             "collateral": self.collateral(),
             "provision": None if self.provision is None else self.provision.status(),
             "callers": None if self.tokens is None else self.tokens.status(),
+            "drill": None if self.drill is None else self.drill.status(),
             "slots": [] if header is None else _slots(header),
             "recovering": None if self.recovering is None else self.recovering.progress,
             "ways_back": ways,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,6 +29,7 @@ from rkeyserver.service.audit import Line, Peer
 from rkeyserver.service.given import Given
 from rkeyserver.service.hints import Hint, Step, next_step
 from rkeyserver.service.instance import Instance, Role
+from rkeyserver.service.living import Reach, each
 from rkeyserver.service.start import joiner_default, open_own
 from rkeyserver.service.steward import Steward
 
@@ -48,6 +49,12 @@ def _weight(error: RkeyError) -> int:
     if isinstance(error, Rejected):
         return 0 if error.reason in CERTAIN else 1
     return 2
+
+
+async def _answers(host: Address) -> bool:
+    from rkeyserver.service.fetch import answers  # noqa: PLC0415 - as in try_hosts()
+
+    return await answers(host)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class Joiner:
     vain: dict[Address, Vain] = field(default_factory=dict, init=False)
     shown: dict[str, str] = field(default_factory=dict, init=False)
     apart: dict[str, set[str]] = field(default_factory=dict, init=False)
+    reach: Reach = field(default_factory=lambda: Reach(probe=_answers), init=False)
 
     def _asking(self, own: Own) -> Asking:
         if isinstance(own, Opened):
@@ -93,7 +101,9 @@ class Joiner:
         return self.asking(self.given.policy or joiner_default(self.instance, self.given), None)
 
     async def try_hosts(self, own: Own, first: Address | None = None) -> Address:
-        """Ask each host in order, `first` before the others; store and hold the first keyring that may be adopted.
+        """Ask each host, `first` before the others; store and hold the first keyring that may be adopted.
+
+        The hosts are asked in their order, but nobody is waited for: of several, whoever answers is asked first.
 
         Returns which it was.
 
@@ -103,29 +113,39 @@ class Joiner:
         """
         from rkeyserver.service.fetch import fetch_keyring  # noqa: PLC0415 - 50 ms that a primary does not need
 
-        hosts: Sequence[Address] = list(dict.fromkeys([*([first] if first else []), *self.config.hosts]))
         asking = self._asking(own)
         failures: list[RkeyError] = []
-        for host in hosts:
-            try:
-                with self.instance.deciding("join", where=f"{host}: "):
-                    received = await fetch_keyring(host, asking)
-                self._has_shown(received, asking)
-            except RkeyError as error:
-                failures.append(error)
-                log.warning("%s%s", error, self._line_for(error))
-                continue
-            try:
-                await self._adopt(received, own, host, hinted=first is not None)
-            except RkeyError as error:
-                received.keyring.close()
-                log.error("%s", error)  # noqa: TRY400 - the text is for the operator, a traceback is not
-                if isinstance(error, (Corrupt, Misuse)):
-                    raise
-                failures.append(error)
-                continue
-            return host
+        async with contextlib.aclosing(self._in_order(first)) as hosts:
+            async for host in hosts:
+                try:
+                    with self.instance.deciding("join", where=f"{host}: "):
+                        received = await fetch_keyring(host, asking)
+                    self._has_shown(received, asking)
+                except RkeyError as error:
+                    if isinstance(error, Unavailable):
+                        self.reach.failed(host)
+                    failures.append(error)
+                    log.warning("%s%s", error, self._line_for(error))
+                    continue
+                self.reach.answered(host)
+                try:
+                    await self._adopt(received, own, host, hinted=first is not None)
+                except RkeyError as error:
+                    received.keyring.close()
+                    log.error("%s", error)  # noqa: TRY400 - the text is for the operator, a traceback is not
+                    if isinstance(error, (Corrupt, Misuse)):
+                        raise
+                    failures.append(error)
+                    continue
+                return host
         raise max(reversed(failures), key=_weight, default=Unavailable("No host was given."))
+
+    async def _in_order(self, first: Address | None) -> AsyncGenerator[Address, None]:
+        if first is not None:
+            yield first  # it has answered just now
+        async with contextlib.aclosing(self.reach.living([one for one in self.config.hosts if one != first])) as hosts:
+            async for host in hosts:
+                yield host
 
     def _line_for(self, error: RkeyError) -> str:
         """What enrols this machine, where a host has refused it."""
@@ -266,7 +286,7 @@ class Joiner:
 
     def _heard_from(self) -> list[Address]:
         """Whom to listen to now: those that were named, the primary by its own word, and some others that are known."""
-        named = list(self.config.hosts)
+        named = [*self.config.hosts, *self.config.peers]
         keyring, members = self.instance.keyring, self.instance.members
         found: dict[str, Address] = {}
         for one in members.known.values():
@@ -374,11 +394,12 @@ class Joiner:
                 while self.instance.keyring is not None:
                     await asyncio.sleep(HINT_SECONDS * (0.5 + self.jitter()))
                     await self._keep_members()
-                    for host in filter(self._believed, self._heard_from()):
-                        hint = await fetch_hint(host)
-                        step = Step.NOTHING if hint is None else self._step(hint)
-                        if hint is not None and step is not Step.NOTHING:
-                            return Hinted(host, hint, step)
+                    believed = list(filter(self._believed, self._heard_from()))
+                    async with contextlib.aclosing(each(believed, fetch_hint)) as hints:
+                        async for host, hint in hints:
+                            step = Step.NOTHING if hint is None else self._step(hint)
+                            if hint is not None and step is not Step.NOTHING:
+                                return Hinted(host, hint, step)
         return None
 
     async def listen(self) -> None:

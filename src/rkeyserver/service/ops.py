@@ -1,4 +1,4 @@
-"""The operations listener (loopback): whether it is alive, what it is, and its numbers."""
+"""The operations listener (loopback): whether it is alive and ready, what it is, its numbers, and a drill."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rkeyserver.address import parse_address
-from rkeyserver.errors import HTTP_STATUS, Misuse, RkeyError, Unavailable
+from rkeyserver.errors import Misuse, RkeyError, Unavailable
 from rkeyserver.service.authority import Authority
+from rkeyserver.service.health_app import health_routes
 from rkeyserver.service.orders_app import order_routes
 from rkeyserver.service.policy_app import policy_routes, told
 
@@ -63,20 +64,6 @@ def make_ops_app(authority: Authority, name: str) -> ASGIApp:
     """The application of the operations listener. name: the host that --ops names."""
     instance = authority.instance
 
-    async def status(_request: Request) -> Response:
-        try:
-            return JSONResponse(instance.status())
-        except RkeyError as error:
-            return told(error)
-
-    async def metrics(_request: Request) -> Response:
-        from rkeyserver.service.metrics import CONTENT_TYPE, exposition  # noqa: PLC0415 - not before it is asked for
-
-        try:
-            return Response(exposition(instance.status()), headers={"content-type": CONTENT_TYPE})
-        except RkeyError as error:
-            return told(error)
-
     async def provision_ca(request: Request) -> Response:
         try:
             if instance.provision is None:
@@ -86,14 +73,8 @@ def make_ops_app(authority: Authority, name: str) -> ASGIApp:
             return told(error)
         return Response(found, media_type="application/x-pem-file")
 
-    async def healthz(_request: Request) -> Response:
-        serving = instance.keyring is not None
-        return JSONResponse({"serving": serving}, status_code=200 if serving else HTTP_STATUS[Unavailable])
-
     routes = [
-        Route("/status", status),
-        Route("/healthz", healthz),
-        Route("/metrics", metrics),
+        *health_routes(instance),
         Route("/provision-ca", provision_ca),
         *policy_routes(authority, lambda _request: False),
         *order_routes(authority.steward, lambda _request: False),

@@ -13,7 +13,7 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,11 +25,12 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from rkeyserver.address import Address
-from rkeyserver.errors import Misuse, RkeyError, Unavailable
+from rkeyserver.errors import HTTP_STATUS, Misuse, RkeyError, Unavailable
 from rkeyserver.service.app import read_body
 from rkeyserver.service.callers_requests import MAX_BODY
 from rkeyserver.service.http_client import body_of
 from rkeyserver.service.limits import Guard
+from rkeyserver.service.living import Health
 from rkeyserver.service.local_socket import local_socket
 from rkeyserver.service.notify import notify
 from rkeyserver.service.policy_app import told
@@ -39,6 +40,8 @@ from rkeyserver.service.why import why
 
 SECONDS: Final = 10.0  # for one request there and back
 CONNECT_SECONDS: Final = 3.0
+SILENT_SECONDS: Final = 1.0  # for all of it, while there is another to ask; a caller's library waits for two
+REMEMBER_SECONDS: Final = 10.0
 KEPT_SECONDS: Final = 3.0  # for which an unused connection is kept; the listener itself drops it after 5
 MAX_AHEAD: Final = 32  # connections to the listener: as many as one token may have requests
 MAX_CONNECTIONS: Final = 256
@@ -68,7 +71,7 @@ def pinned(ca: Path) -> ssl.SSLContext:
 
 @dataclass
 class Ahead:
-    """The listener that requests are passed on to."""
+    """One listener that requests are passed on to."""
 
     to: Address
     tls: ssl.SSLContext
@@ -122,7 +125,44 @@ class Ahead:
         )
 
 
-def make_relay_app(ahead: Ahead) -> Router:
+@dataclass(frozen=True)
+class Choice:
+    """The listeners, in the order in which they are asked; one that did not help is asked last for a while."""
+
+    all: tuple[Ahead, ...]
+    health: Health[Address] = field(default_factory=lambda: Health(seconds=REMEMBER_SECONDS))
+
+    async def pass_on(self, method: str, path: str, body: bytes) -> Response:
+        """What the first one answers that helps: the next is asked at once after a refusal, or when one is silent.
+
+        Raises: Unavailable if none answers.
+        """
+        by_address = {one.to: one for one in self.all}
+        *others, last = self.health.order(list(by_address))
+        for address in others:
+            try:
+                async with asyncio.timeout(SILENT_SECONDS):
+                    found = await by_address[address].pass_on(method, path, body)
+            except (Unavailable, TimeoutError) as error:
+                self.health.failed(address)
+                log.debug("Passing by %s: %s", address, error)
+                continue
+            if found.status_code != HTTP_STATUS[Unavailable]:
+                self.health.answered(address)
+                return found
+            self.health.failed(address)
+        return await by_address[last].pass_on(method, path, body)
+
+    async def close(self) -> None:
+        """End all connections."""
+        for one in self.all:
+            await one.close()
+
+    def __str__(self) -> str:
+        return ", ".join(str(one.to) for one in self.all)
+
+
+def make_relay_app(ahead: Ahead | Choice) -> Router:
     """The application of the relay's socket."""
 
     async def passed(request: Request) -> Response:
@@ -148,7 +188,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(ahead: Ahead, listener: socket.socket, path: Path) -> None:
+async def _serve(ahead: Choice, listener: socket.socket, path: Path) -> None:
     server = _Server(http_config(make_relay_app(ahead), Guard(total=MAX_CONNECTIONS, per_address=PER_USER)))
     loop = asyncio.get_running_loop()
 
@@ -159,7 +199,7 @@ async def _serve(ahead: Ahead, listener: socket.socket, path: Path) -> None:
         # nohup(1) starts what is to outlive its terminal with SIGHUP ignored, and so it stays.
         if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop)
-    log.info("Passing on what comes to %s to %s; whoever can connect has the rights of the token.", path, ahead.to)
+    log.info("Passing on what comes to %s to %s; whoever can connect has the rights of the token.", path, ahead)
     notify("READY=1")  # connections wait in the socket's queue until they are taken
     try:
         await server.serve([listener])
@@ -168,7 +208,7 @@ async def _serve(ahead: Ahead, listener: socket.socket, path: Path) -> None:
         await ahead.close()
 
 
-def run(to: Address, ca: Path, token: str, path: Path, mode: int) -> None:
+def run(to: Sequence[Address], ca: Path, token: str, path: Path, mode: int) -> None:
     """Pass on until it is told to stop. The socket is there from its start to its end, whoever answers ahead.
 
     Raises: Misuse, Unavailable if it cannot start.
@@ -177,6 +217,6 @@ def run(to: Address, ca: Path, token: str, path: Path, mode: int) -> None:
     with local_socket(path, mode) as listener:
 
         async def live() -> None:
-            await _serve(Ahead(to, tls, token), listener, path)
+            await _serve(Choice(tuple(Ahead(one, tls, token) for one in to)), listener, path)
 
         asyncio.run(live())

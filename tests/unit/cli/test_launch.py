@@ -49,6 +49,7 @@ def started(host: Gramine, *words: str) -> dict[str, Any]:
 TOLD: dict[str, tuple[list[str], dict[str, object]]] = {
     "nothing more": ([], {}),
     "hosts": (["-i", "10.0.0.1", "-i", "[fd00::2]:7", "-p", "9"], {"host": ["10.0.0.1:9", "[fd00::2]:7"]}),
+    "peers": (["--peer", "10.0.0.3", "--peer", "[fd00::3]:7"], {"peer": ["10.0.0.3:8888", "[fd00::3]:7"]}),
     "a domain": (["--domain", DOMAIN], {"domain": DOMAIN}),
     "a wait": (["--wait", "0.5"], {"wait-ms": 500}),
     "the usual wait": (["--wait", "30"], {}),

@@ -29,14 +29,17 @@ from tests.fakes.pccs import (
     only,
     pccs,
 )
+from tests.fakes.processes import reserve
 
 from rkeyserver.attestation.sgx.collateral import Collateral
 from rkeyserver.attestation.sgx.model import Model
 from rkeyserver.attestation.sgx.pcs import MAX_BODY
+from rkeyserver.config import check_pccs
 from rkeyserver.errors import Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.platforms.simulated import tcb
 from rkeyserver.platforms.simulated.pki import development_authority
 from rkeyserver.service.pccs import Pccs
+from rkeyserver.service.several_pccs import SeveralPccs, pccs_of
 
 ISSUED = NOW - 86_400
 GOOD = issued_at(ISSUED)
@@ -342,3 +345,44 @@ def test_another_root_s_collateral_is_what_was_asked_for_and_is_not_proved_by_th
     service.collateral = OTHER
     assert fetch(service) == OTHER
     assert anchor_of(private_authority()).name == "a private root of a test"
+
+
+# Several
+
+ROUTES: dict[str, tuple[list[str], list[int]]] = {
+    "the first answers": (["alive", "dead"], [0, 0]),
+    "the first is dead": (["dead", "alive"], [1, 1]),
+    "the first is out of order": (["broken", "alive"], [1, 1]),
+    "two are dead": (["dead", "broken", "alive"], [2, 2]),
+}
+
+
+@pytest.mark.parametrize(("names", "gives"), ROUTES.values(), ids=ROUTES)
+def test_the_first_of_several_that_gives_any(service: PccsStandIn, names: list[str], gives: list[int]) -> None:
+    down = service.url.replace("/sgx/", "/elsewhere/")  # answers 404
+    with reserve() as held:
+        dead = f"https://127.0.0.1:{held.getsockname()[1]}/sgx/certification/v4"
+        urls = [{"alive": service.url, "dead": dead, "broken": down}[name] for name in names]
+        several = pccs_of(check_pccs(",".join(urls)), service.ca)
+        assert isinstance(several, SeveralPccs)
+        several.tls()
+        assert several.url == ", ".join(urls)
+        for number in gives:
+            before = len(service.asked)
+            assert asyncio.run(several.fetch(SIMULATED, NOW)) == service.collateral
+            assert several.url == urls[number]
+            asked = service.asked[before:]
+        # Whoever did not help is not even asked the second time.
+        assert len(asked) == 4
+
+
+def test_where_none_of_several_gives_any_each_is_named(tls: Tls) -> None:
+    with reserve() as one, reserve() as two:
+        urls = [f"https://127.0.0.1:{held.getsockname()[1]}" for held in (one, two)]
+        with pytest.raises(Unavailable) as raised:
+            asyncio.run(pccs_of(",".join(urls), tls.ca).fetch(SIMULATED, NOW))
+    assert all(f"No answer from the PCCS {url}: Connection refused." in raised.value.message for url in urls)
+
+
+def test_one_alone_is_one() -> None:
+    assert pccs_of("https://a", None) == Pccs("https://a")

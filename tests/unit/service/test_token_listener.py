@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ import pytest
 from OpenSSL import SSL
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from tests.fakes.loop import run_timeless
 from tests.fakes.signing import policy_text
 
 from rkeyserver.address import Address
@@ -25,6 +26,7 @@ from rkeyserver.errors import Misuse, RkeyError, Unavailable
 from rkeyserver.service import kept_open, relay, token_tls
 from rkeyserver.service.callers_requests import MAX_BODY
 from rkeyserver.service.limits import Guard
+from rkeyserver.service.living import Health
 from rkeyserver.service.token_listener import PER_SECOND, PER_TOKEN, ByToken, TokenListener, own_names
 from rkeyserver.tokens import digest, token_of
 
@@ -325,6 +327,60 @@ def test_an_answer_without_an_end_is_not_passed_back() -> None:
             await ahead.close()
 
     asyncio.run(run())
+
+
+HELPS, REFUSES, SILENT, NOT_NOW = "helps", "refuses", "silent", "not now"
+# what each of several listeners does: who is asked in three calls, and what comes of them
+CHOICES: dict[str, tuple[list[str], list[list[int]]]] = {
+    "the first helps": ([HELPS, HELPS], [[0], [0], [0]]),
+    "the first refuses": ([REFUSES, HELPS], [[0, 1], [1], [1]]),
+    "the first is silent": ([SILENT, HELPS], [[0, 1], [1], [1]]),
+    "the first has no keyring": ([NOT_NOW, HELPS], [[0, 1], [1], [1]]),
+    "a mixture": ([REFUSES, SILENT, NOT_NOW, HELPS], [[0, 1, 2, 3], [3], [3]]),
+    "none helps": ([REFUSES, NOT_NOW], [[0, 1], [1, 0], [0, 1]]),
+    "one alone": ([REFUSES], [[0], [0], [0]]),
+}
+
+
+@pytest.mark.parametrize(("does", "asked"), CHOICES.values(), ids=CHOICES)
+def test_a_relay_passes_on_to_the_one_that_helps(
+    does: list[str], asked: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[int] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        tls = ssl.create_default_context()
+        all_of_them = tuple(relay.Ahead(Address("localhost", 1 + at), tls, TOKENS[0]) for at in range(len(does)))
+
+        def answering(at: int) -> Callable[..., Awaitable[Response]]:
+            async def once(*_: object) -> Response:
+                log.append(at)
+                if does[at] == REFUSES:
+                    raise httpx.ConnectError("refused")
+                if does[at] == SILENT:
+                    await asyncio.sleep(60)
+                return Response(b"well", 503 if does[at] == NOT_NOW else 200)
+
+            return once
+
+        for at, ahead in enumerate(all_of_them):
+            monkeypatch.setattr(ahead, "_once", answering(at))
+        choice = relay.Choice(all_of_them, Health(loop.time, relay.REMEMBER_SECONDS))
+        found = []
+        for _ in range(3):
+            log.clear()
+            began = loop.time()
+            with contextlib.suppress(Unavailable):
+                answer = await choice.pass_on("POST", "/", b"")
+                assert (answer.status_code == 200) == (HELPS in does)
+            assert loop.time() - began <= relay.SILENT_SECONDS + 0.1
+            found.append(list(log))
+        assert found == asked
+        await choice.close()
+        assert str(choice) == ", ".join(f"localhost:{1 + at}" for at in range(len(does)))
+
+    run_timeless(run)
 
 
 def test_a_relay_believes_only_what_is_a_ca(tmp_path: Path) -> None:

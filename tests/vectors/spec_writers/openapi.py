@@ -208,7 +208,13 @@ def operations() -> str:
         return {"get": {"operationId": name, "summary": summary, **more, "responses": answer}}
 
     text: Json = {"schema": {"type": "string"}}
-    serving = _json(_object(serving={"type": "boolean"}))
+    boolean: Json = {"type": "boolean"}
+    serving = _json(_object(serving=boolean))
+    string: Json = {"type": "string"}
+    check = _object(good=boolean, found=string, stops=string, stops_callers=boolean)
+    checks: Json = {"type": "object", "additionalProperties": check}
+    ready = _json(_object(ready=boolean, serving=boolean, checks=checks))
+    proof = _json(_object(at=string, passed=boolean, reason=string, found=string, advice=string))
     paths = {
         "/status": get(
             "status", "What the instance is; docs/operations/commands.md has every field.", _json({"type": "object"})
@@ -222,6 +228,19 @@ def operations() -> str:
                     "503": {"description": "Not yet.", "content": serving},
                 },
             }
+        },
+        "/readyz": {
+            "get": {
+                "operationId": "readyz",
+                "summary": "Whether all that it needs is there; docs/operations/metrics.md has every check.",
+                "responses": {
+                    "200": {"description": "It is.", "content": ready},
+                    "503": {"description": "A check found something wrong.", "content": ready},
+                },
+            }
+        },
+        routes.DRILL_PATH: {
+            "post": get("drill", "Have it open its record, and compare it with what it serves.", proof)["get"]
         },
         "/metrics": get("metrics", "Its numbers, for Prometheus.", {"text/plain": text}),
         "/provision-ca": get(
@@ -242,7 +261,7 @@ def operations() -> str:
     }
     for path, methods in paths.items():
         for one in methods.values():
-            if path != "/healthz":
+            if path not in {"/healthz", "/readyz"}:
                 one["responses"] = one["responses"] | {
                     "421": _errors(_ref("Error"))["400"] | {"description": "Asked for by a name that is not its own."}
                 }
