@@ -488,6 +488,7 @@ def test_a_redirect_is_not_followed(machines: Machines) -> None:
 OPTIONS: Final = {
     "host", "port", "keystore", "domain", "wait", "once", "listen", "platform", "machine", "ops", "audit", "log-level",
     "policy", "admins", "socket", "recover", "change", "pccs", "pccs-ca", "collateral", "provision", "callers",
+    "coordinator", "coordinator-ca", "coordinator-cert", "coordinator-key", "lease",
 }  # fmt: skip
 A_CHECK: Final = re.compile(
     r"insecure|unsafe|skip|trust|verif|check|allow|disable|debug|force|any|mock|test|tls|auth|pass"

@@ -84,8 +84,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--coordinator",
-        metavar="etcd://HOST:PORT[,HOST:PORT...]",
-        help="what decides who is primary; etcds:// for TLS (default: the operator decides)",
+        metavar="URL",
+        help="what decides who is primary: etcd://HOST:PORT[,...], or etcds:// (default: the operator)",
     )
     add("--coordinator-ca", metavar="FILE", help="the CA of its certificates, PEM (default: the public ones)")
     add("--coordinator-cert", metavar="FILE", help="the certificate that is shown to it, PEM (default: none)")
