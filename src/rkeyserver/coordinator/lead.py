@@ -124,7 +124,11 @@ class Coordinated:
                     advice=_HELD,
                     reason=Reason.NO_LEASE,
                 )
-            order.check_commit(before, after, term.state, self.member, term.least)
+            try:
+                order.check_commit(before, after, term.state, self.member, term.least)
+            except Unavailable as error:
+                self._over(term, error.message)  # a state was committed and not stored: the way on is a later epoch
+                raise
             try:
                 outcome = await self.engine.put(term.holding.token, term.modified, self.values.state(after))
             except BaseException as error:
