@@ -352,7 +352,7 @@ def test_the_first_of_several_servers_is_silent(shared: Cluster) -> None:
 
 
 def test_three_servers_lose_their_leader(tmp_path: Path) -> None:
-    lease = 2
+    lease = 3
 
     async def run() -> None:
         async with members(cluster.endpoints, 2, lease) as made:

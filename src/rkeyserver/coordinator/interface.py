@@ -151,5 +151,8 @@ class Coordinator(Protocol):
         Raises: Unavailable(NO_LEASE) if it is not this instance's to change, or nobody answers.
         """
 
+    def resign(self, why: str) -> None:
+        """Be primary no more: a later state of another primary was seen, or somebody asks for it. why: one sentence."""
+
     def status(self) -> dict[str, Any]:
         """What is known. No secret."""

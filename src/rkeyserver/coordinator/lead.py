@@ -147,6 +147,15 @@ class Coordinated:
                 )
             term.state, term.modified = order.Committed(after), outcome.seen.state.modified
 
+    def resign(self, why: str) -> None:
+        """Be primary no more, and a candidate again; nothing for one that is not. why: one sentence.
+
+        For a primary that meets a later state of another one, after the engine's data was lost: elected again, with
+        that state as its own, it goes on in a later epoch.
+        """
+        if self._term is not None:
+            self._over(self._term, why)
+
     def status(self) -> dict[str, Any]:
         """What is known of it. No secret."""
         term = self._term

@@ -373,6 +373,26 @@ def test_a_state_that_was_committed_and_could_not_be_stored() -> None:
     run_timeless(check)
 
 
+def test_a_primary_that_meets_a_later_state_resigns_and_goes_on_after_it() -> None:
+    async def check() -> None:
+        party = Party(1)
+        (one,) = party.members
+        one.coordinated.resign("It is none.")
+        async with one.running():
+            await asyncio.sleep(LEASE)
+            met = Place(9, 2, member_id(9), "0" * 64)
+            one.coordinated.resign("Another has a later state.")
+            with pytest.raises(Unavailable, match="does not hold"):
+                await one.change()
+            one.own = met
+            await asyncio.sleep(LEASE)
+            assert one.events[1] == Lost("Another has a later state.")
+            assert one.primary
+            assert one.own.epoch == met.epoch + 1
+
+    run_timeless(check)
+
+
 WHO = st.integers(0, 2)
 STEPS = st.one_of(
     st.tuples(st.just("silent"), WHO, st.booleans()),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.coordinated import DOMAIN, OTHER_SECRET, authenticator, digest_of, member_id
+from tests.fakes.processes import ROOT
 
 from rkeyserver.coordinator.interface import Place
 from rkeyserver.coordinator.values import MAX_VALUE, primary_key, state_key
@@ -37,6 +38,13 @@ def test_bytes_of_the_specification() -> None:
         f'{{"version":1,"domain":"{DOMAIN}","epoch":2,"sequence":7,"primary":"{member_id(1)}",'
         f'"digest":"{PLACE.digest}"}}'.encode()
     )
+
+
+def test_the_values_of_the_page() -> None:
+    page = (ROOT / "docs" / "spec" / "coordinator.md").read_text()
+    member = "00112233445566778899aabbccddeeff"
+    for value in (VALUES.primary(member), VALUES.state(Place(2, 7, member, "ab" * 32))):
+        assert "    " + value.decode().replace("\n", "\n    ") + "\n" in page
 
 
 def test_the_mac_as_another_would_make_it() -> None:
