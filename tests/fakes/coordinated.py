@@ -89,6 +89,17 @@ class Member:
             await asyncio.sleep(0.01)
         return time.monotonic() - began
 
+    async def behind_until(self, condition: Callable[[], bool]) -> bool:
+        """Wait as until() does; whether it was behind meanwhile."""
+        seen = set()
+
+        def looked() -> bool:
+            seen.add(self.coordinated.status()["behind"])
+            return condition()
+
+        await self.until(looked)
+        return True in seen
+
 
 def etcd_of(endpoints: Endpoints, seconds: int = 1, credentials: Credentials | None = None) -> Etcd:
     return Etcd(endpoints, credentials or Credentials(), DOMAIN, seconds)

@@ -468,8 +468,7 @@ def test_a_state_that_somebody_put_there(shared: Cluster, value: bytes, waits: b
     async def run() -> None:
         member = Member(1, etcd_of(shared.endpoints))
         async with member.running():
-            took = await member.until(lambda: member.primary)
-            assert (took > LEASE) == waits
+            assert await member.behind_until(lambda: member.primary) == waits
             assert member.own.epoch == epoch
             assert isinstance(member.events[0], Elected)
 
