@@ -15,6 +15,7 @@ import msgspec
 
 from rkeyserver import files
 from rkeyserver.address import Address, parse_address
+from rkeyserver.coordinator.endpoints import parse_endpoints
 from rkeyserver.errors import Misuse
 from rkeyserver.hex_types import Hex16
 from rkeyserver.plain import MOST_DOTS, in_words, too_many_dots
@@ -23,6 +24,7 @@ DEFAULT_PORT: Final = 8888
 DEFAULT_PROVISION: Final = Address("", 4433)  # the port that Gramine's clients ask unless told otherwise
 DEFAULT_OPS: Final = Address("127.0.0.1", 9888)
 DEFAULT_CALLERS: Final = Address("127.0.0.1", 8890)
+DEFAULT_LEASE: Final = 5  # seconds; docs/adr/0034-coordinator.md says why
 DEFAULT_KEYSTORE: Final = Path("/etc/rkey.bin")
 DEFAULT_SOCKET: Final = Path("/run/rkeyserver/rkeyserver.socket")  # where the unit file has it, and commands ask
 DEFAULT_MACHINE: Final = Path("/var/lib/rkeyserver/machine")
@@ -35,7 +37,10 @@ PathText = Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\0]+\Z")]
 # A list that a template left empty is a mistake: no hosts would make a primary of a standby.
 Addresses = Annotated[list[str], msgspec.Meta(min_length=1)]
 _PATHS: Final = frozenset(
-    {"keystore", "machine", "audit", "policy", "admins", "socket", "change", "pccs_ca", "collateral"}
+    {
+        *("keystore", "machine", "audit", "policy", "admins", "socket", "change", "pccs_ca", "collateral"),
+        *("coordinator_ca", "coordinator_cert", "coordinator_key"),
+    }
 )
 
 
@@ -55,6 +60,9 @@ class Config:
     pccs_ca: the CA of its certificate, None for the public ones. collateral: the file that collateral is held in.
     provision: where applications get their keys, if the policy names any. callers: where callers with a token are
     answered, if the policy names any.
+    coordinator: what decides who is primary, as coordinator.endpoints reads it; None where the operator does.
+    coordinator_ca: the CA of its certificates, None for the public ones; coordinator_cert, coordinator_key: what is
+    shown to it, if anything. lease: seconds for which a primary is one unless it renews that.
     """
 
     hosts: tuple[Address, ...] = ()
@@ -78,6 +86,11 @@ class Config:
     collateral: Path | None = None
     provision: Address = DEFAULT_PROVISION
     callers: Address = DEFAULT_CALLERS
+    coordinator: str | None = None
+    coordinator_ca: Path | None = None
+    coordinator_cert: Path | None = None
+    coordinator_key: Path | None = None
+    lease: int = DEFAULT_LEASE
     log_level: str = "info"
 
     @property
@@ -126,6 +139,11 @@ class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     collateral: PathText | None = None
     provision: str | None = None
     callers: str | None = None
+    coordinator: str | None = None
+    coordinator_ca: PathText | None = None
+    coordinator_cert: PathText | None = None
+    coordinator_key: PathText | None = None
+    lease: Annotated[int, msgspec.Meta(ge=1, le=600)] | None = None
     log_level: LogLevel | None = None
 
 
@@ -153,6 +171,11 @@ WANTED: Final = {
     "collateral": "the path of a file",
     "provision": '[HOST]:PORT, as ":4433"',
     "callers": '[HOST]:PORT, as "127.0.0.1:8890"',
+    "coordinator": "etcd://HOST:PORT[,HOST:PORT...], or etcds:// for TLS",
+    "coordinator-ca": "the path of a file with the CA's certificate",
+    "coordinator-cert": "the path of a file with a certificate",
+    "coordinator-key": "the path of a file with the certificate's key",
+    "lease": "a whole number of seconds from 1 to 600",
     "log-level": f"{', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}",
 }
 
@@ -213,6 +236,8 @@ def make_config(file: Options, command_line: Options) -> Config:
         changes["provision"] = parse_address(said.pop("provision"), DEFAULT_PROVISION.port, any_host=True)
     if "callers" in said:
         changes["callers"] = parse_address(said.pop("callers"), DEFAULT_CALLERS.port, any_host=True)
+    if "coordinator" in said:
+        changes["coordinator"] = str(parse_endpoints(said.pop("coordinator")))
     for name, value in said.items():
         changes[name] = Path(value) if name in _PATHS else value
     config = replace(Config(), **changes)  # type: ignore[arg-type]  # msgspec has checked every value's type
@@ -242,6 +267,23 @@ def _check(config: Config, *, ported: bool) -> None:
         raise Misuse(
             "--change goes with --recover.", advice="A running instance takes a change by `rkeyserver policy apply`."
         )
+    _check_coordinator(config)
+
+
+def _check_coordinator(config: Config) -> None:
+    files_given = {
+        "coordinator-ca": config.coordinator_ca,
+        "coordinator-cert": config.coordinator_cert,
+        "coordinator-key": config.coordinator_key,
+    }
+    for name, path in files_given.items():
+        if path is not None and (config.coordinator is None or not parse_endpoints(config.coordinator).tls):
+            raise Misuse(
+                f"--{name} is for a coordinator that is asked over TLS; none is given.",
+                advice="Name it with --coordinator etcds://HOST:PORT.",
+            )
+    if config.coordinator_key is not None and config.coordinator_cert is None:
+        raise Misuse("--coordinator-key is the key of a certificate; none is given.", advice="Add --coordinator-cert.")
 
 
 def _with_pccs(config: Config) -> Config:

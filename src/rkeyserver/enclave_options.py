@@ -53,6 +53,11 @@ class ServeOptions(_Options, frozen=True):
     collateral: Name | None = None
     provision: str | None = None
     callers: str | None = None
+    coordinator: str | None = None
+    coordinator_ca: Name | None = None
+    coordinator_cert: Name | None = None
+    coordinator_key: Name | None = None
+    lease: Annotated[int, msgspec.Meta(ge=1, le=600)] | None = None
     log_level: LogLevel | None = None
 
 
@@ -77,7 +82,10 @@ COMMANDS: Final[dict[str, type[_Options]]] = {
     "doctor": DoctorOptions,
     "identity": IdentityOptions,
 }
-PATHS: Final = ("keystore", "change", "audit", "pccs-ca", "collateral")
+PATHS: Final = (
+    *("keystore", "change", "audit", "pccs-ca", "collateral"),
+    *("coordinator-ca", "coordinator-cert", "coordinator-key"),
+)
 NAME: Final = "up to four parts with / between them, each of letters, digits and ._+=@- with a letter or digit first"
 
 # What an instance may be told elsewhere, and no enclave.

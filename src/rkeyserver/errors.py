@@ -97,6 +97,7 @@ class Reason(StrEnum):
     GENERATION_RETIRED = "generation-retired"
     DOES_NOT_OPEN = "does-not-open"
     ENCLAVE_NOT_NAMED = "enclave-not-named"
+    NO_LEASE = "no-lease"
 
 
 class Rejected(RkeyError):

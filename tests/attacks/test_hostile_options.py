@@ -51,7 +51,8 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Confi
         monkeypatch.setattr(command, "run_with", begin)
     yield begun
     for config in begun:
-        for path in (config.keystore, config.audit_path, config.collateral_path, config.change, config.pccs_ca):
+        files = (config.keystore, config.audit_path, config.collateral_path, config.change, config.pccs_ca)
+        for path in (*files, config.coordinator_ca, config.coordinator_cert, config.coordinator_key):
             assert path is None or path.is_relative_to(tmp_path / "state") or config == Config(platform="sgx")
         assert (config.policy, config.admins, config.socket, config.platform) == (None, None, None, "sgx")
 
@@ -128,6 +129,7 @@ JSON = st.recursive(
 OPTION = st.sampled_from([
     *("keystore", "host", "peer", "domain", "wait-ms", "once", "recover", "change", "listen", "ops", "audit", "pccs"),
     *("pccs-ca", "collateral", "provision", "log-level", "json"),
+    *("coordinator", "coordinator-ca", "coordinator-cert", "coordinator-key", "lease"),
     *("policy", "admins", "socket", "machine", "platform", "config"),
 ])  # fmt: skip
 DOCUMENTS = st.binary(max_size=300) | st.builds(

@@ -102,6 +102,11 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a PCCS of two lines": (document(pccs="https://pccs/\r\nHost: x"), "https only"),
     "a CA of nothing": (document(pccs_ca="ca.pem"), "no PCCS is given"),
     "keys for applications on a port that is none": (document(provision=":70000"), "no address"),
+    "a coordinator of another kind": (document(coordinator="http://a:1"), "wanted is etcd://"),
+    "a coordinator with a user": (document(coordinator="etcd://u@a:1"), "no address"),
+    "a coordinator's CA of nothing": (document(coordinator_ca="ca.pem"), "asked over TLS"),
+    "a coordinator's certificate elsewhere": (document(coordinator_cert="../c"), "coordinator-cert is wrong"),
+    "no lease": (document(lease=0), "lease is wrong"),
     "a log level that says more": (document(log_level="trace"), "log-level is wrong"),
     **{
         f"--{name}, which is not the host's to say": (document(**{name: "x"}), f"{name} is unknown")

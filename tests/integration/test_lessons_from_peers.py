@@ -489,6 +489,7 @@ OPTIONS: Final = {
     "host", "peer", "port", "keystore", "domain", "wait", "once", "listen", "platform", "machine", "ops", "audit",
     "log-level",
     "policy", "admins", "socket", "recover", "change", "pccs", "pccs-ca", "collateral", "provision", "callers",
+    "coordinator", "coordinator-ca", "coordinator-cert", "coordinator-key", "lease",
 }  # fmt: skip
 A_CHECK: Final = re.compile(
     r"insecure|unsafe|skip|trust|verif|check|allow|disable|debug|force|any|mock|test|tls|auth|pass"

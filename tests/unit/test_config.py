@@ -72,18 +72,29 @@ SAID: dict[str, tuple[str, object, dict[str, object]]] = {
     "collateral": ('"/srv/c.json"', "/srv/c.json", {"collateral": Path("/srv/c.json")}),
     "provision": ('":4"', ":4", {"provision": Address("", 4)}),
     "callers": ('"localhost"', "localhost", {"callers": Address("localhost", 8890)}),
+    "coordinator": ('"etcd://a,[::1]:7"', "etcd://a,[::1]:7", {"coordinator": "etcd://a:2379,[::1]:7"}),
+    "coordinator-ca": ('"ca.pem"', "ca.pem", {"coordinator_ca": Path("ca.pem")}),
+    "coordinator-cert": ('"c.pem"', "c.pem", {"coordinator_cert": Path("c.pem")}),
+    "coordinator-key": ('"k.pem"', "k.pem", {"coordinator_key": Path("k.pem")}),
+    "lease": ("7", 7, {"lease": 7}),
     "log-level": ('"debug"', "debug", {"log_level": "debug"}),
 }  # fmt: skip
 
 
-NEEDS = {"pccs-ca": ("pccs", "https://pccs")}  # an option that means nothing without another
+# Options that mean nothing without others.
+NEEDS = {
+    "pccs-ca": {"pccs": "https://pccs"},
+    "coordinator-ca": {"coordinator": "etcds://e"},
+    "coordinator-cert": {"coordinator": "etcds://e"},
+    "coordinator-key": {"coordinator": "etcds://e", "coordinator-cert": "c.pem"},
+}
 
 
 @pytest.mark.parametrize("name", SAID)
 def test_an_option_means_the_same_in_file_and_command_line(tmp_path: Path, name: str) -> None:
     toml, given, becomes = SAID[name]
-    needed = dict([NEEDS[name]]) if name in NEEDS else {}
-    wanted = dataclasses.replace(Config(), **becomes, **needed)  # type: ignore[arg-type]  # a table has no narrower type
+    needed: dict[str, object] = dict(NEEDS.get(name, {}))
+    wanted = dataclasses.replace(from_command_line(needed), **becomes)  # type: ignore[arg-type]  # a table's
     more = "".join(f'{other} = "{value}"\n' for other, value in needed.items())
     assert from_file(tmp_path, f"{more}{name} = {toml}") == wanted
     assert from_command_line({name: given} | needed) == wanted
@@ -194,6 +205,11 @@ WRONG: dict[str, list[object]] = {
     "collateral": ["", 0, "/a\0b"],
     "provision": ["", 4433, [":4433"], ":x", "a b:1"],
     "callers": [8890, [":8890"], "localhost:x", ":65536"],
+    "coordinator": ["", "etcd://", "etcd:/a", "http://a:1", "etcd://a,a", "etcd://a:0", "etcds://a b", 0, ["etcd://a"]],
+    "coordinator-ca": ["", 0, "/a\0b", "ca.pem"],
+    "coordinator-cert": ["", 0, "c.pem"],
+    "coordinator-key": ["", 0, "k.pem"],
+    "lease": [0, 601, "5", 1.5, True],
     "log-level": ["", "DEBUG", "trace", "warn", 10],
 }
 CASES = [(name, value) for name, values in WRONG.items() for value in values]
@@ -287,6 +303,11 @@ EXCLUDE: dict[str, tuple[dict[str, object], str]] = {
     "a host on port 0": ({"host": ["a:0"]}, "a:0 cannot be asked"),
     "a peer on port 0": ({"peer": ["a:0"]}, "a:0 cannot be asked"),
     "an IPv6 host on port 0": ({"host": ["b", "[::1]:0"]}, r"\[::1\]:0 cannot be asked"),
+    "a coordinator's CA without TLS": ({"coordinator": "etcd://a", "coordinator-ca": "c"}, "asked over TLS"),
+    "a coordinator's key without a certificate": (
+        {"coordinator": "etcds://a", "coordinator-key": "k"},
+        "the key of a certificate",
+    ),
     "a keystore that is the root": ({"keystore": "/"}, "wanted is the path of a file"),
     "a keystore that is this folder": ({"keystore": "."}, "wanted is the path of a file"),
 }

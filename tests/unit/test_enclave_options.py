@@ -39,6 +39,8 @@ SAID: dict[str, tuple[object, dict[str, object]]] = {
     "collateral": ("c.json", {"collateral": STATE / "c.json"}),
     "provision": (":5", {"provision": Address("", 5)}),
     "callers": ("127.0.0.1:6", {"callers": Address("127.0.0.1", 6)}),
+    "coordinator": ("etcd://a:1,b:2", {"coordinator": "etcd://a:1,b:2"}),
+    "lease": (9, {"lease": 9}),
     "log-level": ("debug", {"log_level": "debug"}),
 }
 
@@ -62,6 +64,12 @@ def test_options_that_need_others() -> None:
     asking = USUAL | {"pccs": "https://pccs", "pccs-ca": "tls/ca.pem", "host": ["a:1"], "once": True}
     assert parse(written("serve", asking), STATE).config == usual(
         pccs="https://pccs", pccs_ca=STATE / "tls/ca.pem", hosts=(Address("a", 1),), once=True
+    )
+    files = {"coordinator-ca": "ca.pem", "coordinator-cert": "c.pem", "coordinator-key": "k.pem"}
+    coordinated = USUAL | {"coordinator": "etcds://a:1"} | files
+    assert parse(written("serve", coordinated), STATE).config == usual(
+        coordinator="etcds://a:1",
+        **{name.replace("-", "_"): STATE / path for name, path in files.items()},
     )
 
 

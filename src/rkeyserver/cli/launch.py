@@ -31,7 +31,8 @@ GRAMINE: Final = "gramine-sgx"
 HELP: Final = f"""\
 this build runs in an enclave (platform {PLATFORM}):
   serve, doctor and identity are started in it by {GRAMINE}; the other commands run on the host
-  it sees the keystore's folder alone: --audit, --collateral, --change and --pccs-ca are files in there
+  it sees the keystore's folder alone: --audit, --collateral, --change, --pccs-ca and --coordinator-ca, -cert and
+  -key are files in there
   what to accept is in the image: --policy, --admins and --socket, --machine and other platforms are refused
 """
 
@@ -108,7 +109,15 @@ def _said(name: str, config: Config, record: Path | None) -> dict[str, object]:
     if record is None:
         return {}
     usual = Config()
-    paths = {"change": config.change, "audit": config.audit, "pccs-ca": config.pccs_ca, "collateral": config.collateral}
+    paths = {
+        "change": config.change,
+        "audit": config.audit,
+        "pccs-ca": config.pccs_ca,
+        "collateral": config.collateral,
+        "coordinator-ca": config.coordinator_ca,
+        "coordinator-cert": config.coordinator_cert,
+        "coordinator-key": config.coordinator_key,
+    }
     values: dict[str, tuple[object, object]] = {
         "host": ([str(host) for host in config.hosts], []),
         "peer": ([str(peer) for peer in config.peers], []),
@@ -121,6 +130,8 @@ def _said(name: str, config: Config, record: Path | None) -> dict[str, object]:
         "pccs": (config.pccs, usual.pccs),
         "provision": (str(config.provision), str(usual.provision)),
         "callers": (str(config.callers), str(usual.callers)),
+        "coordinator": (config.coordinator, usual.coordinator),
+        "lease": (config.lease, usual.lease),
         "log-level": (config.log_level, usual.log_level),
     }
     said: dict[str, object] = {option: value for option, (value, default) in values.items() if value != default}

@@ -9,7 +9,7 @@ from typing import Final
 from rkeyserver import __version__
 from rkeyserver.cli import log
 from rkeyserver.cli.command import Parser, Said, configuration, put
-from rkeyserver.config import DEFAULT_CALLERS, DEFAULT_KEYSTORE, DEFAULT_OPS, LOG_LEVELS, Config
+from rkeyserver.config import DEFAULT_CALLERS, DEFAULT_KEYSTORE, DEFAULT_LEASE, DEFAULT_OPS, LOG_LEVELS, Config
 from rkeyserver.errors import Unavailable
 from rkeyserver.platforms.registry import PLATFORMS
 
@@ -83,6 +83,20 @@ def parser() -> argparse.ArgumentParser:
         "--callers",
         metavar="[HOST]:PORT",
         help=f"where callers with a token are answered, if the policy names any (default {DEFAULT_CALLERS})",
+    )
+    add(
+        "--coordinator",
+        metavar="URL",
+        help="what decides who is primary: etcd://HOST:PORT[,...], or etcds:// (default: the operator)",
+    )
+    add("--coordinator-ca", metavar="FILE", help="the CA of its certificates, PEM (default: the public ones)")
+    add("--coordinator-cert", metavar="FILE", help="the certificate that is shown to it, PEM (default: none)")
+    add("--coordinator-key", metavar="FILE", help="that certificate's key, PEM, where it is not in the same file")
+    add(
+        "--lease",
+        type=int,
+        metavar="SECONDS",
+        help=f"with a coordinator: for how long a primary is one unless it renews that (default {DEFAULT_LEASE})",
     )
     add("--config", metavar="FILE", help="TOML with the long options' names; the command line wins")
     add("--log-level", choices=LOG_LEVELS, help="default info")

@@ -284,6 +284,11 @@ class Keyring:
         return Place(header.epoch, header.sequence, header.primary, hashlib.sha256(encoded).hexdigest())
 
     @property
+    def domain_secret(self) -> memoryview:
+        """The domain's secret, in place: to derive from, where a key is to stay the same over all generations."""
+        return self._key(0)
+
+    @property
     def view(self) -> memoryview:
         """All bytes: to seal, or to hand to a peer with a verdict. Nothing else."""
         return self._secret.view

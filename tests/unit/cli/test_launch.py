@@ -68,6 +68,19 @@ TOLD: dict[str, tuple[list[str], dict[str, object]]] = {
     ),
     "a place for applications": (["--provision", "[::1]:5"], {"provision": "[::1]:5"}),
     "a place for callers": (["--callers", "[::1]:6"], {"callers": "[::1]:6"}),
+    "a coordinator": (
+        [
+            *("--coordinator", "etcds://a,b:7", "--lease", "9", "--coordinator-ca", "state/ca.pem"),
+            *("--coordinator-cert", "state/c.pem", "--coordinator-key", "state/k.pem"),
+        ],
+        {
+            "coordinator": "etcds://a:2379,b:7",
+            "coordinator-ca": "ca.pem",
+            "coordinator-cert": "c.pem",
+            "coordinator-key": "k.pem",
+            "lease": 9,
+        },
+    ),
     "a log level": (["--log-level", "debug"], {"log-level": "debug"}),
     "a configuration": (["--config", "c.toml"], {"host": ["b:8888"], "wait-ms": 5000}),
     "a configuration and more": (["--config", "c.toml", "-i", "c"], {"host": ["c:8888"], "wait-ms": 5000}),
@@ -172,6 +185,11 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
         ["--pccs", "https://p", "--pccs-ca", "/etc/ca.pem"],
         EXIT_MISUSE,
         "--pccs-ca /etc/ca.pem is not in the keystore's folder",
+    ),
+    "a coordinator's key elsewhere": (
+        ["--coordinator", "etcds://e", "--coordinator-cert", "state/c", "--coordinator-key", "/etc/k.pem"],
+        EXIT_MISUSE,
+        "--coordinator-key /etc/k.pem is not in the keystore's folder",
     ),
     "collateral one up": (["--collateral", "state/../c.json"], EXIT_MISUSE, "all that the enclave sees"),
     "a change through a link": (
