@@ -97,6 +97,8 @@ class Reason(StrEnum):
     GENERATION_RETIRED = "generation-retired"
     DOES_NOT_OPEN = "does-not-open"
     ENCLAVE_NOT_NAMED = "enclave-not-named"
+    LOG_BROKEN = "log-broken"
+    LOGS_DISAGREE = "logs-disagree"
 
 
 class Rejected(RkeyError):

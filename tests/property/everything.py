@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.property import caller_targets, evidence_targets, ra_tls_targets, targets
+from tests.property import audit_targets, caller_targets, evidence_targets, ra_tls_targets, targets
 from tests.property.registry import TARGETS, Target
 
-__all__ = ["TARGETS", "Target", "caller_targets", "evidence_targets", "ra_tls_targets", "targets"]
+__all__ = ["TARGETS", "Target", "audit_targets", "caller_targets", "evidence_targets", "ra_tls_targets", "targets"]

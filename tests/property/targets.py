@@ -452,6 +452,7 @@ STATUS: Final[dict[str, Any]] = {
     "slots": [{"type": "platform", "platform": "p", "policy": "q", "versions": {"v": "1"}}],
     "simulated": True, "ways_back_total": 1,
     "ways_back": {"record": 1, "hosts": 0, "recovery": 0},
+    "audit": {"chain": "c", "lines": 1, "head": "h", "key": "k", "problem": "p"},
     "collateral": {
         "pccs": "https://pccs", "last_success": None, "last_error": "no answer",
         "held": [HELD],

@@ -26,6 +26,7 @@ class Purpose(StrEnum):
     RA_TLS_CA = "ra-tls ca"
     DERIVED_KEY = "derived key"
     WRAP = "wrap"
+    AUDIT_CHECKPOINT = "audit checkpoint"
 
 
 def _expand(key: memoryview, info: bytes, into: memoryview | bytearray) -> None:

@@ -293,6 +293,11 @@ class Keyring:
         """How its memory is kept."""
         return self._secret.kind
 
+    @property
+    def domain_secret(self) -> memoryview:
+        """The domain secret, in place."""
+        return self._key(0)
+
     def root_key(self, generation: str) -> memoryview:
         """The root key of a generation, in place.
 

@@ -155,7 +155,8 @@ class Joiner:
         if isinstance(own, Opened) and await self._reunited(received, own.keyring, host):
             return
         peer = Peer.of(received.verdict.claims, str(host))
-        with self.instance.deciding("join", domain=received.keyring.domain, peer=peer):
+        transcript = received.transcript.hex()
+        with self.instance.deciding("join", domain=received.keyring.domain, peer=peer, transcript=transcript):
             keep = keep_as(own, received.keyring, self.config.domain)
         self.instance.received(received, peer, keep)
         if isinstance(own, Opened) and own.keyring is not self.instance.keyring:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from dataclasses import dataclass
 from typing import Final
@@ -14,8 +15,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rkeyserver.address import parse_address
 from rkeyserver.errors import HTTP_STATUS, Misuse, RkeyError, Unavailable
 from rkeyserver.service.authority import Authority
+from rkeyserver.service.instance import Instance
 from rkeyserver.service.orders_app import order_routes
 from rkeyserver.service.policy_app import policy_routes, told
+from rkeyserver.service.routes import AUDIT_CHECKPOINT_PATH
 
 HTTP_MISDIRECTED: Final = 421  # RFC 9110 section 15.5.20
 
@@ -59,6 +62,14 @@ class _Addressed:
         await JSONResponse(body, HTTP_MISDIRECTED)(scope, receive, send)
 
 
+async def _checkpoint(instance: Instance, _request: Request) -> Response:
+    """The head of its audit file, signed: no secret, and of use only elsewhere."""
+    try:
+        return Response(instance.audit.checkpoint().text(), media_type="application/json")
+    except RkeyError as error:
+        return told(error)
+
+
 def make_ops_app(authority: Authority, name: str) -> ASGIApp:
     """The application of the operations listener. name: the host that --ops names."""
     instance = authority.instance
@@ -95,6 +106,7 @@ def make_ops_app(authority: Authority, name: str) -> ASGIApp:
         Route("/healthz", healthz),
         Route("/metrics", metrics),
         Route("/provision-ca", provision_ca),
+        Route(AUDIT_CHECKPOINT_PATH, functools.partial(_checkpoint, instance)),
         *policy_routes(authority, lambda _request: False),
         *order_routes(authority.steward, lambda _request: False),
     ]

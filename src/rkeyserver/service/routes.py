@@ -9,6 +9,7 @@ HAND_OVER_PATH: Final = "/v1/hand-over"
 HINT_PATH: Final = "/v1/hint"
 ORDERS_PATH: Final = "/v1/orders"  # as the next one
 POLICY_PATH: Final = "/v1/policy"  # on the operations listener and on the local socket
+AUDIT_CHECKPOINT_PATH: Final = "/audit-checkpoint"  # on the operations listener
 RECOVERY_PATH: Final = "/v1/recovery"
 RELEASE_HELLO_PATH: Final = "/v1/release/hello"
 RELEASE_PATH: Final = "/v1/release"
