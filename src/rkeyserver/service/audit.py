@@ -10,8 +10,6 @@ import contextlib
 import logging
 import os
 import queue
-import re
-import stat
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,19 +31,14 @@ from rkeyserver.service.audit_chain import (
     Head,
     body_of,
     checkpoint_bytes,
-    pieces,
 )
 from rkeyserver.service.audit_end import End, digest_between, end_after, find_end
+from rkeyserver.service.audit_look import check_is_one, had_a_keyring
 from rkeyserver.service.background import in_background
 
 CHECKPOINT_LINES: Final = 64
 CHECKPOINT_SECONDS: Final = 300
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-# A checkpoint is signed with a key that only a keyring gives: what is left of a rotated file may have no other line.
-_HELD: Final = re.compile(
-    rb'\{"at":"[^"]*","event":"(?:(?:mint|open|join|hand-over|recover)","verdict":"accepted"|checkpoint",)'
-)
-_NOT_MINTED: Final = re.compile(rb'\{"at":"[^"]*","event":"mint","verdict":"refused","domain":"([0-9a-f]{32})"')
 log = logging.getLogger(__name__)
 
 
@@ -190,10 +183,10 @@ class Audit:
 
     def sign_with(self, key: CheckpointKey) -> None:
         """Have checkpoints signed with `key` from now on; it is closed with this."""
-        with self._lock:
-            before, self._key = self._key, key
+        before, self._key = self._key, key
         if before is not None:
-            before.close()
+            with self._lock:  # the thread may be signing with it
+                before.close()
 
     def status(self) -> dict[str, Any]:
         """Of it, for Instance.status()."""
@@ -212,11 +205,10 @@ class Audit:
 
         Raises: Unavailable if there is none, or no key to sign with.
         """
-        with self._lock:
-            head = self._end.head
-            if self._key is None or head is None:
-                raise Unavailable("There is nothing to sign yet: this instance has no keyring.")
-            return self._signed(head, self._key, utc(self._clock.now()))
+        head, key = self._end.head, self._key  # without the lock, which is held as long as the disk takes
+        if key is None or head is None:
+            raise Unavailable("There is nothing to sign yet: this instance has no keyring.")
+        return self._signed(head, key, utc(self._clock.now()))
 
     def _signed(self, head: Head, key: CheckpointKey, at: str) -> Checkpoint:
         signed = checkpoint_bytes(domain=key.domain, machine=self._machine, head=head, at=at)
@@ -303,6 +295,7 @@ class Audit:
     def _append(self, entries: list[_Entry], *, sign: bool) -> None:
         size = os.fstat(self._fd).st_size
         if not self._whole or size != self._end.at:
+            self._whole = False
             size = self._find_end()
         at = entries[-1].at if entries else self._clock.now()
         head, written = self._begun(size, utc(at))
@@ -311,9 +304,9 @@ class Audit:
             written.append(line)
         unsigned = self._unsigned + len(entries)
         due = unsigned >= CHECKPOINT_LINES or at >= self._signed_at + CHECKPOINT_SECONDS
-        signs = self._key is not None and unsigned > 0 and (sign or due)
-        if signs and self._key is not None:
-            said = self._signed(head, self._key, utc(at))
+        key = self._key if unsigned and (sign or due) else None
+        if key is not None:
+            said = self._signed(head, key, utc(at))
             fields = {"at": said.at, "event": "checkpoint", "domain": said.domain, "machine": said.machine}
             line, head = head.append(body_of(fields | {"key": said.key, "signature": said.signature}))
             written.append(line)
@@ -327,7 +320,7 @@ class Audit:
         self._end = End(head, size + len(data))
         self._whole, self._tried = True, (b"", 0)
         self._unsigned = unsigned
-        if signs:
+        if key is not None:
             self._signed_at = at
 
     def _find_end(self) -> int:
@@ -344,7 +337,7 @@ class Audit:
         """The head that the next decision is appended to, and what is to be written before it."""
         head, written = self._end.head, []
         loose = size - self._end.at
-        if size and os.pread(self._fd, 1, size - 1) != b"\n":
+        if not self._whole and size and os.pread(self._fd, 1, size - 1) != b"\n":
             # What a full disk or a crash left of a line stays one bad line: the next one begins on its own.
             written.append(b"\n")
         if head is not None and loose <= 0:
@@ -391,35 +384,3 @@ def _settle(batch: list[_Waiting], refusal: Unavailable | None) -> None:
             entry.done.set_result(None)
         else:
             entry.done.set_exception(refusal)
-
-
-def check_is_one(fd: int, path: Path) -> None:
-    """Whether what is open as `fd`, and named `path`, is an audit file or may become one.
-
-    Raises: Misuse, OSError.
-    """
-    advice = "Name another with --audit."
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise Misuse(
-            f"The audit file {path} is no regular file: nothing would be kept of what is decided.", advice=advice
-        )
-    if os.pread(fd, 1, 0) not in (b"", b"{", b"\n"):
-        raise Misuse(f"{path} is no audit file: it begins with something else than a line of one.", advice=advice)
-
-
-def had_a_keyring(path: Path) -> str:
-    """The last line of the audit file `path` by which the instance that wrote it held a keyring; empty for none.
-
-    Raises: OSError.
-    """
-    found = b""
-    with path.open("rb") as file:
-        for piece in pieces(file):
-            if not piece.begins:
-                continue  # of a line that is longer than any of ours
-            line = piece.data
-            if _HELD.match(line):
-                found = line
-            elif (undone := _NOT_MINTED.match(line)) and b'"event":"mint"' in found and undone[1] in found:
-                found = b""  # it could not be stored, so it was never held
-    return found.decode("ascii", "replace").strip()
