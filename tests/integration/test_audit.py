@@ -64,6 +64,7 @@ def test_two_ends_of_a_hand_over_agree_and_a_tail_cut_off_one_shows_in_the_other
     assert raised.value.message.startswith(f"{log_of(host)}, line 5: ")
 
 
+@pytest.mark.simulated_only("callers on the local socket: on sgx there is none")
 def test_a_full_disk_stops_hand_overs_and_no_caller(machines: Machines) -> None:
     host, backup = machines("host"), machines("backup")
     running = host.start()
