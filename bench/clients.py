@@ -47,6 +47,7 @@ async def _run(folder: Path, port: int, backups: int, exchanges: int) -> list[fl
         member=MEMBER,
         address="",
         holds=None,
+        audit_head=lambda: bytes(32),
     )
     host = Address("127.0.0.1", port)
     await asyncio.gather(*(_backup(host, asking, exchanges, took) for _ in range(backups)))

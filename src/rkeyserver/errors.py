@@ -98,6 +98,8 @@ class Reason(StrEnum):
     DOES_NOT_OPEN = "does-not-open"
     ENCLAVE_NOT_NAMED = "enclave-not-named"
     NO_LEASE = "no-lease"
+    LOG_BROKEN = "log-broken"
+    LOGS_DISAGREE = "logs-disagree"
 
 
 class Rejected(RkeyError):

@@ -28,6 +28,8 @@ from rkeyserver.exchange.standby import Asking, Greeting, Received, Requesting
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.platforms.interface import Platform, VerifyFunction
 
+AUDIT_HEAD = bytes(range(32))  # of whoever it is
+
 
 class WatchedKeyring(Keyring):
     """A keyring that counts how often it was taken out whole: to be sealed, or to be handed over."""
@@ -101,7 +103,12 @@ class Primary:
         policy = policy or policy_of(platform)
         instance = instance or secrets.token_bytes(16)
         granter = Granter(
-            attester=platform, verifiers=all_verifiers, clock=Clock(host), random=random, instance=instance
+            attester=platform,
+            verifiers=all_verifiers,
+            clock=Clock(host),
+            random=random,
+            instance=instance,
+            audit_head=lambda: AUDIT_HEAD,
         )
         keyring = WatchedKeyring.mint(primary=MEMBER, now=NOW, policy=policy.text)
         try:
@@ -156,6 +163,7 @@ class Standby:
                 member=MEMBER,
                 address="",
                 holds=None,
+                audit_head=lambda: AUDIT_HEAD,
             )
         )
 

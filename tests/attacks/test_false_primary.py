@@ -44,6 +44,7 @@ def grant_of(pair: Pair, requesting: Requesting, plaintext: bytes, **changes: ob
         ciphertext_sha512=hashlib.sha512(ciphertext).digest(),
         nonce=claims.nonce,
         credential_answer=b"",
+        audit_head=bytes(32),
     )
     attested = vouch(
         pair.primary.platform,

@@ -110,6 +110,7 @@ def greeting(machine: Machine) -> Greeting:
             member=MEMBER,
             address="",
             holds=None,
+            audit_head=lambda: bytes(32),
         )
     )
 

@@ -92,6 +92,7 @@ def handed_over(host: Machine, platform: Platform) -> dict[str, bytes]:
         member=MEMBER,
         address="",
         holds=None,
+        audit_head=lambda: bytes(32),
     )
     with httpx.Client(base_url=f"http://{host.address}", trust_env=False, timeout=DEADLINE) as client:
 

@@ -60,6 +60,7 @@ def forged_grant(platform: Platform, request: bytes, keyring: WatchedKeyring) ->
         ciphertext_sha512=hashlib.sha512(ciphertext).digest(),
         nonce=claims.nonce,
         credential_answer=b"",
+        audit_head=bytes(32),
     )
     return encode(
         Grant(

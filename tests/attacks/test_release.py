@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 import msgspec
 import pytest
 from tests.attacks.parties import Machines, Pair, WatchedVerifier, changed, edited, verifiers_of
+from tests.fakes.audit_lines import decisions_in
 from tests.fakes.flavours import VERIFY, machine_of, policy_of
 from tests.fakes.keyrings import MEMBER
 from tests.fakes.machines import NOW, HostTime, loaded, other_signer
@@ -433,6 +434,7 @@ def test_claims_of_a_hand_over_that_were_vouched_for(scene: Scene) -> None:
         epoch=0,
         sequence=0,
         digest=b"",
+        audit_head=bytes(32),
     )
     with scene.refuses(Reason.MALFORMED, asked=0):
         scene.server.answer(vouched(scene, request, encode(claims)))
@@ -725,8 +727,7 @@ class Serving:
         return asyncio.run(self.releases.release(requesting.message, "10.0.0.9"))
 
     def lines(self) -> list[tuple[str, str]]:
-        text = (self.folder / "audit.jsonl").read_text()
-        found = [msgspec.json.decode(line) for line in text.splitlines()]
+        found = decisions_in(self.folder / "audit.jsonl")
         assert {line["event"] for line in found} <= {"release"}
         return [(line["verdict"], line.get("reason", "")) for line in found]
 

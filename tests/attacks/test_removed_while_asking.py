@@ -56,6 +56,7 @@ def test_a_machine_gets_no_keyring_whose_policy_does_not_name_it(processes: Mach
             member=MEMBER,
             address="",
             holds=None,
+            audit_head=lambda: bytes(32),
         )
         while not over.is_set():
             try:

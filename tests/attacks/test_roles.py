@@ -49,6 +49,7 @@ def grant_in(context: Context, transcript: bytes, pair: Pair, request: bytes) ->
         ciphertext_sha512=hashlib.sha512(ciphertext).digest(),
         nonce=claims.nonce,
         credential_answer=b"",
+        audit_head=bytes(32),
     )
     return encode(
         Grant(
@@ -95,6 +96,7 @@ def test_the_standbys_own_evidence_sent_back_to_it(pair: Pair) -> None:
         ciphertext_sha512=hashlib.sha512(b"x").digest(),
         nonce=requesting.nonce,
         credential_answer=b"",
+        audit_head=bytes(32),
     )
     forged = type(attested)(encode(claims), attested.evidence, attested.endorsements)
     with pair.refuses(Reason.NOT_BOUND):
@@ -120,7 +122,11 @@ def test_the_primarys_own_evidence_sent_back_to_it(pair: Pair) -> None:
 def test_claims_of_another_kind_that_were_vouched_for(pair: Pair) -> None:
     request = pair.standby.ask(pair.primary).message
     claims = GrantClaims(
-        members_sha512=MEMBERS_SHA512, ciphertext_sha512=bytes(64), nonce=bytes(32), credential_answer=b""
+        members_sha512=MEMBERS_SHA512,
+        ciphertext_sha512=bytes(64),
+        nonce=bytes(32),
+        credential_answer=b"",
+        audit_head=bytes(32),
     )
     attested = vouch(pair.standby.platform, Context.HAND_OVER_REQUEST, transcript_before(request), encode(claims))
     with pair.refuses(Reason.MALFORMED, asked=0):

@@ -13,6 +13,7 @@ from tests.fakes.processes import ROOT, machines_in
 
 from rkeyserver.cli import (
     appraise,
+    audit,
     collateral,
     derive,
     doctor,
@@ -83,6 +84,7 @@ PARSERS = {
     "`rkeyserver inspect`": inspect.parser,
     "`rkeyserver status`": status.parser,
     "`rkeyserver appraise`": appraise.parser,
+    **{f"`rkeyserver audit {name}`": command(audit, name) for name in ("verify", "checkpoint")},
     **{f"`rkeyserver collateral {name}`": command(collateral, name) for name in ("fetch", "show", "bundle")},
     "`rkeyserver doctor`": doctor.parser,
     "`rkeyserver drill`": drill.parser,

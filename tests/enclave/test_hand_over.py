@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.enclave.conftest import Tree
+from tests.fakes.audit_lines import decisions_in
 from tests.fakes.gramine_build import ROOT, put_program
 from tests.fakes.processes import Running, environment
 from tests.sgx.machines import SgxMachine, SgxMachines, collateral, sgx_machines_in
@@ -107,7 +108,7 @@ def test_a_domain_of_two_that_were_built(built: Built, sgx_machines: SgxMachines
     assert primary.stop().status == 0
     # The evidence of each named what `make enclave` had printed.
     for one, event in ((first, "hand-over"), (second, "join")):
-        lines = [json.loads(line) for line in Path(f"{one.machine.keystore}.audit.jsonl").read_text().splitlines()]
+        lines = decisions_in(Path(f"{one.machine.keystore}.audit.jsonl"))
         (decision,) = [line for line in lines if line["event"] == event]
         assert (decision["verdict"], decision["peer"]["mrenclave"]) == (
             "accepted",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from rkeyserver.service.members import Members
 from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.sharing_inline import InlineSharing
 from rkeyserver.service.verification import InlineVerifier
+from tests.fakes.audit_lines import decisions_in
 from tests.fakes.flavours import VERIFY, machine_of, policy_of
 from tests.fakes.keyrings import MEMBER, OWNER
 from tests.fakes.machines import NOW, HostTime
@@ -108,6 +108,7 @@ class Recovering:
             clock=clock,
             random=secrets.token_bytes,
             instance=secrets.token_bytes(16),
+            audit_head=lambda: bytes(32),
         )
         self.instance = Instance(
             members=Members(MEMBER),
@@ -162,7 +163,7 @@ class Recovering:
         return decode(decode(self.request, RecoveryRequest).attested.claims, RecoveryRequestClaims)
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
+        return decisions_in(self.folder / "audit.jsonl")
 
     def decisions(self) -> list[tuple[str, str]]:
         return [(line["event"], line["verdict"]) for line in self.lines()]

@@ -44,6 +44,7 @@ def opened_instance(folder: Path, kind: str) -> Iterator[Instance]:
         clock=clock,
         random=secrets.token_bytes,
         instance=secrets.token_bytes(16),
+        audit_head=lambda: bytes(32),
     )
     with FileKeystore.open(folder / "store" / "rkey.bin") as store, contextlib.ExitStack() as stack:
         audit = Audit.open(folder / "audit.jsonl", clock)

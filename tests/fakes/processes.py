@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import select
@@ -37,6 +36,7 @@ from rkeyserver.platforms.interface import Platform
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.sealing.record import parse
 from rkeyserver.secret import SecretBytes
+from tests.fakes.audit_lines import decisions_in
 
 ROOT: Final = Path(__file__).parents[2]
 DEADLINE: Final = 30.0
@@ -254,9 +254,9 @@ class Machine:
         return self.keystore.read_bytes()
 
     def audit(self) -> list[dict[str, Any]]:
-        """The lines of its audit file."""
+        """The decisions in its audit file."""
         path = self.keystore.with_name("rkey.bin.audit.jsonl")
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return decisions_in(path) if path.exists() else []
 
     def kept(self) -> list[Path]:
         """The kept copies, by name."""

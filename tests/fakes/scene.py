@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from rkeyserver.sealing.record import parse
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.members import Members
+from tests.fakes.audit_lines import decisions_in
 from tests.fakes.claims import NOW, claims_with
 from tests.fakes.keyrings import keyring_of
 from tests.fakes.machines import HostTime
@@ -68,7 +68,12 @@ class Scene:
     def __post_init__(self) -> None:
         clock = Clock(self.host)
         self.granter = ScriptedGranter(
-            attester=self.platform, verifiers={}, clock=clock, random=bytes, instance=bytes(16)
+            attester=self.platform,
+            verifiers={},
+            clock=clock,
+            random=bytes,
+            instance=bytes(16),
+            audit_head=lambda: bytes(32),
         )
         self.instance = Instance(
             members=Members(OWN.member),
@@ -90,7 +95,13 @@ class Scene:
 
     def received(self, *names: str, **said: Any) -> Received:
         """Such a keyring, as from a peer that was accepted."""
-        return Received(Verdict(claims=PEER, policy=DEFAULT.digest, at=NOW), self.keyring(*names, **said), GIVEN_BY)
+        return Received(
+            Verdict(claims=PEER, policy=DEFAULT.digest, at=NOW),
+            self.keyring(*names, **said),
+            GIVEN_BY,
+            transcript=bytes(64),
+            peer_head=bytes(32),
+        )
 
     def holds_record_of(self, keyring: Keyring) -> bytes:
         """Put the keyring's record into the store."""
@@ -111,8 +122,8 @@ class Scene:
         self.instance.audit = Audit(os.open(path, os.O_RDONLY), path, self.instance.clock)
 
     def lines(self) -> list[dict[str, Any]]:
-        """The audit file."""
-        return [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
+        """The decisions in the audit file."""
+        return decisions_in(self.folder / "audit.jsonl")
 
     def decisions(self) -> list[tuple[str, str]]:
         return [(line["event"], line["verdict"]) for line in self.lines()]

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.fakes.audit_lines import decisions_in
 
 import rkeyserver
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse
@@ -403,7 +404,7 @@ def test_hand_over_between_two_that_were_built(built: Built, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "Successfully received the DomainKey from deploy server." in done.stdout
     for folder, event in ((tmp_path / "primary", "hand-over"), (backup, "join")):
-        lines = [json.loads(line) for line in (folder / "rkey.bin.audit.jsonl").read_text().splitlines()]
+        lines = decisions_in(folder / "rkey.bin.audit.jsonl")
         (decision,) = [line for line in lines if line["event"] == event]
         assert (decision["verdict"], decision["peer"]["mrenclave"]) == ("accepted", built.measured())
 

@@ -102,6 +102,7 @@ def asking(host: Machine) -> Asking:
         member=MEMBER,
         address="",
         holds=None,
+        audit_head=lambda: bytes(32),
     )
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import pytest
@@ -73,6 +74,14 @@ def test_status_has_everything(machines: Machines) -> None:
         assert found.pop("key_memory") in {"memfd_secret", "locked"}
         assert found.pop("key_memory_hidden") in ({True, False} if simulated else {True})
         assert found.pop("socket") == (f"{machine.keystore}.socket" if simulated else None)
+        audit = found.pop("audit")
+        assert (audit.pop("path"), audit.pop("problem")) == (
+            f"{machine.keystore}.audit.jsonl" if simulated else ANY,
+            "",
+        )
+        assert audit.pop("lines") >= 2
+        assert audit.pop("key") == peer.status()["audit"]["key"]
+        assert {name: len(bytes.fromhex(one)) for name, one in audit.items()} == {"chain": 16, "head": 32}
         collateral = found.pop("collateral")
         assert collateral | {"held": []} == {"pccs": "", "last_success": None, "last_error": "", "held": []}
         assert len(collateral["held"]) == (0 if simulated else 1)

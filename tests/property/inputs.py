@@ -173,7 +173,14 @@ VERIFIERS: Final[dict[str, Any]] = {"simulated": InlineVerifier(load_verifier("s
 def parties() -> tuple[Granter, Greeting, RecoveryAsking]:
     """A primary, a standby that has greeted it, and an instance that asks for shares."""
     clock = Clock(HostTime())
-    granter = Granter(attester=platform(), verifiers=VERIFIERS, clock=clock, random=os.urandom, instance=b"a" * 16)
+    granter = Granter(
+        attester=platform(),
+        verifiers=VERIFIERS,
+        clock=clock,
+        random=os.urandom,
+        instance=b"a" * 16,
+        audit_head=lambda: bytes(32),
+    )
     other = machine(folder() / "standby")
     asking = Asking(
         attester=other,
@@ -187,6 +194,7 @@ def parties() -> tuple[Granter, Greeting, RecoveryAsking]:
         member=MEMBER,
         address="",
         holds=None,
+        audit_head=lambda: bytes(32),
     )
     data = records()[1]
     recovering = RecoveryAsking.begin(data, record.parse(data), attester=platform(), random=os.urandom, now=NOW)

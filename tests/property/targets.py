@@ -96,7 +96,7 @@ from rkeyserver.platforms.simulated import image, keys, processor
 from rkeyserver.platforms.simulated.platform import PROVISIONED_FILE
 from rkeyserver.sealing import record, shares
 from rkeyserver.sealing.recovery import MAX_SEALED_SHARE, RecoveryShare, encode_slot, fingerprint, parse_slot
-from rkeyserver.service import audit, frames, given, hints, ops, sharing, sharing_messages, verification, worker
+from rkeyserver.service import audit_look, frames, given, hints, ops, sharing, sharing_messages, verification, worker
 from rkeyserver.service import contribute as service_contribute
 from rkeyserver.service.adopt import Opened, Unopenable, look
 from rkeyserver.tokens import check_token, digest, token_of
@@ -453,6 +453,7 @@ STATUS: Final[dict[str, Any]] = {
     "slots": [{"type": "platform", "platform": "p", "policy": "q", "versions": {"v": "1"}}],
     "simulated": True, "ways_back_total": 1,
     "ways_back": {"record": 1, "hosts": 0, "recovery": 0},
+    "audit": {"chain": "c", "lines": 1, "head": "h", "key": "k", "problem": "p"},
     "collateral": {
         "pccs": "https://pccs", "last_success": None, "last_error": "no answer",
         "held": [HELD],
@@ -544,7 +545,7 @@ target(
     lambda: [
         b'{"at":"x","event":"mint","verdict":"accepted","domain":"d"}\n{"at":"y","event":"open","verdict":"refused"}\n'
     ],
-    lambda data: audit.had_a_keyring(written(data)),
+    lambda data: audit_look.had_a_keyring(written(data)),
 )
 
 

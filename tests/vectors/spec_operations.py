@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from tests.vectors import (
     spec_rkeyserver,
+    spec_rkeyserver_audit,
     spec_rkeyserver_callers,
     spec_rkeyserver_mint,
     spec_rkeyserver_ra_tls,
@@ -22,4 +23,5 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = (
     | spec_rkeyserver_callers.OPERATIONS
     | spec_rkeyserver_release.OPERATIONS
     | spec_rkeyserver_mint.OPERATIONS
+    | spec_rkeyserver_audit.OPERATIONS
 )

@@ -184,6 +184,7 @@ def _granter(case: Json) -> Granter:
             clock=Clock(lambda: case["now"]),
             random=lambda _size: bytes.fromhex(case["challenge_nonce"]),
             instance=bytes.fromhex(case["primary_instance"]),
+            audit_head=lambda: bytes(32),
         )
 
 
@@ -519,6 +520,7 @@ def _asking(case: Json) -> Asking:
         member=MEMBER,
         address="",
         holds=None,
+        audit_head=lambda: bytes(32),
     )
 
 

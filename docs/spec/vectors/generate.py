@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 from tests.vectors.spec_cases import FOLDER, SPEC, Json
 from tests.vectors.spec_writers import (
+    audit,
     callers,
     change,
     exchange,
@@ -45,6 +46,7 @@ def contents(*, new: bool = False) -> dict[str, Json]:
         "keyring.json": keyring.content(),
         "ra-tls.json": ra_tls.content(),
         "callers.json": callers.content(),
+        "audit.json": audit.content(),
         "record.json": record.content(),
         "recovery.json": recovery.content(record_anew=new),
         "mint-statement.json": mint_statement.content(record_anew=new),

@@ -17,7 +17,8 @@ EXIT_INTERRUPTED: Final = 128 + signal.SIGINT  # as shells have it
 
 # Each is a module with parser() and run(), imported only when it is asked for.
 COMMANDS: Final = (
-    *("appraise", "collateral", "derive", "doctor", "drill", "identity", "inspect", "order", "peer", "policy"),
+    *("appraise", "audit", "collateral", "derive", "doctor", "drill", "identity", "inspect", "order", "peer"),
+    "policy",
     *("promote", "recovery", "relay", "retire", "rewrap", "rotate", "status", "token", "unwrap", "wrap"),
 )
 SERVE: Final = "serve"

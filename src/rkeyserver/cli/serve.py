@@ -18,6 +18,7 @@ commands:
   rkeyserver inspect [PATH]   print a record's readable header, on any machine
   rkeyserver status [--json]  ask a running instance what it is
   rkeyserver appraise QUOTE   is this SGX quote genuine, would a policy accept it, and why
+  rkeyserver audit ...        verify the record of who got the key, and sign its head
   rkeyserver collateral ...   fetch what quotes are verified with, look at it, carry it to another machine
   rkeyserver doctor           does the record open here, and what would open it after an update
   rkeyserver drill            have a running instance see that its record still opens

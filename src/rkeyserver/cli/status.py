@@ -114,6 +114,15 @@ def _drill(found: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def _audit(found: dict[str, Any]) -> list[str]:
+    lines = [f"audit        {found['lines']} lines, head {found['head']}"] if found["chain"] else []
+    if found["key"]:
+        lines.append(f"audit key    {found['key']}")
+    if found["problem"]:
+        lines.append(f"WARNING: no key is given to anyone who is recorded: {found['problem']}")
+    return lines
+
+
 def _waits_for(found: dict[str, Any]) -> str:
     return "waits for recovery shares" if found["recovering"] else "is asking its hosts"
 
@@ -148,6 +157,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append("No recovery: nobody but its machines can bring the key back.")
     if found["domain"] is not None:
         lines += _drill(found["drill"])
+    lines += _audit(found["audit"])
     lines += _collateral(found["collateral"])
     lines += _provision(found["provision"])
     lines += _callers(found["callers"])

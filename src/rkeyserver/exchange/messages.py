@@ -21,6 +21,7 @@ from rkeyserver.sealing.recovery import MAX_SHARE
 PROTOCOL_VERSION: Final = 1
 NONCE_SIZE: Final = 32
 MAC_SIZE: Final = 32
+AUDIT_HEAD_SIZE: Final = 32
 KEM_PUBLIC_KEY_SIZE: Final = 1216
 MAX_IDENTITY: Final = 16 * 1024
 MAX_CIPHERTEXT: Final = 256 * 1024 + 2048
@@ -37,6 +38,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Sha512 = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 KemPublicKey = Annotated[bytes, msgspec.Meta(min_length=KEM_PUBLIC_KEY_SIZE, max_length=KEM_PUBLIC_KEY_SIZE)]
 Opaque = Annotated[bytes, msgspec.Meta(max_length=MAX_IDENTITY)]
+AuditHead = Annotated[bytes, msgspec.Meta(min_length=AUDIT_HEAD_SIZE, max_length=AUDIT_HEAD_SIZE)]
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
@@ -100,6 +102,7 @@ class RequestClaims(Message, frozen=True, tag="request-claims"):
     member: which instance of the domain it is; address: where it answers, empty for nowhere, and of the connection's
     own host where it begins with a colon. epoch, sequence, digest: the state of the keyring that it holds durably, as
     keyring.Place has them; zeros and no digest for none.
+    audit_head: of the standby's log, SHA-256 of its last line, zero bytes before there is one.
     """
 
     nonce: Nonce
@@ -111,6 +114,7 @@ class RequestClaims(Message, frozen=True, tag="request-claims"):
     epoch: Count
     sequence: Count
     digest: Annotated[bytes, msgspec.Meta(max_length=32)]
+    audit_head: AuditHead
 
 
 class Grant(Message, frozen=True, tag="grant"):
@@ -132,12 +136,17 @@ class Members(Message, frozen=True, tag="members"):
 
 
 class GrantClaims(Message, frozen=True, tag="grant-claims"):
-    """What the primary's evidence covers; nonce: the standby's; credential_answer: to the standby's credential."""
+    """What the primary's evidence covers.
+
+    nonce: the standby's; credential_answer: to the standby's credential; audit_head: of the primary's log, which has
+    this hand-over's line by then.
+    """
 
     ciphertext_sha512: Sha512
     members_sha512: Sha512
     nonce: Nonce
     credential_answer: Annotated[bytes, msgspec.Meta(max_length=MAC_SIZE)]
+    audit_head: AuditHead
 
 
 class RecoveryRequest(Message, frozen=True, tag="recovery-request"):

@@ -60,7 +60,10 @@ class Sealed:
 
 
 class Granter:
-    """Answers hellos and requests for one instance. random: gives n fresh random bytes; instance: 16 random bytes."""
+    """Answers hellos and requests for one instance.
+
+    random: gives n fresh random bytes; instance: 16 random bytes; audit_head: gives the head of its log, 32 bytes.
+    """
 
     def __init__(
         self,
@@ -70,8 +73,10 @@ class Granter:
         clock: Clock,
         random: Callable[[int], bytes],
         instance: bytes,
+        audit_head: Callable[[], bytes],
     ) -> None:
         self._attester = attester
+        self._audit_head = audit_head
         self._verifiers = verifiers
         self._clock = clock
         self._random = random
@@ -144,6 +149,7 @@ class Granter:
             members_sha512=hashlib.sha512(sealed.members).digest(),
             nonce=accepted.request.nonce,
             credential_answer=b"",
+            audit_head=self._audit_head(),
         )
         attested = vouch(self._attester, Context.HAND_OVER_GRANT, accepted.transcript, encode(claims))
         return encode(Grant(attested=attested, ciphertext=ciphertext, members=sealed.members))

@@ -44,6 +44,7 @@ class Asking:
 
     held: the keyring's state that it has already; admins: those it was started with; None for none. member: its id in
     the domain; address: where it answers, as RequestClaims has it; holds: the place of the keyring that it holds.
+    audit_head: gives the head of its log, 32 bytes.
     """
 
     attester: Attester
@@ -57,6 +58,7 @@ class Asking:
     member: str
     address: str
     holds: Place | None
+    audit_head: Callable[[], bytes]
 
 
 def held_of(keyring: Keyring) -> Held:
@@ -70,11 +72,14 @@ class Received:
     """A keyring from a peer that this instance's policy accepts; the receiver closes it.
 
     members: who it came from, and whom that instance knows.
+    transcript: of hello, challenge and request, as the primary has recorded it; peer_head: of the primary's log.
     """
 
     verdict: Verdict
     keyring: Keyring
     members: Members
+    transcript: bytes
+    peer_head: bytes
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ class Greeting:
             epoch=0 if asking.holds is None else asking.holds.epoch,
             sequence=0 if asking.holds is None else asking.holds.sequence,
             digest=b"" if asking.holds is None else bytes.fromhex(asking.holds.digest),
+            audit_head=asking.audit_head(),
         )
         attested = vouch(
             asking.attester,
@@ -176,7 +182,13 @@ class Requesting:
         except Rejected:
             keyring.close()
             raise
-        return Received(verdict=verdict, keyring=keyring, members=members)
+        return Received(
+            verdict=verdict,
+            keyring=keyring,
+            members=members,
+            transcript=self.transcript,
+            peer_head=claims.audit_head,
+        )
 
 
 def _check_policy(keyring: Keyring, verdict: Verdict, asking: Asking, now: int) -> None:

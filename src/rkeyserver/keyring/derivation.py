@@ -27,6 +27,7 @@ class Purpose(StrEnum):
     DERIVED_KEY = "derived key"
     WRAP = "wrap"
     COORDINATOR = "coordinator"  # of the domain secret
+    AUDIT_CHECKPOINT = "audit checkpoint"
 
 
 def _expand(key: memoryview, info: bytes, into: memoryview | bytearray) -> None:

@@ -223,6 +223,7 @@ async def _decide(instance: Instance, keyring: Keyring, policy: Policy, proved: 
         peer=Peer.of(proved.claims, address),
         policy=policy.digest,
         transcript=proved.transcript.hex(),
+        peer_head=proved.request.audit_head.hex(),
     )
     try:
         accepted = instance.granter.appraise(proved, policy)

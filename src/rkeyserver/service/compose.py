@@ -209,13 +209,18 @@ def assemble(config: Config) -> Iterator[Parts]:
                 f"The local socket {config.socket_path} is part of the keystore {config.keystore}.",
                 advice="Nothing was changed. Name another path with --socket.",
             )
-        audit = Audit.open(config.audit_path, clock)
+        audit = Audit.open(config.audit_path, clock, platform.attester_identity().machine)
         stack.callback(audit.close)
         refresher = _collateral(config, platform, store, pool, clock)
         verifiers, granting, joining = _with_collateral(platform, pool, refresher)
         own_id = secrets.token_bytes(16)
         granter = Granter(
-            attester=granting, verifiers=verifiers, clock=clock, random=secrets.token_bytes, instance=own_id
+            attester=granting,
+            verifiers=verifiers,
+            clock=clock,
+            random=secrets.token_bytes,
+            instance=own_id,
+            audit_head=lambda: audit.head,
         )
         stack.callback(granter.close)
         quotes = _quotes(platform, pool, refresher)
@@ -259,6 +264,7 @@ def assemble(config: Config) -> Iterator[Parts]:
                 member=instance.members.own,
                 address=instance.address,
                 holds=None if held is None else held.place,
+                audit_head=lambda: audit.head,
             )
 
         joiner = Joiner(config, instance, given, steward, asking, random.random, random.sample)

@@ -17,7 +17,7 @@ from rkeyserver.keystore.file_read import kept_names, read_if_there, refuse_lost
 from rkeyserver.sealing.record import Header, Record, differences, parse
 from rkeyserver.service import surroundings
 from rkeyserver.service.adopt import with_ways_out
-from rkeyserver.service.audit import had_a_keyring
+from rkeyserver.service.audit_look import had_a_keyring
 from rkeyserver.service.finding import Finding, State, Topic
 from rkeyserver.service.held import WARN_DAYS, HeldCollateral
 from rkeyserver.service.seen import Seen

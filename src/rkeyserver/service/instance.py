@@ -18,6 +18,7 @@ from rkeyserver.clock import Clock, utc
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.standby import Received
+from rkeyserver.keyring.checkpoint_key import CheckpointKey
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.keystore.store import Keystore
@@ -204,9 +205,14 @@ class Instance:
         self.members = Members.of(header)
 
     def hold(self, keyring: Keyring) -> None:
-        """Serve `keyring` from now on; the one before is erased."""
-        self.stepped_down = False
+        """Serve `keyring` from now on; the one before is erased.
+
+        Raises: Unavailable if there is no key memory; then nothing has changed.
+        """
         policy = parse_policy(keyring.header.policy)
+        if self.audit.signs_for != keyring.domain:
+            self.audit.sign_with(CheckpointKey.derive(keyring))
+        self.stepped_down = False
         before, self.keyring, self.policy = self.keyring, keyring, policy
         if before is not None and before is not keyring:
             before.close()
@@ -262,16 +268,26 @@ class Instance:
         return Recovery(threshold=table.threshold, recipients=recipients_of(table), sharing=self.sharing)
 
     @contextlib.contextmanager
-    def deciding(self, event: str, *, domain: str = "", peer: Peer | None = None, where: str = "") -> Iterator[None]:
+    def deciding(
+        self, event: str, *, domain: str = "", peer: Peer | None = None, transcript: str = "", where: str = ""
+    ) -> Iterator[None]:
         """Record it as a refused `event` when what is tried in this context refuses; that it may go on is not recorded.
 
-        where: what `found` begins with. Raises: Unavailable if it cannot be recorded, else the refusal.
+        where: what `found` begins with; else as in Line.
+        Raises: Unavailable if it cannot be recorded, else the refusal.
         """
         try:
             yield
         except (Rejected, Corrupt, Misuse) as error:
-            found = where + error.message
-            line = Line(event=event, verdict="refused", domain=domain, peer=peer, reason=reason_of(error), found=found)
+            line = Line(
+                event=event,
+                verdict="refused",
+                domain=domain,
+                peer=peer,
+                reason=reason_of(error),
+                found=where + error.message,
+                transcript=transcript,
+            )
             self.audit.write_now(line)
             raise
 
@@ -286,6 +302,8 @@ class Instance:
                 sequence=keyring.header.sequence,
                 peer=peer,
                 policy=received.verdict.policy,
+                transcript=received.transcript.hex(),
+                peer_head=received.peer_head.hex(),
             )
         )
         if self.keyring is not None and self.keyring.same_as(keyring):
@@ -382,6 +400,7 @@ class Instance:
             ],
             "peers": {machine: utc(at) for machine, at in self.peers.items()},
             "record_problem": problem,
+            "audit": self.audit.status(),
             "collateral": self.collateral(),
             "provision": None if self.provision is None else self.provision.status(),
             "callers": None if self.tokens is None else self.tokens.status(),

@@ -175,7 +175,8 @@ class Joiner:
         if isinstance(own, Opened) and await self._reunited(received, own.keyring, host):
             return
         peer = Peer.of(received.verdict.claims, str(host))
-        with self.instance.deciding("join", domain=received.keyring.domain, peer=peer):
+        transcript = received.transcript.hex()
+        with self.instance.deciding("join", domain=received.keyring.domain, peer=peer, transcript=transcript):
             keep = keep_as(own, received.keyring, self.config.domain)
         self.instance.received(received, peer, keep)
         if isinstance(own, Opened) and own.keyring is not self.instance.keyring:
@@ -256,6 +257,8 @@ class Joiner:
             sequence=keyring.header.sequence,
             peer=Peer.of(received.verdict.claims, str(host)),
             policy=received.verdict.policy,
+            transcript=received.transcript.hex(),
+            peer_head=received.peer_head.hex(),
         )
         with contextlib.closing(received.keyring):
             instance.audit.write_now(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from dataclasses import dataclass
 from typing import Final
@@ -15,8 +16,10 @@ from rkeyserver.address import parse_address
 from rkeyserver.errors import Misuse, RkeyError, Unavailable
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.health_app import health_routes
+from rkeyserver.service.instance import Instance
 from rkeyserver.service.orders_app import order_routes
 from rkeyserver.service.policy_app import policy_routes, told
+from rkeyserver.service.routes import AUDIT_CHECKPOINT_PATH
 
 HTTP_MISDIRECTED: Final = 421  # RFC 9110 section 15.5.20
 
@@ -60,6 +63,14 @@ class _Addressed:
         await JSONResponse(body, HTTP_MISDIRECTED)(scope, receive, send)
 
 
+async def _checkpoint(instance: Instance, _request: Request) -> Response:
+    """The head of its audit file, signed: no secret, and of use only elsewhere."""
+    try:
+        return Response(instance.audit.checkpoint().text(), media_type="application/json")
+    except RkeyError as error:
+        return told(error)
+
+
 def make_ops_app(authority: Authority, name: str) -> ASGIApp:
     """The application of the operations listener. name: the host that --ops names."""
     instance = authority.instance
@@ -76,6 +87,7 @@ def make_ops_app(authority: Authority, name: str) -> ASGIApp:
     routes = [
         *health_routes(instance),
         Route("/provision-ca", provision_ca),
+        Route(AUDIT_CHECKPOINT_PATH, functools.partial(_checkpoint, instance)),
         *policy_routes(authority, lambda _request: False),
         *order_routes(authority.steward, lambda _request: False),
     ]

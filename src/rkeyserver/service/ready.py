@@ -47,7 +47,7 @@ def _record(instance: Instance) -> Found:
 
 
 def _audit(instance: Instance) -> Found:
-    problem = instance.audit.problem()
+    problem = instance.audit.looked_at()
     return Found(good=not problem, says=problem or "The audit file can be written.")
 
 

@@ -10,6 +10,7 @@ HINT_PATH: Final = "/v1/hint"
 ORDERS_PATH: Final = "/v1/orders"  # as the next one
 POLICY_PATH: Final = "/v1/policy"  # on the operations listener and on the local socket
 DRILL_PATH: Final = "/v1/drill"  # on the operations listener
+AUDIT_CHECKPOINT_PATH: Final = "/audit-checkpoint"  # on the operations listener
 RECOVERY_PATH: Final = "/v1/recovery"
 RELEASE_HELLO_PATH: Final = "/v1/release/hello"
 RELEASE_PATH: Final = "/v1/release"

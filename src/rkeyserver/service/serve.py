@@ -171,6 +171,7 @@ async def serve(
         await loop.create_future()
 
     life = loop.create_task(live())
+    signing = loop.create_task(instance.audit.keep_signed())
     for number in STOPPED_BY:
         # nohup(1) starts what is to outlive its terminal with SIGHUP ignored, and so it stays.
         if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
@@ -186,6 +187,7 @@ async def serve(
     finally:
         notify("STOPPING=1")
         log.info("Stopping.")
+        signing.cancel()
         for server, _ in servers:
             server.should_exit = True
         await asyncio.gather(*tasks)

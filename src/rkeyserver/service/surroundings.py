@@ -9,7 +9,7 @@ from typing import Final
 from rkeyserver.clock import utc
 from rkeyserver.errors import Unavailable
 from rkeyserver.secret import MemoryKind, SecretBytes
-from rkeyserver.service.audit import check_is_one
+from rkeyserver.service.audit_look import check_is_one
 from rkeyserver.service.finding import Finding, State, Topic
 from rkeyserver.service.local_socket import check_is_socket, reachable
 

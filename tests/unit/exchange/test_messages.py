@@ -95,6 +95,7 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
         epoch=st.integers(0, 2**62),
         sequence=st.integers(0, 2**62),
         digest=st.binary(max_size=32),
+        audit_head=nonces,
     ),
     Grant: st.builds(Grant, attested=attested, ciphertext=st.binary(min_size=1, max_size=300)),
     Members: st.builds(Members, member=ids, members=st.lists(known, max_size=3)),
@@ -104,6 +105,7 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
         members_sha512=st.binary(min_size=64, max_size=64),
         nonce=nonces,
         credential_answer=st.binary(max_size=32),
+        audit_head=nonces,
     ),
     RecoveryRequest: st.builds(RecoveryRequest, attested=attested),
     RecoveryRequestClaims: st.builds(
@@ -191,8 +193,9 @@ LARGEST: dict[str, Message] = {
         2**62,
         2**62,
         bytes(32),
+        audit_head=bytes(32),
     ),
-    "grant claims": GrantClaims(bytes(64), bytes(64), bytes(32), bytes(32)),
+    "grant claims": GrantClaims(bytes(64), bytes(64), bytes(32), bytes(32), audit_head=bytes(32)),
     "recovery request": RecoveryRequest(
         AttestedMessage(bytes(3 * MAX_IDENTITY), bytes(MAX_EVIDENCE), bytes(MAX_ENDORSEMENTS))
     ),

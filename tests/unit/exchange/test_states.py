@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from tests.attacks.parties import Pair, Primary, Standby, changed, exchange, granted
+from tests.attacks.parties import AUDIT_HEAD, Pair, Primary, Standby, changed, exchange, granted
 from tests.fakes.keyrings import OWNER
 from tests.fakes.machines import NOW
 
@@ -110,6 +110,7 @@ def test_what_is_said_and_what_it_is_bound_to(pair: Pair) -> None:
         "members_sha512": sha512(found.members),
         "nonce": requesting.nonce,
         "credential_answer": b"",
+        "audit_head": AUDIT_HEAD,
     }
     with requesting._key.open(found.ciphertext, transcript) as secret:
         assert bytes(secret.view) == bytes(pair.primary.keyring.view)

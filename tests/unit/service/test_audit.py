@@ -17,12 +17,14 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.fakes.audit_lines import decisions_in
 from tests.fakes.claims import CLAIMS, NOW, claims_with
 from tests.fakes.processes import environment
 
 from rkeyserver.clock import Clock
-from rkeyserver.errors import Misuse, Unavailable
-from rkeyserver.service.audit import Audit, Line, Peer
+from rkeyserver.errors import Misuse, Rejected, Unavailable
+from rkeyserver.service.audit import Audit, Line, Peer, _Entry
+from rkeyserver.service.audit_verify import verify
 
 WAIT = 20.0
 LINE = Line(event="mint", verdict="accepted", domain="d" * 32, sequence=1)
@@ -45,12 +47,13 @@ def audit(path: Path) -> Iterator[Audit]:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """Every line, by every reader's idea of one."""
+    """Every decision, one a line by every reader's idea of one, in a chain that holds."""
     text = path.read_bytes().decode("ascii")
     assert text == "" or text.endswith("\n")
-    found = text.splitlines()
-    assert found == text.split("\n")[:-1]
-    return [json.loads(line) for line in found]
+    assert text.splitlines() == text.split("\n")[:-1]
+    if text:
+        verify([path])
+    return decisions_in(path)
 
 
 def test_a_decision_is_one_line_with_all_that_was_known(audit: Audit, path: Path) -> None:
@@ -122,19 +125,23 @@ def test_only_its_owner_reads_it(audit: Audit, path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_two_writers_lose_nothing(audit: Audit, path: Path) -> None:
+def test_two_writers_lose_nothing_and_have_no_chain_that_holds(audit: Audit, path: Path) -> None:
     other = Audit.open(path, clock())
     for sequence in range(20):
         (audit, other)[sequence % 2].write_now(Line(event="open", verdict="accepted", sequence=sequence))
     other.close()
-    assert [line["sequence"] for line in lines(path)] == list(range(20))
+    assert [line["sequence"] for line in decisions_in(path)] == list(range(20))
+    with pytest.raises(Rejected, match="or something else writes to this file"):
+        verify([path])
 
 
-def test_a_file_that_was_cut_is_added_to_at_its_end(audit: Audit, path: Path) -> None:
+def test_a_file_that_was_cut_is_added_to_at_its_end_and_what_is_gone_shows(audit: Audit, path: Path) -> None:
     audit.write_now(LINE)
     os.truncate(path, 0)
     audit.write_now(LINE)
-    assert len(lines(path)) == 1
+    assert len(decisions_in(path)) == 1
+    with pytest.raises(Rejected, match=r"line 1: it is number 2 of its chain; .* what was before it is cut off"):
+        verify([path])
 
 
 TORN: dict[str, tuple[bytes, int]] = {
@@ -156,8 +163,8 @@ def test_after_a_crash_the_next_line_stands_alone(path: Path, before: bytes, kep
     data = path.read_bytes()
     assert data.startswith(before)
     found = data.decode().splitlines()
-    assert len(found) == kept + 2
-    assert [json.loads(line)["event"] for line in found[kept:]] == ["mint", "mint"]
+    assert [json.loads(line)["event"] for line in found[kept:]] == ["begin", "mint", "mint"]
+    assert verify([path]).before == len(before) + (1 if before and not before.endswith(b"\n") else 0)
 
 
 # What it knows
@@ -314,8 +321,9 @@ def test_a_line_that_did_not_fit_is_refused_and_the_next_stands_alone(audit: Aud
     audit.write_now(LINE)
     audit.write_now(LINE)
     found = path.read_text().splitlines()
-    assert [len(line) for line in found] == [whole - 1, 10, whole - 1, whole - 1]
-    assert [json.loads(found[index])["event"] for index in (0, 2, 3)] == ["mint"] * 3
+    assert (len(found), len(found[2])) == (6, 10)
+    assert [json.loads(found[index])["event"] for index in (0, 1, 3, 4, 5)] == ["begin", "mint", "torn", "mint", "mint"]
+    assert verify([path]).torn == [(f"{path}, line 3", 11)]
 
 
 def test_a_disk_without_any_room_leaves_no_trace_of_the_line(audit: Audit, path: Path) -> None:
@@ -344,17 +352,17 @@ def test_a_closed_file_refuses_the_decision_and_no_other_file_gets_it(path: Path
 class GatedAudit(Audit):
     """An audit whose disk is slow: each write waits for its turn."""
 
-    def __init__(self, fd: int, path: Path, clock: Clock) -> None:
-        super().__init__(fd, path, clock)
+    def __init__(self, fd: int, path: Path, clock: Clock, machine: str) -> None:
+        super().__init__(fd, path, clock, machine)
         self.began = threading.Semaphore(0)
         self.turn = threading.Semaphore(0)
-        self.batches: list[bytes] = []
+        self.batches: list[int] = []
 
-    def _commit(self, data: bytes) -> None:
-        self.batches.append(data)
+    def _commit(self, entries: list[_Entry], *, sign: bool) -> None:
+        self.batches.append(len(entries))
         self.began.release()
         assert self.turn.acquire(timeout=WAIT)
-        super()._commit(data)
+        super()._commit(entries, sign=sign)
 
 
 @pytest.fixture
@@ -388,7 +396,7 @@ def test_lines_that_wait_together_share_one_write_and_none_returns_before_it(gat
         await asyncio.wait_for(asyncio.gather(*rest), WAIT)
 
     asyncio.run(check())
-    assert [batch.count(b"\n") for batch in gated.batches] == [1, 50]
+    assert gated.batches == [1, 50]
     assert [line["sequence"] for line in lines(path)] == list(range(51))
 
 
@@ -421,7 +429,7 @@ def test_a_write_that_fails_refuses_all_that_shared_it_and_nobody_else(gated: Ga
         await reached(gated.began)
         later = asyncio.create_task(gated.write(numbered(4)))
         await asyncio.sleep(0)
-        with room_for(len(gated.batches[0])):
+        with room_for(os.stat(path).st_size):  # noqa: PTH116 - the loop waits for nothing else
             gated.turn.release()
             found = await asyncio.wait_for(asyncio.gather(*shared, return_exceptions=True), WAIT)
         assert [type(one) for one in found] == [Unavailable, Unavailable]
@@ -536,7 +544,7 @@ asyncio.run(many())
 
 def test_a_line_is_on_disk_before_its_effect(path: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    traced = ["strace", "-f", "-s", "200", "-e", "trace=openat,write,fsync,fdatasync", "-o", str(trace)]
+    traced = ["strace", "-f", "-s", "2000", "-e", "trace=openat,write,fsync,fdatasync", "-o", str(trace)]
     subprocess.run(
         [*traced, sys.executable, "-c", EFFECT, str(path)],
         env=environment(),
@@ -571,6 +579,10 @@ def test_a_line_is_on_disk_before_its_effect(path: Path, tmp_path: Path) -> None
 ANYTHING = st.text(max_size=60) | st.text('\n\r\x1b\x9b\x7f\x85\u2028\u2029\x00\x1c\ud800"\\{}', max_size=20)
 
 
+def unicode(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 @given(ANYTHING, ANYTHING, ANYTHING)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_text_makes_a_second_line(path: Path, found: str, address: str, status: str) -> None:
@@ -581,6 +593,6 @@ def test_no_text_makes_a_second_line(path: Path, found: str, address: str, statu
     audit.close()
     (line,) = lines(path)
     assert set(path.read_bytes()) <= set(range(0x20, 0x7F)) | {0x0A}
-    assert line.get("found", "") == found
-    assert (line["peer"]["address"], line["peer"]["tcb_status"]) == (address, status)
+    assert line.get("found", "") == unicode(found)
+    assert (line["peer"]["address"], line["peer"]["tcb_status"]) == (unicode(address), unicode(status))
     assert line["verdict"] == "refused"

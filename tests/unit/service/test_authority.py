@@ -479,6 +479,7 @@ def granting(domain: Domain, monkeypatch: pytest.MonkeyPatch, given: list[str]) 
         epoch=0,
         sequence=0,
         digest=b"",
+        audit_head=bytes(32),
     )
 
     async def prove(*_args: object) -> Proved:

@@ -47,6 +47,7 @@ def asking() -> Asking:
         member=MEMBER,
         address="",
         holds=None,
+        audit_head=lambda: bytes(32),
     )
 
 

@@ -143,6 +143,8 @@ def test_a_keyring_from_a_peer_is_recorded_stored_held_and_then_announced(
             "tcb_status": "UpToDate",
         },
         "policy": DEFAULT.digest,
+        "transcript": received.transcript.hex(),
+        "peer_head": received.peer_head.hex(),
     }
     assert list(scene.instance.peers) == [PEER.ppid]
 

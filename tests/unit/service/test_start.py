@@ -115,6 +115,7 @@ class Hosts:
             member=MEMBER,
             address="",
             holds=None if held is None else held.place,
+            audit_head=lambda: bytes(32),
         )
 
     def joiner(self, **said: object) -> Joiner:

@@ -258,7 +258,13 @@ def test_who_has_stepped_down_changes_nothing_until_it_follows(scene: Scene) -> 
 
 def from_peer(scene: Scene, *names: str, **said: Any) -> Received:
     received = scene.received(*names, **said)
-    return Received(Verdict(claims=PEER, policy=DEFAULT.digest, at=0), received.keyring, MembersMessage(THIRD, []))
+    return Received(
+        Verdict(claims=PEER, policy=DEFAULT.digest, at=0),
+        received.keyring,
+        MembersMessage(THIRD, []),
+        transcript=bytes(64),
+        peer_head=bytes(32),
+    )
 
 
 def reunited(domain: Domain, received: Received) -> None:

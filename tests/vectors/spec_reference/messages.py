@@ -56,6 +56,7 @@ MESSAGES: Final[dict[str, list[tuple[str, str, int, int]]]] = {
         ("epoch", "int", 0, 2**62),
         ("sequence", "int", 0, 2**62),
         ("digest", "bytes", 0, 32),
+        ("audit_head", "bytes", 32, 32),
     ],
     "members": [("member", "hex16", 0, 0), ("members", "known-member list", 0, 1024)],
     "request": [("hello", "bytes", 0, 32768), ("challenge", "bytes", 0, 65536), ("attested", "attested", 0, 0)],
@@ -64,6 +65,7 @@ MESSAGES: Final[dict[str, list[tuple[str, str, int, int]]]] = {
         ("members_sha512", "bytes", 64, 64),
         ("nonce", "bytes", 32, 32),
         ("credential_answer", "bytes", 0, 32),
+        ("audit_head", "bytes", 32, 32),
     ],
     "grant": [("attested", "attested", 0, 0), ("ciphertext", "bytes", 1, 264192), ("members", "bytes", 1, 524288)],
     "recovery-request-claims": [

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Final
 
+from tests.vectors.spec_reference.audit import check_document, compare, public, sign, verify, write_line
 from tests.vectors.spec_reference.callers import (
     key_for_caller,
     may,
@@ -172,6 +173,12 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = {
     "chain after": chain_after,
     "believe": believe,
     "succeed": succeed,
+    "audit line": write_line,
+    "audit key": public,
+    "audit signature": lambda case: sign(case).hex(),
+    "audit verify": verify,
+    "audit checkpoint": check_document,
+    "audit match": compare,
     "greet": hello_of,
     "answer challenge": lambda case: answer_challenge(case, _bytes(case)),
     "answer request": lambda case: answer_request(case, _bytes(case)),

@@ -117,6 +117,7 @@ class Recorder:
             member=MEMBER,
             address="",
             holds=None,
+            audit_head=lambda: bytes.fromhex(numbered(0x60, 32)),
         )
         setattr(standby, "OneTimeKey", lambda: one_time_key(self.shared))  # noqa: B010 - no attribute of that type
         try:
@@ -133,6 +134,7 @@ class Recorder:
                 clock=Clock(lambda: NOW),
                 random=lambda _size: self.hex("challenge_nonce"),
                 instance=self.hex("primary_instance"),
+                audit_head=lambda: bytes.fromhex(numbered(0x60, 32)),
             )
         policy = parse_policy(self.shared["policy"])
         keyring = Keyring.parse(key_memory(self.hex("keyring")))
@@ -187,7 +189,11 @@ class Recorder:
             digest = hashlib.sha512(ciphertext).digest() if digest is None else digest
             claims = messages.encode(
                 messages.GrantClaims(
-                    members_sha512=MEMBERS_SHA512, ciphertext_sha512=digest, nonce=nonce, credential_answer=answer
+                    members_sha512=MEMBERS_SHA512,
+                    ciphertext_sha512=digest,
+                    nonce=nonce,
+                    credential_answer=answer,
+                    audit_head=bytes(32),
                 )
             )
             evidence = self.primary.evidence(report_data(context, transcript, claims))

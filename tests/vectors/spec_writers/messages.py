@@ -37,12 +37,14 @@ REQUEST_CLAIMS: Final[Json] = {
     "epoch": 0,
     "sequence": 7,
     "digest": {"hex": numbered(0x10, 32)},
+    "audit_head": {"hex": numbered(0x60, 32)},
 }
 GRANT_CLAIMS: Final[Json] = {
     "ciphertext_sha512": {"hex": numbered(0xA0, 64)},
     "members_sha512": {"hex": numbered(0x20, 64)},
     "nonce": {"hex": numbered(0x80, 32)},
     "credential_answer": {"hex": ""},
+    "audit_head": {"hex": numbered(0x60, 32)},
 }
 MEMBERS: Final[Json] = {
     "member": numbered(0x90, 16),
@@ -187,6 +189,14 @@ def wrong_messages() -> list[Json]:
         "a contribution of 3073 bytes": (
             "recovery-contribution",
             packed({"type": "recovery-contribution", "request_sha512": bytes(64), "ciphertext": bytes(3073)}),
+        ),
+        "a log's head of 31 bytes": (
+            "request-claims",
+            packed(plain("request-claims", REQUEST_CLAIMS) | {"audit_head": bytes(31)}),
+        ),
+        "a log's head of 33 bytes": (
+            "grant-claims",
+            packed(plain("grant-claims", GRANT_CLAIMS) | {"audit_head": bytes(33)}),
         ),
         "a policy's digest of 31 bytes": (
             "mint-statement-claims",

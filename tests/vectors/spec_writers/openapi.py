@@ -200,6 +200,14 @@ def callers() -> str:
     return _document("rkeyserver: the local socket", "http://localhost", about, paths, schemas)
 
 
+_DIGITS: Final = {"type": "string", "pattern": "^[0-9a-f]+$"}
+CHECKPOINT: Final = _object(
+    **{name: {"type": "string"} for name in ("format", "machine", "at")},
+    **dict.fromkeys(("domain", "chain", "head", "key", "signature"), _DIGITS),
+    lines={"type": "integer", "minimum": 1},
+)
+
+
 def operations() -> str:
     """operations.openapi.json: the operations listener."""
 
@@ -255,6 +263,11 @@ def operations() -> str:
                     "schema": {"type": "string"},
                 }
             ],
+        ),
+        routes.AUDIT_CHECKPOINT_PATH: get(
+            "auditCheckpoint",
+            "The head of its audit file, signed with a key of the domain (audit.md).",
+            _json(CHECKPOINT),
         ),
         routes.POLICY_PATH: POLICY,
         routes.ORDERS_PATH: ORDERS,
