@@ -7,10 +7,10 @@
  *
  * Bounds, each settable with -D: */
 #ifndef EXPIRIES
-#define EXPIRIES 2      /* leases that end though their holder lives */
+#define EXPIRIES 1      /* leases that end though their holder lives */
 #endif
 #ifndef CHANGES
-#define CHANGES 2       /* rotations, merges, changes of policy, ... by whoever believes to be primary */
+#define CHANGES 1       /* rotations, merges, changes of policy, ... by whoever believes to be primary */
 #endif
 #ifndef RESTARTS
 #define RESTARTS 1      /* crashes, at any time */
@@ -53,7 +53,7 @@ byte if_token[2 * N];   /* ... if `primary` is of this revision ... */
 byte if_modified[2 * N]; /* ... and `state` of that */
 byte answer[2 * N];     /* 0: none yet; 1: `state` is another; 2: `primary` is; else the commit's revision */
 
-hidden short aim;       /* of one step */
+short aim;              /* of one step */
 
 byte expiries, changes, restarts, misses;
 
@@ -118,7 +118,7 @@ inline forget(k) {
 /* --- steps -------------------------------------------------------------------------------------------------------- */
 
 inline wants_to_commit(i) {
-    wants[i] = aim; if_token[i] = token[i]; if_modified[i] = saw_modified[i];
+    wants[i] = aim; aim = 0; if_token[i] = token[i]; if_modified[i] = saw_modified[i];
     assert(EPOCH(wants[i]) < 15 && SEQUENCE(wants[i]) < 31);
     printf("machine %d asks for %d.%d.%d\n", i, EPOCH(wants[i]), SEQUENCE(wants[i]), PRIMARY(wants[i]));
 #ifdef USED_FIRST

@@ -45,7 +45,7 @@ bool lost[N];           /* the disk is gone for good */
 /* Volatile. */
 bool yields[N];         /* a primary that saw a later state which it may not adopt yet: serves, changes nothing */
 byte acked[N];          /* as primary: the machines that have said that they hold the present state (bits) */
-bool due[N];            /* only ACK_ONCE: has not said yet that it holds its state */
+bool due[N];            /* only ACK_...: has not said yet that it holds its state */
 short got[N];           /* a keyring that a peer answered with, not stored yet: its place (0: none), ... */
 byte got_have[N];       /* ... its generations, ... */
 byte got_pend[N];
@@ -70,28 +70,28 @@ byte promotions, rotations, restarts, losses, retirements;
 /* --- when a step is open ------------------------------------------------------------------------------------------ */
 
 /* Machine i sees in j's hint what makes it ask j for its keyring: a later state that it may adopt; as primary, a later
- * one to which it yields, or an earlier one that has what it lacks. Of a generation the hint says whether it is
- * retired: who lacks that lacks something too. */
-#ifdef RETIRED_UNSEEN
-#define NEWS(h, g, i) (!WITHIN(h, have[i]))
-#define EXTENDS(h, g, i) WITHIN(have[i], h)
-#else
-#define NEWS(h, g, i) (!WITHIN(h, have[i]) || !WITHIN(g, gone[i]))
-#define EXTENDS(h, g, i) (WITHIN(have[i], h) && WITHIN(gone[i], g))
-#endif
+ * one to which it yields, or an earlier one with generations that it lacks. */
 #ifdef NO_MERGE
-#define TO_MERGE(i, p, h, g) false
+#define TO_MERGE(i, p, h) false
 #else
-#define TO_MERGE(i, p, h, g) (ACTS(i) && !LATER(p, place[i]) && NEWS(h, g, i))
+#ifdef MERGES_NOTHING
+#define TO_MERGE(i, p, h) (ACTS(i) && LATER(place[i], p))
+#else
+#define TO_MERGE(i, p, h) (ACTS(i) && !LATER(p, place[i]) && !WITHIN(h, have[i]))
+#endif
 #endif
 #ifdef ADOPT_ANYWAY
-#define TO_ADOPT(i, p, h, g) (LATER(p, place[i]))
+#define TO_ADOPT(i, p, h) (LATER(p, place[i]))
 #else
-#define TO_ADOPT(i, p, h, g) (LATER(p, place[i]) && EXTENDS(h, g, i))
+#define TO_ADOPT(i, p, h) (LATER(p, place[i]) && WITHIN(have[i], h))
 #endif
+#ifdef ASKS_IN_VAIN
+#define TO_YIELD(i, p) (LATER(p, place[i]) && PRIMARY(place[i]) == (i))
+#else
 #define TO_YIELD(i, p) (LATER(p, place[i]) && ACTS(i))
-#define ASKS(i, j) (!lost[i] && !lost[j] && got[i] == 0 && (TO_MERGE(i, place[j], have[j], gone[j]) || \
-    TO_ADOPT(i, place[j], have[j], gone[j]) || TO_YIELD(i, place[j])))
+#endif
+#define ASKS(i, j) (!lost[i] && !lost[j] && got[i] == 0 && (TO_MERGE(i, place[j], have[j]) || \
+    TO_ADOPT(i, place[j], have[j]) || TO_YIELD(i, place[j])))
 
 /* Machine j tells primary i what it holds. It counts if it is i's present state, all of it, on j's disk. The hint says
  * that a generation is pending, so j asks again until that has ended: one lost message loses nothing. */
@@ -104,7 +104,7 @@ byte promotions, rotations, restarts, losses, retirements;
 #define HOLDS(j, i) (place[j] == place[i])
 #endif
 #endif
-#ifdef ACK_ONCE
+#if defined(ACK_ONCE) || defined(ACK_UNTIL_ANSWERED)
 #define TELLS(j) due[j]
 #else
 #define TELLS(j) true
@@ -114,7 +114,12 @@ byte promotions, rotations, restarts, losses, retirements;
 
 #define ACTIVATES(i) (ACTS(i) && pend[i] != 0 && acked[i] != 0)
 #define READABLE(i) (have[i] & ~(pend[i] | gone[i] | BIT(cur[i])))
-#define MAY_RETIRE(i) (ACTS(i) && READABLE(i) != 0 && WITHIN(knows[i], acked[i]))
+#ifdef RETIRED_UNHEARD
+#define ALL_HOLD(i) true
+#else
+#define ALL_HOLD(i) WITHIN(knows[i], acked[i])
+#endif
+#define MAY_RETIRE(i) (ACTS(i) && READABLE(i) != 0 && ALL_HOLD(i))
 
 #define BUSY(i) (ASKS(i, 0) || ASKS(i, 1) || ASKS(i, 2) || ACKS(0, i) || ACKS(1, i) || ACKS(2, i) || \
     ACTIVATES(i) || got[i] != 0)
@@ -150,8 +155,6 @@ inline look() {
         assert(ALIKE(0, 1) && ALIKE(1, 2) && ALIKE(0, 2));
         assert(ACTS(0) + ACTS(1) + ACTS(2) == 1);
         assert((KEPT(0) & pend[0]) == 0 && (KEPT(1) & pend[1]) == 0 && (KEPT(2) & pend[2]) == 0);
-        /* (6) No retirement was undone. */
-        assert(lost[0] || WITHIN(retired, gone[0]));
         /* (1) And every machine opens whatever was wrapped. */
         assert(lost[0] || WITHIN(wrapped, have[0]));
         assert(lost[1] || WITHIN(wrapped, have[1]));
@@ -196,7 +199,7 @@ inline rotate(i) {
 #else
     if
     :: knows[i] == 0 -> cur[i] = generations
-    :: else -> pend[i] = pend[i] | BIT(generations)
+    :: else -> pend[i] = BIT(generations)   /* one that was pending before is readable: it never wraps here */
     fi;
 #endif
     generations++;
@@ -204,7 +207,7 @@ inline rotate(i) {
     uses(i)
 }
 
-/* The newest pending generation becomes current; if there were more, the others become readable. */
+/* The pending generation becomes current. */
 inline activate(i) {
     next(i, EPOCH(place[i]));
     if
@@ -261,25 +264,25 @@ inline ask(i, j) {
 inline take(i) {
     if
 #ifdef NO_RECHECK
-    :: PRIMARY(got[i]) != i && !TO_MERGE(i, got[i], got_have[i], got_gone[i]) ->
+    :: PRIMARY(got[i]) != i && !TO_MERGE(i, got[i], got_have[i]) ->
 #else
-    :: TO_ADOPT(i, got[i], got_have[i], got_gone[i]) ->
+    :: TO_ADOPT(i, got[i], got_have[i]) ->
 #endif
         place[i] = got[i]; have[i] = got_have[i]; pend[i] = got_pend[i]; gone[i] = got_gone[i]; cur[i] = got_cur[i];
         knows[i] = knows[i] | got_knows[i]; yields[i] = false; acked[i] = 0;
-#ifdef ACK_ONCE
+#if defined(ACK_ONCE) || defined(ACK_UNTIL_ANSWERED)
         due[i] = true;
 #endif
         printf("machine %d adopts", i); says(i);
         uses(i)
     :: else -> if
-        :: TO_MERGE(i, got[i], got_have[i], got_gone[i]) ->
+        :: TO_MERGE(i, got[i], got_have[i]) ->
 #ifndef MERGE_IN_PLACE
             next(i, EPOCH(place[i]));
 #endif
-            have[i] = have[i] | got_have[i];    /* those it lacked, as readable: not in pend, not current */
-            gone[i] = gone[i] | got_gone[i]; pend[i] = pend[i] & ~gone[i];
-            assert((gone[i] & BIT(cur[i])) == 0);
+            /* Retired is only what neither uses any more; what it lacked is readable: not in pend, not current. */
+            gone[i] = (gone[i] & (got_gone[i] | ~got_have[i])) | (got_gone[i] & ~have[i]);
+            have[i] = have[i] | got_have[i];
             printf("machine %d merges", i); says(i)
         :: TO_YIELD(i, got[i]) ->
             yields[i] = true;
