@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from tests.model.spin import MODELS, check
 
 PAGE = MODELS.parent / "model.md"
