@@ -20,6 +20,7 @@ HOLDS = {
 }
 
 ASSERTION, CYCLE = "assertion violated", "acceptance cycle"
+LONG = {"MERGES_NOTHING", "ASKS_IN_VAIN"}  # whose shortest counterexample takes long to find
 WITHOUT = {
     "NO_MERGE": ("reunion", "", ASSERTION),
     "MERGE_IN_PLACE": ("reunion", "", ASSERTION),
@@ -50,13 +51,13 @@ def test_it_holds(case: str, tmp_path: Path) -> None:
     model, defined = HOLDS[case]
     found = check(model, defined, tmp_path)
     assert found.errors == 0, found.said + found.steps
-    assert found.states > 100_000  # a model that stands still holds too
+    assert found.states > 50_000  # a model that stands still holds too
 
 
 @pytest.mark.parametrize("rule", WITHOUT)
 def test_it_does_not_hold_without(rule: str, tmp_path: Path) -> None:
     model, defined, wanted = WITHOUT[rule]
-    found = check(model, f"{defined} {rule}", tmp_path, shortest=wanted == ASSERTION)
+    found = check(model, f"{defined} {rule}", tmp_path, shortest=rule not in LONG)
     assert found.errors == 1, found.said
     assert wanted in found.said, found.said
     assert re.search(r"^ *(late: +)?(the lease of )?machine \d ", found.steps, re.MULTILINE), (
@@ -68,7 +69,7 @@ def test_each_rule_is_tried_and_explained() -> None:
     there, bounds = set(), set()
     for source in MODELS.glob("*.pml"):
         text = source.read_text()
-        there |= set(re.findall(r"^#ifn?def (\w+)$|defined\((\w+)\)", text, re.MULTILINE))
+        there |= set(re.findall(r"(?:^#ifn?def |defined\()(\w+)", text, re.MULTILINE))
         bounds |= set(re.findall(r"^#ifndef (\w+)\n#define \1 \d", text, re.MULTILINE))
     assert there - bounds - {"FOUNDING"} == set(WITHOUT)
     page = PAGE.read_text()
