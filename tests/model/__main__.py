@@ -13,7 +13,7 @@ WIDER = {
     "three rotations": ("reunion", "ROTATIONS=3 LOSSES=1"),
     "two crashes": ("reunion", "RESTARTS=2 RETIREMENTS=1"),
     "a domain that begins": ("reunion", "FOUNDING LOSSES=1"),
-    "a lease that ends twice": ("lease", "EXPIRIES=2"),
+    "a lease that ends twice": ("lease", "EXPIRIES=2 RESTARTS=0"),
 }
 SECONDS = 900
 
