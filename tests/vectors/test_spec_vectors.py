@@ -69,6 +69,7 @@ BEYOND_VECTORS: Final = {
     Reason.COLLATERAL_EXPIRED,
     Reason.TLS_FAILED,
     Reason.UNKNOWN_TOKEN,
+    Reason.NO_LEASE,  # of what a coordinator says, never of a message
 }
 
 

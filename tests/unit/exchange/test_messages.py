@@ -97,7 +97,12 @@ messages: dict[type[Message], st.SearchStrategy[Message]] = {
         digest=st.binary(max_size=32),
         audit_head=nonces,
     ),
-    Grant: st.builds(Grant, attested=attested, ciphertext=st.binary(min_size=1, max_size=300)),
+    Grant: st.builds(
+        Grant,
+        attested=attested,
+        ciphertext=st.binary(min_size=1, max_size=300),
+        members=st.binary(min_size=1, max_size=300),
+    ),
     Members: st.builds(Members, member=ids, members=st.lists(known, max_size=3)),
     GrantClaims: st.builds(
         GrantClaims,
