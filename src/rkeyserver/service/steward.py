@@ -295,6 +295,7 @@ class Steward:
     async def put_line(self, line: Line, keyring: Keyring, new: Keyring) -> None:
         """The same, with its line of the audit file. Who made `new`, erases it if it is not held then."""
         instance, before, after = self.instance, keyring.place, new.place
+        await instance.reach_store()
         await instance.audit.write(line)
         try:
             await self.commit(before, after)
