@@ -15,6 +15,7 @@ from rkeyserver.errors import Unavailable
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _CLOSING_SECONDS: Final = 1.0
+_ENDING_SECONDS: Final = 0.1  # for what was cut off just now
 
 
 @dataclass
@@ -55,7 +56,8 @@ class Patience:
         hangs = self._now
         if hangs is not None and hangs.over and hangs.begun is not None:
             self._cut()
-            raise self._silent(time.monotonic() - hangs.begun)
+            if not hangs.done.wait(_ENDING_SECONDS):
+                raise self._silent(time.monotonic() - hangs.begun)
         job = Job(work)
         self._jobs.put(job)
         if not job.done.wait(seconds):
@@ -67,6 +69,8 @@ class Patience:
             if not job.done.is_set():
                 raise self._silent(seconds + grace, "" if job.begun is None else left)
         if job.error is not None:
+            if job.late and not grace:  # it was cut off for that
+                raise self._silent(seconds) from job.error
             raise job.error
         result: T = job.result
         return result

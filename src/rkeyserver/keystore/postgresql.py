@@ -260,7 +260,7 @@ class _Now:
 
 
 def _words(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).rstrip(".?")
 
 
 def _told(error: Exception | None, where: str) -> RkeyError:
