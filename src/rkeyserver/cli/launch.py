@@ -31,6 +31,7 @@ GRAMINE: Final = "gramine-sgx"
 HELP: Final = f"""\
 this build runs in an enclave (platform {PLATFORM}):
   serve, doctor and identity are started in it by {GRAMINE}; the other commands run on the host
+  --keystore is a file, not a database: no driver of one is measured into the image
   it sees the keystore's folder alone: --audit, --collateral, --change and --pccs-ca are files in there
   what to accept is in the image: --policy, --admins and --socket, --machine and other platforms are refused
 """
