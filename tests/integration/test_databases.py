@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.fakes.postgres import Cluster
+from tests.fakes.postgres import Cluster, cluster_in
 from tests.fakes.processes import DEADLINE, ROOT, Ended, Machine, Machines, environment, machines_in, rkeyserver
 from tests.fakes.sql_writer import number_of, opened
 
@@ -338,6 +338,39 @@ def test_a_database_that_may_not_be_written_to(host: Machine, postgres: Cluster)
     assert (refused.status, "read-only transaction" in refused.err) == (UNAVAILABLE, True), refused
     assert "docs/operations/postgresql.md has failover" in refused.err
     assert host.status()["record_problem"] == ""
+
+
+def test_over_tls_with_a_password_in_a_file(machines: Machines, tmp_path: Path) -> None:
+    """A cluster of its own, as the page has it: scram over TLS, the server's name verified."""
+    machine = machines("host")
+    with cluster_in() as cluster:
+        key, certificate = cluster.data / "server.key", cluster.data / "server.crt"
+        words_of = ["-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+        made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", *words_of]
+        subprocess.run([*made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+        for path in (key, certificate):
+            os.chown(path, cluster.data.stat().st_uid, cluster.data.stat().st_gid)
+        cluster.sql("ALTER ROLE rkeyserver PASSWORD 'of this test'")
+        (cluster.data / "pg_hba.conf").write_text(
+            "hostssl rkeyserver rkeyserver 127.0.0.1/32 scram-sha-256\nhost all admin 127.0.0.1/32 trust\n"
+        )
+        cluster.sql("ALTER SYSTEM SET ssl = on", database="postgres")
+        cluster.restart()
+        passwords = tmp_path / "pgpass"
+        passwords.touch(mode=0o600)
+        passwords.write_text("localhost:*:rkeyserver:rkeyserver:of this test\n")
+        start = f"postgresql://rkeyserver@localhost:{cluster.port}/rkeyserver?"
+        good = f"{start}sslmode=verify-full&sslrootcert={certificate}&passfile={passwords}"
+        machine.start(*words(machine, good))
+        assert machine.status()["record_problem"] == ""
+        assert "of this test" not in machine.started[-1].err.text
+        for url, says in {
+            good.replace("verify-full", "disable"): "no pg_hba.conf entry",
+            good.replace("localhost", "127.0.0.1"): "does not match host name",
+            good.replace(str(passwords), "/dev/null"): "no password supplied",
+        }.items():
+            refused = machine.command("inspect", url)
+            assert (refused.status, says in refused.err) == (UNAVAILABLE, True), refused
 
 
 @contextlib.contextmanager

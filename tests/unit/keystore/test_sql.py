@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import re
 import sqlite3
 import sys
 import threading
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.postgres import USER, Cluster
+from tests.fakes.processes import ROOT
 
 from rkeyserver.errors import Corrupt, Misuse, RkeyError, Unavailable
 from rkeyserver.keystore import databases, postgresql, sql, sqlite
@@ -549,6 +552,41 @@ def test_the_one_record_that_a_url_means(place: Place, store: SqlKeystore) -> No
         assert ("machine=machine-a, machine=machine-b" in raised.value.advice) is (more != "?instance=x")
     with pytest.raises(Misuse, match="says machine=machine-b; this is machine machine-a"):
         Place(place.url + "?machine=machine-b", place.run).open()
+
+
+PAGE = ROOT / "docs" / "operations" / "postgresql.md"
+
+
+def test_an_old_record_is_put_back_as_the_page_says(place: Place, store: SqlKeystore) -> None:
+    filled(place, store)
+    (block,) = re.findall(r"^    BEGIN;\n(.*?)^    COMMIT;$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    statements = [line.strip().removesuffix(";").replace("'ID'", f"'{A}'") for line in block.splitlines()]
+    assert len(statements) == 2
+    for statement in statements:
+        place.run(re.sub(r"version = N\b", "version = 2", statement), ())
+    assert store.load() == record(A, 2)
+    assert store.kept_names() == ["put-aside (version 3)", "dom.2 (version 2)", "dom.1 (version 1)"]
+    store.replace(record(A, 4), "dom.2")
+    assert store.load() == record(A, 4)
+
+
+SPEC = ROOT / "docs" / "spec" / "keystore-table.md"
+
+
+def test_the_columns_are_those_of_the_specification(place: Place, store: SqlKeystore) -> None:
+    assert store.load() is None
+    rows = re.findall(r"^\| `(\w+)` \| (TEXT|BIGINT|BLOB)", SPEC.read_text(), re.MULTILINE)
+    if place.url.startswith("sqlite"):
+        found = place.run("SELECT name, type FROM pragma_table_info('rkeyserver_records')", ())
+    else:
+        columns = "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = %s"
+        kinds = {"text": "TEXT", "bigint": "BIGINT", "bytea": "BLOB"}
+        ordered = place.run(columns + " ORDER BY ordinal_position", ("rkeyserver_records",))
+        found = [(name, kinds[kind]) for name, kind in ordered]
+    assert found == rows
+    parts = [b"rkeyserver/v1 keystore lock", b"fake", A.encode(), b"default"]
+    digest = hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
+    assert Owner("fake", A, "default").number == int.from_bytes(digest[:8], "big", signed=True)
 
 
 def test_looking_makes_no_database(tmp_path: Path) -> None:
