@@ -194,6 +194,7 @@ class Steward:
                 advice="Nothing was changed. Make it anew.",
             )
         instance = self.instance
+        await instance.reach_store()
         gone = instance.members.forget(order.member)
         try:
             await instance.audit.write(
