@@ -465,6 +465,31 @@ def test_a_database_that_another_is_writing_to(tmp_path: Path, monkeypatch: pyte
         assert store.replace(record(A, 1), None) is False
 
 
+def test_a_commit_that_fails_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(sqlite3.Connection):
+        def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+            if statement == "COMMIT" and armed:
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(statement, *values)
+
+    armed: list[int] = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *where, **how: connect(*where, factory=Failing, **how))
+    with contextlib.closing(_sqlite(tmp_path).open()) as store:
+        store.replace(record(A, 1), None)
+        armed.append(1)
+        threading.Timer(0.3, armed.clear).start()
+        with pytest.raises(Unavailable, match=r"disk I/O error\. Nothing was changed"):
+            store.replace(record(A, 2), None)
+        assert store.load() == record(A, 1)
+        (tmp_path / "other").mkdir()
+        armed.append(1)
+        with pytest.raises(Unavailable, match="Could not make the database"):
+            _sqlite(tmp_path / "other").open()
+        armed.clear()
+    assert list((tmp_path / "other").iterdir()) == []
+
+
 def test_two_that_make_the_database_at_once(tmp_path: Path) -> None:
     made = [sqlite.Sqlite(tmp_path / "rk.db", Owner("fake", A, name)) for name in ("a", "b")]
     for one in made:
@@ -595,3 +620,15 @@ def test_looking_makes_no_database(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="There is no database"):
         databases.look_at(place, "fake", A, bound)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_looking_at_a_row_of_this_machine(place: Place, store: SqlKeystore) -> None:
+    where = parse_place(place.url)
+    assert isinstance(where, Database)
+    assert databases.look_at(where, "fake", A, bound) is None
+    filled(place, store)
+    found = databases.look_at(where, "fake", A, bound)
+    assert found is not None
+    assert (found.record, [str(one) for one in found.kept]) == (record(A, 3), store.kept_names())
+    assert found.ways_out(Fetch.OWN) == store.ways_out(Fetch.OWN)
+    store.check_new()
