@@ -6,17 +6,30 @@ command.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from tests.fakes.flavours import PLATFORMS, SGX, SIMULATED
 
+if TYPE_CHECKING:
+    from tests.fakes.postgres import Cluster
+
 # Of the first the second run is part of every run: it is quick.
 WHOLE: Final = Path(__file__).parent / "attacks"
 RUN_TWICE: Final = (WHOLE, WHOLE.with_name("integration"))
 _REASON_WANTED: Final = "simulated_only says why: give it a reason"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL cluster, started when a test first asks for it."""
+    from tests.fakes.postgres import cluster_in  # noqa: PLC0415 - most tests ask for none
+
+    with cluster_in() as cluster:
+        yield cluster
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -18,6 +18,7 @@ from rkeyserver.address import Address, parse_address
 from rkeyserver.coordinator.endpoints import parse_endpoints
 from rkeyserver.errors import Misuse
 from rkeyserver.hex_types import Hex16
+from rkeyserver.keystore.place import Place, parse_place
 from rkeyserver.plain import MOST_DOTS, in_words, too_many_dots
 
 DEFAULT_PORT: Final = 8888
@@ -38,7 +39,7 @@ PathText = Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\0]+\Z")]
 Addresses = Annotated[list[str], msgspec.Meta(min_length=1)]
 _PATHS: Final = frozenset(
     {
-        *("keystore", "machine", "audit", "policy", "admins", "socket", "change", "pccs_ca", "collateral"),
+        *("machine", "audit", "policy", "admins", "socket", "change", "pccs_ca", "collateral"),
         *("coordinator_ca", "coordinator_cert", "coordinator_key"),
     }
 )
@@ -49,7 +50,7 @@ class Config:
     """One instance's configuration.
 
     hosts: instances to ask for the keyring, in order; empty for a primary. peers: more instances of the domain, which
-    this one hears from; they make no standby of it. keystore: path of the sealed record.
+    this one hears from; they make no standby of it. keystore: where the sealed record lies.
     domain: the only domain that may be opened or adopted; None for whichever is there. wait: seconds to keep asking
     without an own record. once: fetch, store, exit. recover: collect shares until they open the record that lies there.
     change: what it does to the policy in it. listen: where peers connect. platform: None to detect hardware.
@@ -67,7 +68,7 @@ class Config:
 
     hosts: tuple[Address, ...] = ()
     peers: tuple[Address, ...] = ()
-    keystore: Path = DEFAULT_KEYSTORE
+    keystore: Place = DEFAULT_KEYSTORE
     domain: str | None = None
     wait: float = 30.0
     once: bool = False
@@ -96,22 +97,27 @@ class Config:
     @property
     def collateral_path(self) -> Path:
         """The file that collateral is held in: as given, or beside the keystore."""
-        return self.collateral or self.keystore.with_name(self.keystore.name + ".collateral.json")
+        return self.collateral or self._beside(".collateral.json")
 
     @property
     def mint_statement_path(self) -> Path:
         """Where the statement of an enclave that makes a domain goes, for its admins."""
-        return self.keystore.with_name(self.keystore.name + ".minted")
+        return self._beside(".minted")
 
     @property
     def audit_path(self) -> Path:
         """The audit file: as given, or beside the keystore."""
-        return self.audit or self.keystore.with_name(self.keystore.name + ".audit.jsonl")
+        return self.audit or self._beside(".audit.jsonl")
 
     @property
     def socket_path(self) -> Path:
         """The local socket: as given, or beside the keystore."""
-        return self.socket or self.keystore.with_name(self.keystore.name + ".socket")
+        return self.socket or self._beside(".socket")
+
+    def _beside(self, suffix: str) -> Path:
+        """A file beside the keystore: a file of SQLite is one too; of another database, in a folder of this host."""
+        path = self.keystore if isinstance(self.keystore, Path) else self.keystore.beside
+        return path.with_name(path.name + suffix)
 
 
 class Options(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
@@ -152,7 +158,7 @@ WANTED: Final = {
     "host": 'a list with at least one HOST[:PORT], as ["10.23.100.2"]',
     "peer": 'a list with at least one HOST[:PORT], as ["10.23.100.3"]',
     "port": "a whole number from 1 to 65535",
-    "keystore": "the path of a file",
+    "keystore": "the path of a file, sqlite:///PATH or postgresql://USER@HOST/DATABASE",
     "domain": "a domain's id, 32 hexadecimal digits in lower case",
     "wait": "a number of seconds from 0 to 86400",
     "once": "true or false",
@@ -238,6 +244,8 @@ def make_config(file: Options, command_line: Options) -> Config:
         changes["callers"] = parse_address(said.pop("callers"), DEFAULT_CALLERS.port, any_host=True)
     if "coordinator" in said:
         changes["coordinator"] = str(parse_endpoints(said.pop("coordinator")))
+    if "keystore" in said:
+        changes["keystore"] = parse_place(said.pop("keystore"))
     for name, value in said.items():
         changes[name] = Path(value) if name in _PATHS else value
     config = replace(Config(), **changes)  # type: ignore[arg-type]  # msgspec has checked every value's type
@@ -249,7 +257,7 @@ def _check(config: Config, *, ported: bool) -> None:
     for host in (*config.hosts, *config.peers):
         if not host.port:
             raise Misuse(f"{host} cannot be asked: its port is 0, wanted is one from 1 to 65535.")
-    if not config.keystore.name:
+    if isinstance(config.keystore, Path) and not config.keystore.name:
         raise Misuse(f"The keystore is {config.keystore}; wanted is the path of a file.")
     if ported and not config.hosts:
         raise Misuse(

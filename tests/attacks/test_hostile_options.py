@@ -51,6 +51,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Confi
         monkeypatch.setattr(command, "run_with", begin)
     yield begun
     for config in begun:
+        assert isinstance(config.keystore, Path)
         files = (config.keystore, config.audit_path, config.collateral_path, config.change, config.pccs_ca)
         for path in (*files, config.coordinator_ca, config.coordinator_cert, config.coordinator_key):
             assert path is None or path.is_relative_to(tmp_path / "state") or config == Config(platform="sgx")

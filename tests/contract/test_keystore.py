@@ -2,59 +2,129 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import importlib
 import inspect
+import os
 import pkgutil
+import random
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 from tests.fakes.gramine_files import is_seen_so, see_files_as_gramine
+from tests.fakes.sql_faults import faulty
 
 import rkeyserver.keystore
 from rkeyserver.errors import Misuse, RkeyError, Unavailable
 from rkeyserver.keystore.file import FileKeystore
-from rkeyserver.keystore.store import KEPT, MAX_RECORD
+from rkeyserver.keystore.postgresql import Postgresql
+from rkeyserver.keystore.sql import SqlKeystore
+from rkeyserver.keystore.sqlite import Sqlite
+from rkeyserver.keystore.store import KEPT, MAX_RECORD, Binding, Keystore
+from rkeyserver.keystore.table import Owner
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from rkeyserver.keystore.store import Keystore
+MACHINE = "machine-a"
+SEED = 20_261_126
 
 
 @dataclass(frozen=True)
 class Place:
-    """One place for a record: how to open it, and how to see, behind the store's back, what it keeps."""
+    """One place for a record: how to open it, and how to see, behind the store's back, what it keeps.
+
+    failing: opens it so that, as the random numbers have it, what it stands on fails.
+    """
 
     open: Callable[[], Keystore]
     kept: Callable[[], list[bytes]]
+    failing: Callable[[random.Random], AbstractContextManager[Callable[[], Keystore]]]
 
 
-def _file(folder: Path) -> Place:
+def _file(folder: Path, _request: pytest.FixtureRequest) -> Place:
     path = folder / "rkey.bin"
     return Place(
         open=lambda: FileKeystore.open(path),
         kept=lambda: [copy.read_bytes() for copy in folder.glob("rkey.bin.kept.*")],
+        failing=lambda chance: _failing_calls(chance, lambda: FileKeystore.open(path)),
     )
 
 
-STORES: dict[type, Callable[[Path], Place]] = {FileKeystore: _file}
+@contextlib.contextmanager
+def _failing_calls(chance: random.Random, opened: Callable[[], Keystore]) -> Iterator[Callable[[], Keystore]]:
+    """Each of the calls that a write is made of may fail."""
+
+    def may_fail(call: Callable[..., Any]) -> Callable[..., Any]:
+        def failing(*arguments: Any, **named: Any) -> Any:
+            if chance.random() < 0.15:
+                raise OSError(chance.choice([errno.EIO, errno.ENOSPC, errno.EDQUOT]), "injected")
+            return call(*arguments, **named)
+
+        return failing
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("write", "fsync", "fchmod"):
+            patch.setattr(os, name, may_fail(getattr(os, name)))
+        for name in ("rename", "hardlink_to", "unlink"):
+            patch.setattr(Path, name, may_fail(getattr(Path, name)))
+        yield opened
 
 
-@pytest.fixture(params=["Linux", "Gramine"])
-def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whose files these are."""
-    name: str = request.param
-    if name == "Gramine":
+def _bound(record: bytes) -> Binding:
+    return Binding("fake", MACHINE, hashlib.sha256(record).hexdigest()[:32], 0, len(record))
+
+
+def _sqlite(folder: Path, _request: pytest.FixtureRequest) -> Place:
+    owner, path = Owner("fake", MACHINE, "default"), folder / "rkey.db"
+
+    def kept() -> list[bytes]:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            return [row[0] for row in connection.execute(KEPT_ROWS.replace("%s", "?"), owner.key)]
+
+    def opened() -> Keystore:
+        return SqlKeystore.open(Sqlite(path, owner), owner, _bound, str(path))
+
+    return Place(opened, kept, lambda chance: faulty(chance, Sqlite(path, owner), owner, _bound))
+
+
+KEPT_ROWS = (
+    "SELECT record FROM rkeyserver_records WHERE platform=%s AND machine=%s AND instance=%s AND kept_as IS NOT NULL"
+)
+
+
+def _postgresql(folder: Path, request: pytest.FixtureRequest) -> Place:
+    cluster = request.getfixturevalue("postgres")
+    owner = Owner("fake", MACHINE, folder.name[:60])
+
+    def opened() -> Keystore:
+        return SqlKeystore.open(Postgresql(cluster.url(), owner), owner, _bound, cluster.url())
+
+    def kept() -> list[bytes]:
+        return [row[0] for row in cluster.sql(KEPT_ROWS, owner.key)]
+
+    return Place(opened, kept, lambda chance: faulty(chance, Postgresql(cluster.url(), owner), owner, _bound))
+
+
+STORES: dict[str, tuple[type, Callable[[Path, pytest.FixtureRequest], Place], str]] = {
+    "FileKeystore-Linux": (FileKeystore, _file, "Linux"),
+    "FileKeystore-Gramine": (FileKeystore, _file, "Gramine"),
+    "SQLite": (SqlKeystore, _sqlite, "Linux"),
+    "PostgreSQL": (SqlKeystore, _postgresql, "Linux"),
+}
+
+
+@pytest.fixture(params=list(STORES.values()), ids=list(STORES))
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    _, make, system = request.param
+    if system == "Gramine":
         see_files_as_gramine(monkeypatch)
-    return name
-
-
-@pytest.fixture(params=STORES.values(), ids=[store.__name__ for store in STORES])
-def place(request: pytest.FixtureRequest, tmp_path: Path, system: str) -> Place:
     assert is_seen_so(tmp_path) == (system == "Gramine")
-    made: Place = request.param(tmp_path)
+    made: Place = make(tmp_path, request)
     return made
 
 
@@ -72,7 +142,7 @@ def test_every_keystore_is_registered() -> None:
             is_store = all(hasattr(thing, method) for method in ("load", "replace", "close"))
             if is_store and thing.__module__ == module.name and not getattr(thing, "_is_protocol", False):
                 found.add(thing)
-    assert found == set(STORES)
+    assert found == {store for store, _, _ in STORES.values()}
 
 
 def test_empty(store: Keystore) -> None:
@@ -188,3 +258,33 @@ def test_refused_as_misuse(store: Keystore, place: Place, record: bytes, keep_as
     with pytest.raises(Misuse):
         store.replace(record, keep_as)
     assert (store.load(), place.kept()) == (b"old", [])
+
+
+STEPS = 30
+
+
+def test_whatever_fails_the_old_record_is_there_or_the_new_one(place: Place) -> None:
+    """A store on something that fails at random, by a fixed seed, beside what has to be true of it all the time."""
+    chance = random.Random(SEED)  # noqa: S311 - the same each time
+    with contextlib.closing(place.open()) as first:
+        first.replace(b"record 0", None)
+    there, raised, stored = {b"record 0"}, 0, 0
+    for step in range(1, STEPS + 1):
+        new = b"record %d" % step
+        with place.failing(chance) as opened:
+            try:
+                with contextlib.closing(opened()) as store:
+                    store.load()
+                    store.replace(new, f"seq.{step}")
+                there, stored = {new}, stored + 1
+            except Unavailable:
+                there, raised = there | {new}, raised + 1
+        with contextlib.closing(place.open()) as store:
+            found = store.load()
+            assert found in there, f"seed {SEED}, step {step}"
+            there = {found}
+            kept = place.kept()
+            assert len(kept) <= KEPT + raised
+            assert all(one.startswith(b"record ") for one in kept), "a torn copy"
+    assert raised > STEPS / 6, "hardly anything failed"
+    assert stored > STEPS / 6, "hardly anything was stored"

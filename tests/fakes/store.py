@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rkeyserver.errors import RkeyError
+from rkeyserver.keystore.store import Fetch, ways_out
 
 
 @dataclass
 class MemoryKeystore:
-    """Implements keystore.store.Keystore. fails: what load() and replace() raise; before: called by replace() first."""
+    """Implements keystore.store.Keystore. fails: what load() and replace() raise; before: called by replace() first.
+
+    waits, unreachable: as of a database, and what check_reachable() raises; asked_in: the threads that called it.
+    """
 
     record: bytes | None = None
     kept: dict[str, bytes] = field(default_factory=dict)
@@ -18,11 +24,29 @@ class MemoryKeystore:
     before: Callable[[], None] = lambda: None
     writes: int = 0
     closed: bool = False
+    waits: bool = False
+    unreachable: RkeyError | None = None
+    asked_in: list[threading.Thread] = field(default_factory=list)
 
     def load(self) -> bytes | None:
         if self.fails is not None:
             raise self.fails
         return self.record
+
+    def check_reachable(self) -> None:
+        self.asked_in.append(threading.current_thread())
+        if self.unreachable is not None:
+            raise self.unreachable
+
+    def owns(self, path: Path) -> bool:
+        del path
+        return False
+
+    def glance(self) -> bytes | None:
+        return self.load()
+
+    def ways_out(self, fetch: Fetch) -> str:
+        return ways_out(self.kept_names(), fetch)
 
     def check_new(self) -> None:
         if self.fails is not None:

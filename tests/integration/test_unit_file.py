@@ -107,6 +107,7 @@ def test_command_line_is_one_that_the_program_takes() -> None:
     assert Path(given.pop("config")) == Path("/etc") / TOML.name
     config = make_config(Options(), check_options(given))
     state = Path("/var/lib") / one("StateDirectory")
+    assert isinstance(config.keystore, Path)
     for path in (config.keystore, config.audit_path, config.machine):
         assert path.is_relative_to(state), "all else is read-only to the service"
     assert config.socket_path == DEFAULT_SOCKET, "commands ask there"

@@ -22,6 +22,7 @@ def configured(words: Sequence[str]) -> Config:
 
 def check_paths(config: Config) -> None:
     """An enclave reaches the keystore's folder and nothing else of the host."""
+    assert isinstance(config.keystore, Path)
     for path in (config.keystore, config.audit_path, config.collateral_path, config.pccs_ca or config.keystore):
         assert path.parent == STATE
     refused = (config.policy, config.admins, config.socket, config.change)

@@ -16,7 +16,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 from tests.fakes.processes import Machines
-from tests.packaging.said import PACKAGING, PROGRAM, STATE, check_paths, configured
+from tests.packaging.said import PACKAGING, PROGRAM, check_paths, configured
 from tests.packaging.wrong_values import WRONG, Values
 
 import rkeyserver
@@ -174,7 +174,6 @@ def test_arguments_are_ones_that_the_program_takes(name: str) -> None:
     values = example(name)
     for config in configs(name).values():
         check_paths(config)
-        assert config.keystore.parent == STATE
         assert config.domain == values.get("domain")
         assert config.pccs == values.get("pccs", {}).get("url")
 

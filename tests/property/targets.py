@@ -91,6 +91,7 @@ from rkeyserver.exchange.hpke import seal as hpke_seal
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import open_keyring, open_recovered, set_aside_name
 from rkeyserver.keystore import file_lock, file_read
+from rkeyserver.keystore.place import parse_place
 from rkeyserver.keystore.store import MAX_RECORD
 from rkeyserver.platforms.simulated import image, keys, processor
 from rkeyserver.platforms.simulated.platform import PROVISIONED_FILE
@@ -99,6 +100,7 @@ from rkeyserver.sealing.recovery import MAX_SEALED_SHARE, RecoveryShare, encode_
 from rkeyserver.service import audit_look, frames, given, hints, ops, sharing, sharing_messages, verification, worker
 from rkeyserver.service import contribute as service_contribute
 from rkeyserver.service.adopt import Opened, Unopenable, look
+from rkeyserver.service.bound import binding_of
 from rkeyserver.tokens import check_token, digest, token_of
 
 # The list
@@ -209,6 +211,7 @@ target(
 )
 target("record", records, record.parse, Corrupt, canonical=lambda found: found.head + found.ciphertext)
 target("record's name", records, set_aside_name)
+target("record's row", records, lambda data: str(binding_of(data)))
 
 
 def open_record(data: bytes) -> None:
@@ -427,6 +430,15 @@ target(
     "option",
     lambda: [b"0" * 32],
     lambda data: check_options({"host": [text_of(data)], "domain": text_of(data), "keystore": text_of(data)}),
+    Misuse,
+)
+target(
+    "keystore",
+    lambda: [
+        *(b"/etc/rkey.bin", b"sqlite:///srv/rk.db?instance=a", b"sqlite:////srv/rk%2fdb?machine=ab"),
+        b"postgresql://u@h1:5432,h2/db?sslmode=verify-full&instance=a&host=/run",
+    ],
+    lambda data: str(parse_place(text_of(data))),
     Misuse,
 )
 target(

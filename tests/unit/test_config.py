@@ -173,6 +173,16 @@ def test_the_audit_file_lies_beside_the_keystore() -> None:
     assert from_command_line({"keystore": "/srv/k", "audit": "/a"}).audit_path == Path("/a")
 
 
+def test_what_lies_beside_a_record_in_a_database() -> None:
+    file = from_command_line({"keystore": "sqlite:///srv/k.db?instance=b"})
+    assert file.audit_path == Path("/srv/k.db.b.audit.jsonl")
+    assert file.socket_path == Path("/srv/k.db.b.socket")
+    far = from_command_line({"keystore": "postgresql://u@h/d"})
+    assert far.audit_path == Path("/var/lib/rkeyserver/default.audit.jsonl")
+    assert far.collateral_path == Path("/var/lib/rkeyserver/default.collateral.json")
+    assert from_command_line({"keystore": "postgresql://u@h/d", "audit": "/a"}).audit_path == Path("/a")
+
+
 WRONG: dict[str, list[object]] = {
     "host": [[], "a", [""], [1], 0, [None], [["a"]], ["a:b"], ["a:70000"], [":8888"], ["a", ""]],
     "peer": [[], "a", [""], [1], 0, [None], ["a:b"], [":8888"]],

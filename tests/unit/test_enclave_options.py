@@ -162,6 +162,7 @@ def test_no_text_at_all_leads_out_of_the_folder(name: str) -> None:
         config = parse(document(keystore=name), STATE).config
     except Misuse:
         return
+    assert isinstance(config.keystore, Path), "no name is the URL of a database"
     assert config.keystore.resolve().is_relative_to(STATE)
 
 

@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("-i", "--host", action="append", metavar="HOST[:PORT]", help="another machine of the domain")
     made.add_argument("-p", "--port", type=int, help="the hosts' port (default 8888)")
-    made.add_argument("--keystore", metavar="PATH", help=f"the sealed record (default {DEFAULT_KEYSTORE})")
+    made.add_argument("--keystore", metavar="PLACE", help=f"the sealed record (default {DEFAULT_KEYSTORE})")
     made.add_argument("--domain", metavar="ID", help="the domain that is wanted here")
     made.add_argument("--audit", metavar="PATH", help="the audit file (default: beside the keystore)")
     made.add_argument("--socket", metavar="PATH", help="the local socket (default: beside the keystore)")

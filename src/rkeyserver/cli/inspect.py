@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from rkeyserver.cli.command import Parser, Said
 from rkeyserver.clock import utc
 from rkeyserver.config import DEFAULT_KEYSTORE
 from rkeyserver.errors import Corrupt
-from rkeyserver.keystore.file_read import kept_names, read_record
-from rkeyserver.keystore.store import Fetch, ways_out
+from rkeyserver.keystore.place import Place, parse_place
+from rkeyserver.keystore.store import Fetch
 from rkeyserver.sealing.record import MAGIC, parse
 from rkeyserver.sealing.recovery import fingerprint
+from rkeyserver.service.reading import read
 
 
 def parser() -> argparse.ArgumentParser:
     """Of its arguments."""
     made = Parser(prog="rkeyserver inspect", description="Print a record's readable header.")
-    made.add_argument("path", nargs="?", default=str(DEFAULT_KEYSTORE), help=f"default {DEFAULT_KEYSTORE}")
+    made.add_argument(
+        "path",
+        nargs="?",
+        default=str(DEFAULT_KEYSTORE),
+        help=f"a file, or a database's URL (default {DEFAULT_KEYSTORE})",
+    )
     return made
 
 
 def run(found: argparse.Namespace) -> Said:
     """Print it."""
-    return Said(inspect(Path(found.path)))
+    return Said(inspect(parse_place(found.path)))
 
 
-def inspect(path: Path) -> str:
+def inspect(path: Place) -> str:
     """The header of the record at `path`, for people.
 
     Raises: Corrupt, Unavailable, Misuse if there is no record there that can be read.
     """
-    data = read_record(path)
+    found = read(path)
+    data = found.record
     try:
         record = parse(data)
     except Corrupt as error:
         # A key, a policy or a bundle, perhaps: then there is nothing to put right at that place.
         meant = "" if data.startswith(MAGIC.partition(b"/")[0]) else "Is this the file that was meant?"
-        ways = ways_out(kept_names(path), Fetch.UNREADABLE)
+        ways = found.ways_out(Fetch.UNREADABLE)
         advice = " ".join(part for part in (meant, error.advice, ways) if part)
         raise Corrupt(error.message, advice=advice) from error
     header = record.header

@@ -31,6 +31,7 @@ GRAMINE: Final = "gramine-sgx"
 HELP: Final = f"""\
 this build runs in an enclave (platform {PLATFORM}):
   serve, doctor and identity are started in it by {GRAMINE}; the other commands run on the host
+  --keystore is a file, not a database: no driver of one is measured into the image
   it sees the keystore's folder alone: --audit, --collateral, --change, --pccs-ca and --coordinator-ca, -cert and
   -key are files in there
   what to accept is in the image: --policy, --admins and --socket, --machine and other platforms are refused
@@ -95,6 +96,12 @@ def _check_for_the_enclave(config: Config) -> None:
 
 def _record(config: Config) -> Path:
     """Where the record really lies: inside, a symbolic link of the host's cannot be seen."""
+    if not isinstance(config.keystore, Path):
+        raise Misuse(
+            f"The keystore is {config.keystore}: the enclave takes a file only.",
+            advice="No driver of a database, nor what it speaks over the network, is measured into the image. Name a "
+            "path with --keystore, and keep copies of that file in the database if you want them there.",
+        )
     record = resolve(config.keystore)
     if config.keystore.is_symlink() and not config.hosts and not record.exists():
         raise Corrupt(

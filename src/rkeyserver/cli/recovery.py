@@ -34,11 +34,12 @@ from rkeyserver.exchange.messages import (
     decode,
 )
 from rkeyserver.exchange.recovery import Checked, check_request, contribute
-from rkeyserver.keystore.file_read import read_record
+from rkeyserver.keystore.place import Place, parse_place
 from rkeyserver.platforms.registry import load_verifier
 from rkeyserver.sealing.record import parse
 from rkeyserver.sealing.recovery import RecoverySlot, fingerprint, share_set_of
 from rkeyserver.sealing.shares import Identity, check_share, open_share, read_share
+from rkeyserver.service.reading import read
 from rkeyserver.service.verification import InlineVerifier
 
 MAX_REQUEST: Final = armoured_size(MAX_MESSAGE[RecoveryRequest])
@@ -92,9 +93,9 @@ def run(found: argparse.Namespace) -> Said:
     """
     match found.action:
         case "show":
-            return Said(show(Path(found.path)))
+            return Said(show(parse_place(found.path)))
         case "verify":
-            return Said(verify(Path(found.path), Path(found.identity)))
+            return Said(verify(parse_place(found.path), Path(found.identity)))
         case "amend":
             policy = None if found.policy is None else Path(found.policy)
             keys = [Path(key) for key in found.key]
@@ -109,12 +110,12 @@ def _say(line: str) -> None:
     sys.stderr.write(one_line(line) + "\n")
 
 
-def show(path: Path) -> str:
+def show(path: Place) -> str:
     """The recovery slot of the record at `path`, for people.
 
     Raises: Corrupt, Misuse if there is no record there that can be read.
     """
-    header = parse(read_record(path)).header
+    header = parse(read(path).record).header
     lines = [f"record       {path}", f"domain       {header.domain}", f"written      {utc(header.written)}"]
     slot = header.recovery
     if slot is None:
@@ -129,12 +130,12 @@ def show(path: Path) -> str:
     return "\n".join(lines)
 
 
-def verify(path: Path, identity: Path, ask: Ask = ask_on_terminal) -> str:
+def verify(path: Place, identity: Path, ask: Ask = ask_on_terminal) -> str:
     """Prove the share of one recipient in the record at `path` readable; it is not shown.
 
     Raises: Corrupt if the recipient's share is damaged, or not of this record; Rejected(NOT_A_SHARE) if none is his.
     """
-    header = parse(read_record(path)).header
+    header = parse(read(path).record).header
     if header.recovery is None:
         raise Corrupt("The record has no recovery slot.", advice="Its domain's policy names no recovery recipients.")
     index, _share = _own_share(header.recovery, header.domain, read_identities(identity, ask))

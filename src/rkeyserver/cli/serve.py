@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("-i", "--host", action="append", metavar="HOST[:PORT]", help="ask this instance for the key (repeatable)")
     add("--peer", action="append", metavar="HOST[:PORT]", help="hear from this instance of the domain too (repeatable)")
     add("-p", "--port", type=int, help="the hosts' port (default 8888)")
-    add("--keystore", metavar="PATH", help=f"the sealed record (default {DEFAULT_KEYSTORE})")
+    add("--keystore", metavar="PLACE", help=f"the sealed record (default {DEFAULT_KEYSTORE})")
     add("--domain", metavar="ID", help="open, fetch and adopt only this domain; never make a new one")
     add("--wait", type=float, metavar="SECONDS", help="how long to keep asking without an own record (default 30)")
     add("--once", action="store_true", help="fetch, store, exit")

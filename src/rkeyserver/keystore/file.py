@@ -42,7 +42,7 @@ from rkeyserver.keystore.file_read import (
     warn_if_exposed,
 )
 from rkeyserver.keystore.file_steps import because, step, sync_name
-from rkeyserver.keystore.store import KEPT, MAX_RECORD
+from rkeyserver.keystore.store import KEPT, MAX_RECORD, Fetch, ways_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -96,6 +96,23 @@ class FileKeystore:
             lock.release()
             raise
         return store
+
+    @property
+    def waits(self) -> bool:
+        """As store.Keystore: a disk is local."""
+        return False
+
+    def check_reachable(self) -> None:
+        """As store.Keystore."""
+        self._lock.check()
+
+    def glance(self) -> bytes | None:
+        """As store.Keystore: a file is read at once."""
+        return self.load()
+
+    def ways_out(self, fetch: Fetch) -> str:
+        """As store.Keystore."""
+        return ways_out(self.kept_names(), fetch)
 
     def owns(self, path: Path) -> bool:
         """Whether a file of that path is, or may become, part of this keystore: the record, its lock, its copies."""

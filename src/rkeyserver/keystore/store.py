@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final, Protocol
 
 MAX_RECORD: Final = 1024 * 1024
@@ -32,11 +34,49 @@ def ways_out(kept: Sequence[str], fetch: Fetch) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Binding:
+    """What a record says of itself that a table repeats in its row: whose it is, and which state of which domain."""
+
+    platform: str
+    machine: str
+    domain: str
+    epoch: int
+    sequence: int
+
+
+# Reads it from a record's bytes; None where they cannot be read. A store sees nothing else of what it holds.
+Bound = Callable[[bytes], Binding | None]
+
+
 class Keystore(Protocol):
     """Where one sealed record lies. Opened once, by one process at a time.
 
-    The store is untrusted: whoever opens a record has to find out whether it was changed.
+    The store is untrusted: whoever opens a record has to find out whether it was changed. waits: whether it may have to
+    wait for others, as for a database: then check_reachable() is asked in a thread before it is used on an event loop.
     """
+
+    @property
+    def waits(self) -> bool:
+        """As above."""
+
+    def check_reachable(self) -> None:
+        """Whether what holds the record answers now; nothing is read or written.
+
+        Raises: Unavailable.
+        """
+
+    def owns(self, path: Path) -> bool:
+        """Whether a file of that path is, or may become, part of this keystore."""
+
+    def glance(self) -> bytes | None:
+        """As load(), for a look at it: as it was a moment ago, without waiting for anything.
+
+        Raises: as load(); also where it is known that another record lies there than was loaded or stored last.
+        """
+
+    def ways_out(self, fetch: Fetch) -> str:
+        """Advice for a record that is there and cannot be used."""
 
     def load(self) -> bytes | None:
         """The record's bytes; None only where there certainly is none.
@@ -62,7 +102,7 @@ class Keystore(Protocol):
         newest of each kind (what stands before the first dot of its name) always stays.
         When it returns, the record survives power loss. When it raises, the old record or the new one is there, whole.
 
-        Raises: Unavailable if it could not be stored.
+        Raises: Unavailable if it could not be stored, or if another process has stored one since this one last looked.
         """
 
     def close(self) -> None:

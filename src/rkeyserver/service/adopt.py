@@ -5,13 +5,13 @@ Design invariants 1, 2 and 7. What is there is one of three: `Nothing`, `Opened`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import open_keyring, set_aside_name
-from rkeyserver.keystore.store import Fetch, Keystore, ways_out
+from rkeyserver.keystore.store import Fetch, Keystore
 from rkeyserver.sealing.record import Header, parse
 from rkeyserver.sealing.sealer import PlatformSealer, SealingIdentity
 
@@ -60,15 +60,17 @@ def look(store: Keystore, sealer: PlatformSealer) -> Own:
         header = parsed.header
         return Opened(open_keyring(parsed, sealer), data)
     except Corrupt as error:
-        return Unopenable(with_ways_out(error, header, store.kept_names(), sealer.identity()), data, header)
+        return Unopenable(with_ways_out(error, header, store.ways_out, sealer.identity()), data, header)
 
 
-def with_ways_out(error: Corrupt, header: Header | None, kept: Sequence[str], here: SealingIdentity) -> Corrupt:
-    """The error with the ways there are besides a record that does not open. kept: names of copies, newest first."""
+def with_ways_out(
+    error: Corrupt, header: Header | None, ways_out: Callable[[Fetch], str], here: SealingIdentity
+) -> Corrupt:
+    """The error with the ways there are besides a record that does not open. ways_out: as of Keystore."""
     fetch = Fetch.UNREADABLE
     if header is not None:
         fetch = Fetch.OWN if _is_of(header, here) else Fetch.IN_THE_WAY
-    return Corrupt(error.message, advice=f"{error.advice} {ways_out(kept, fetch)}".lstrip())
+    return Corrupt(error.message, advice=f"{error.advice} {ways_out(fetch)}".lstrip())
 
 
 def _is_of(header: Header, here: SealingIdentity) -> bool:

@@ -206,6 +206,7 @@ async def grant(steward: Steward, request: bytes, address: str) -> bytes:
     log.info("Handed the keyring of domain %s to machine %s at %s.", keyring.domain, machine, address)
     try:
         if new or keyring.pending is not None:
+            await instance.reach_store()
             instance.save_members()  # after a crash too it has to be known that somebody else has the key
         await steward.acknowledged()
     except RkeyError as error:

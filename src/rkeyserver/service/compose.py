@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from rkeyserver.address import Address
@@ -29,6 +30,7 @@ from rkeyserver.exchange.releaser import Releaser
 from rkeyserver.exchange.standby import Asking, held_of
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keystore.file import FileKeystore
+from rkeyserver.keystore.store import Keystore
 from rkeyserver.platforms import registry
 from rkeyserver.platforms.interface import Platform
 from rkeyserver.platforms.registry import SGX, SIMULATED
@@ -36,6 +38,7 @@ from rkeyserver.sealing.record import parse
 from rkeyserver.secret import MemoryKind, SecretBytes, harden_process
 from rkeyserver.service.adopt import Nothing, Opened, look
 from rkeyserver.service.audit import Audit
+from rkeyserver.service.bound import binding_of
 from rkeyserver.service.drill import Drill
 from rkeyserver.service.given import Given
 from rkeyserver.service.held import held_for
@@ -71,6 +74,19 @@ def open_platform(config: Config, clock: Clock) -> Platform:
     if _name(config) == SIMULATED:
         log.warning("Platform simulated: nothing here is protected. It is for trying out and for tests.")
     return _platform(config, clock, looking=False)
+
+
+def open_keystore(config: Config, platform: Platform) -> Keystore:
+    """The keystore that the configuration names, locked.
+
+    Raises: Misuse, Unavailable, Corrupt.
+    """
+    if isinstance(config.keystore, Path):
+        return FileKeystore.open(config.keystore)
+    from rkeyserver.keystore.databases import open_database  # noqa: PLC0415 - no file needs one
+
+    identity = platform.identity()
+    return open_database(config.keystore, identity.platform, identity.machine, binding_of)
 
 
 def look_at_machine(config: Config, clock: Clock) -> Seen:
@@ -197,7 +213,7 @@ def assemble(config: Config) -> Iterator[Parts]:
         pool = _verifier(platform)
         stack.callback(pool.close)
         pool.start()
-        store = FileKeystore.open(config.keystore)
+        store = open_keystore(config, platform)
         stack.callback(store.close)
         if store.owns(config.audit_path):
             raise Misuse(
@@ -282,7 +298,7 @@ def assemble(config: Config) -> Iterator[Parts]:
 
 
 def _collateral(
-    config: Config, platform: Platform, store: FileKeystore, pool: VerifierPool | InlineVerifier, clock: Clock
+    config: Config, platform: Platform, store: Keystore, pool: VerifierPool | InlineVerifier, clock: Clock
 ) -> Refresher | None:
     """What holds collateral and keeps it fresh; None where the platform has its own and nobody named another source.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from rkeyserver.clock import Clock
@@ -45,9 +46,11 @@ def examine(config: Config, clock: Clock, open_machine: Open, ask: Ask, status: 
     """
     look = Look(config, clock)
     ways = Ways(look)
+    first: list[Callable[[], Iterator[Finding]]] = [look.record, lambda: look.machine(open_machine)]
+    if not isinstance(config.keystore, Path):
+        first.reverse()  # a database has records of many machines
     steps: tuple[Callable[[], Iterator[Finding]], ...] = (
-        look.record,
-        lambda: look.machine(open_machine),
+        *first,
         look.memory,
         look.sealed_to,
         look.opens,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.appraisal.succession import Held
@@ -14,10 +15,13 @@ from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unav
 from rkeyserver.exchange.standby import held_of
 from rkeyserver.keyring.sealed import open_keyring
 from rkeyserver.keystore.file_read import kept_names, read_if_there, refuse_lost, refuse_mount_point, resolve
+from rkeyserver.keystore.place import Database
+from rkeyserver.keystore.store import Fetch, ways_out
 from rkeyserver.sealing.record import Header, Record, differences, parse
 from rkeyserver.service import surroundings
 from rkeyserver.service.adopt import with_ways_out
 from rkeyserver.service.audit_look import had_a_keyring
+from rkeyserver.service.bound import binding_of
 from rkeyserver.service.finding import Finding, State, Topic
 from rkeyserver.service.held import WARN_DAYS, HeldCollateral
 from rkeyserver.service.seen import Seen
@@ -44,6 +48,7 @@ class Look:
         self.policy: Policy | None = None
         self.parsed: Record | None = None
         self._kept: list[str] = []
+        self._ways_out: Callable[[Fetch], str] = lambda fetch: ways_out((), fetch)
         self._state: Held | None = None
 
     @property
@@ -71,7 +76,7 @@ class Look:
         yield surroundings.memory(hidden=self.seen is not None and self.seen.platform.hides_memory)
 
     def record(self) -> Iterator[Finding]:
-        """The file at --keystore."""
+        """What lies at --keystore."""
         try:
             self.parsed = parse(self._read())
         except RkeyError as error:
@@ -99,7 +104,10 @@ class Look:
 
         Raises: Misuse if there never was one here, or the path can hold none; Corrupt, Unavailable.
         """
-        path = resolve(self.config.keystore)
+        place = self.config.keystore
+        if not isinstance(place, Path):
+            return self._read_row(place)
+        path = resolve(place)
         refuse_mount_point(path)
         self._kept = kept_names(path)
         try:
@@ -114,7 +122,21 @@ class Look:
             raise Misuse(f"The folder of {path} cannot be listed: {error.strerror}.") from error
         if data is None:
             raise self._missing()
+        self._ways_out = lambda fetch: ways_out(self._kept, fetch)
         return data
+
+    def _read_row(self, place: Database) -> bytes:
+        """The same, of this machine's row in a database."""
+        if self.seen is None:
+            raise self.failed or Unavailable("Whose record it would be is not known: there is no machine.")
+        from rkeyserver.keystore.databases import look_at  # noqa: PLC0415 - no file needs one
+
+        identity = self.seen.platform.identity()
+        found = look_at(place, identity.platform, identity.machine, binding_of)
+        if found is None:
+            raise self._missing()
+        self._kept, self._ways_out = [str(one) for one in found.kept], found.ways_out
+        return found.record
 
     def _missing(self) -> RkeyError:
         with contextlib.suppress(OSError):
@@ -178,7 +200,7 @@ class Look:
                 self._state = held_of(keyring)
             self.policy = parse_policy(self._state.policy)
         except Corrupt as error:
-            told = with_ways_out(error, self.parsed.header, self._kept, platform.identity())
+            told = with_ways_out(error, self.parsed.header, self._ways_out, platform.identity())
             yield self.fails(Topic.OPENS, told)
         except Misuse as error:
             yield self.fails(Topic.OPENS, Corrupt(f"The record opens; {error.message}", advice=error.advice))

@@ -129,7 +129,7 @@ class Drill:
             return None
         if self.last is not None and self.last.failure is None and self._of is not None:
             with contextlib.suppress(RkeyError):
-                data = self.instance.store.load()
+                data = self.instance.store.glance()  # it never waits for a database
                 if self._of[0] is keyring and data is not None and self._of[1] == hashlib.sha256(data).digest():
                     return self.last
         before = None if self.last is None else self.last.failure
@@ -162,7 +162,7 @@ class Drill:
         Raises: _Failed. The copy is erased in any case.
         """
         try:
-            data = self.instance.store.load()
+            data = self.instance.store.glance()  # it never waits for a database
         except RkeyError as error:
             raise _Failed(Failure.UNREADABLE, error.message) from error
         if data is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import enum
 import logging
@@ -236,6 +237,14 @@ class Instance:
             self.keyring.close()
             self.keyring = None
 
+    async def reach_store(self) -> None:
+        """See in a thread that the keystore answers, where it may hang: before it is used on the event loop.
+
+        Raises: Unavailable.
+        """
+        if self.store.waits:
+            await asyncio.to_thread(self.store.check_reachable)
+
     def store_keyring(self, keyring: Keyring, keep_as: str | None) -> None:
         """Store `keyring` as _put() does, and say so if it replaces something."""
         if self._put(keyring, keep_as):
@@ -250,8 +259,9 @@ class Instance:
         recovery = self._recovery_of(keyring)
         owner = self.members.owner()
         sealed = seal_keyring(keyring, self.platform, owner, now=self.clock.now(), recovery=recovery)
+        replaced = self.store.replace(sealed, keep_as)
         self.members.unsaved = False
-        return self.store.replace(sealed, keep_as)
+        return replaced
 
     def save_members(self) -> None:
         """Store what is known of the other members, where the record does not say it yet.
@@ -420,7 +430,7 @@ class Instance:
     def _stored(self) -> tuple[Header | None, str]:
         """The header of the record as it lies there now, and what is wrong with it."""
         try:
-            data = self.store.load()
+            data = self.store.glance()
             if data is not None:
                 return parse(data).header, ""
         except RkeyError as error:

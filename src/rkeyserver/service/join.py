@@ -273,8 +273,9 @@ class Joiner:
         loop = asyncio.get_running_loop()
         end, delay = loop.time() + seconds, FIRST_DELAY
         while True:
-            own = self._as_it_lies_there(own)
             try:
+                await self.instance.reach_store()
+                own = self._as_it_lies_there(own)
                 return await self.try_hosts(own)
             except (Corrupt, Misuse):
                 raise
@@ -312,6 +313,7 @@ class Joiner:
             if keyring is None:
                 return
             try:
+                await self.instance.reach_store()
                 if hinted is not None and hinted.step is Step.REUNITE:
                     await self._reunite(hinted.host)
                 elif hinted is not None and hinted.step is Step.SHOW:
@@ -335,6 +337,10 @@ class Joiner:
 
     async def _keep_members(self) -> None:
         """Store what is known of the members, within seconds, and do what was only waiting for one of them."""
+        try:
+            await self.instance.reach_store()
+        except Unavailable:
+            return  # the keystore has told; it is tried again
         try:
             self.instance.save_members()
             await self.steward.acknowledged()

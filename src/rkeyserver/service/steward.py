@@ -194,6 +194,7 @@ class Steward:
                 advice="Nothing was changed. Make it anew.",
             )
         instance = self.instance
+        await instance.reach_store()
         gone = instance.members.forget(order.member)
         try:
             await instance.audit.write(
@@ -295,6 +296,7 @@ class Steward:
     async def put_line(self, line: Line, keyring: Keyring, new: Keyring) -> None:
         """The same, with its line of the audit file. Who made `new`, erases it if it is not held then."""
         instance, before, after = self.instance, keyring.place, new.place
+        await instance.reach_store()
         await instance.audit.write(line)
         try:
             await self.commit(before, after)

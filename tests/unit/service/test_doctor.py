@@ -88,6 +88,7 @@ class Place:
 
     @property
     def record(self) -> Path:
+        assert isinstance(self.config.keystore, Path)
         return self.config.keystore
 
     def seal(

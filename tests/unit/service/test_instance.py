@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -106,6 +108,17 @@ def test_a_platform_that_gives_no_key_leaves_the_record(make_scene: MakeScene) -
     with pytest.raises(Unavailable, match="no key now"):
         scene.instance.store_keyring(scene.keyring(), None)
     assert (scene.store.record, scene.store.writes) == (None, 0)
+
+
+def test_what_may_hang_is_asked_in_a_thread(scene: Scene) -> None:
+    asyncio.run(scene.instance.reach_store())
+    assert scene.store.asked_in == [], "a file does not hang"
+    scene.store.waits = True
+    asyncio.run(scene.instance.reach_store())
+    assert scene.store.asked_in != [threading.current_thread()]
+    scene.store.unreachable = Unavailable("the database is away")
+    with pytest.raises(Unavailable, match="is away"):
+        asyncio.run(scene.instance.reach_store())
 
 
 # Receiving

@@ -15,8 +15,10 @@ LATE = (
     "httpx",
     "httpcore",
     "prometheus_client",
+    "psycopg",
     "pyrage",
     "shamir_mnemonic",
+    "sqlite3",
     "tomlkit",
 )
 # Each is a dozen files with what it loads itself, and inside an enclave each file is hashed before it is read.
