@@ -17,6 +17,7 @@ from rkeyserver.framing import framed
 KEY_SIZE: Final = 32
 ID_SIZE: Final = 16
 _LABEL: Final = b"rkeyserver/v1"
+_SHA256: Final = SHA256()
 
 
 class Purpose(StrEnum):
@@ -29,7 +30,7 @@ class Purpose(StrEnum):
 
 
 def _expand(key: memoryview, info: bytes, into: memoryview | bytearray) -> None:
-    HKDFExpand(algorithm=SHA256(), length=len(into), info=info).derive_into(key, into)
+    HKDFExpand(algorithm=_SHA256, length=len(into), info=info).derive_into(key, into)
 
 
 def derive_into(root_key: memoryview, *, domain: str, purpose: str, label: bytes, into: memoryview) -> None:
