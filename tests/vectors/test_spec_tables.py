@@ -402,7 +402,7 @@ def test_keys_of_a_caller() -> None:
 
 
 def test_routes_of_callers() -> None:
-    routes = callers_app.caller_routes(cast("Instance", None), cast("callers_app.WhoAsks", None))
+    routes = callers_app.caller_routes()
     found = [(*((one.methods or set()) - {"HEAD"}), one.path) for one in routes]
     rows = table("callers.md", "Requests")
     assert [row[:2] for row in rows] == found

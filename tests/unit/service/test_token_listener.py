@@ -67,7 +67,7 @@ def app(instance: Fake, inside: Any = None) -> ByToken:
     async def well(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(status_code=204)(scope, receive, send)
 
-    return ByToken(instance, inside or well, "own")  # type: ignore[arg-type]  # Fake is what it needs
+    return ByToken(instance, {}, inside or well, "own")  # type: ignore[arg-type]  # Fake is what it needs
 
 
 def test_each_token_has_so_many_requests_at_once() -> None:
