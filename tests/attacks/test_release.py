@@ -53,6 +53,7 @@ from rkeyserver.secret import SecretBytes
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.release import AttestedRelease
+from rkeyserver.service.turns import Turns
 
 CODE: Final = b"an enclave elsewhere"
 PRODUCT: Final = 1000
@@ -716,6 +717,7 @@ class Serving:
             audit=Audit.open(self.folder / "audit.jsonl", Clock(server.host)),
             platform=server.platform,
             released=0,
+            joins=Turns(most=1),
         )
         self.releases = AttestedRelease(cast("Instance", self.instance), server.releaser)
 

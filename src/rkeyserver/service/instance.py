@@ -27,6 +27,7 @@ from rkeyserver.sealing.recovery import Recovery, Sharing, fingerprint
 from rkeyserver.secret import MemoryKind, SecretBytes
 from rkeyserver.service.audit import Audit, Line, Peer, reason_of
 from rkeyserver.service.members import Members
+from rkeyserver.service.turns import Turns
 
 MAX_PEERS_SHOWN: Final = 1024
 TOLD: Final = frozenset(
@@ -126,6 +127,7 @@ class Instance:
     and when last. hosts: those that gave it, and so have it; of the others only an acknowledgement says so (`members`).
     stepped_down: whether another primary was met whose state is later, and cannot replace the one here yet. address:
     where this instance answers its peers. collateral: what status() says of it.
+    joins: the turns that all who ask for the keyring take together, however many: callers do not wait for all of them.
     """
 
     platform: Platform
@@ -153,6 +155,7 @@ class Instance:
     releases: Releases | None = None
     released: int = 0
     tokens: TokenListening | None = None
+    joins: Turns = field(default_factory=lambda: Turns(most=1))
 
     @property
     def role(self) -> Role:

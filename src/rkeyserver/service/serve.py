@@ -25,7 +25,6 @@ from rkeyserver.service.local_app import make_local_app
 from rkeyserver.service.notify import notify
 from rkeyserver.service.ops import make_ops_app
 from rkeyserver.service.steward import Steward
-from rkeyserver.service.turns import Turns
 
 BACKLOG: Final = 2048
 STOP_SECONDS: Final = 3
@@ -154,8 +153,7 @@ async def serve(
     loop = asyncio.get_running_loop()
     instance, authority = steward.instance, Authority(steward)
     servers = [
-        # Machines that ask for the keyring take one turn together, however many: callers do not wait for all of them.
-        (_server(make_app(steward), Guard(total=_connections(), turns=Turns(most=1))), peers),
+        (_server(make_app(steward), Guard(total=_connections(), turns=instance.joins)), peers),
         (_server(make_ops_app(authority, ops_name), Guard(total=MAX_OPS_CONNECTIONS)), ops),
         (_callers_server(make_local_app(authority), Guard(total=MAX_LOCAL_CONNECTIONS)), local),
     ]
