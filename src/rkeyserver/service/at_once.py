@@ -65,10 +65,7 @@ class AtOnce(Protocol):
     """An application that answers some requests without waiting for anything."""
 
     def at_once(self, scope: Scope) -> Call | None:
-        """How this request is answered; None if as ASGI has it.
-
-        Raises: RkeyError, which is then the answer.
-        """
+        """How this request is answered; None if as ASGI has it."""
 
 
 def wipe(buffer: bytearray | memoryview) -> None:
@@ -113,11 +110,7 @@ class CallersProtocol(GuardedProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401 - uvicorn's
         self._parts, self._size = [], 0
-        try:
-            self._call = self._at_once(cast("Scope", self.scope))
-        except RkeyError as error:
-            self._call = Call("", 0, refusal(error))
-        call = self._call
+        call = self._call = self._at_once(cast("Scope", self.scope))
         if call is None:
             super()._start_asgi_task(cycle, app)
         elif _declared(self.headers) > call.most:
@@ -230,7 +223,7 @@ class CallersProtocol(GuardedProtocol):
         """Write it all and erase it. Only what a caller does not take at once has to be left to the transport."""
         sent = 0
         if self._fd is None:
-            self.transport.write(whole if self.transport.get_extra_info("sslcontext") else bytes(whole))
+            self.transport.write(whole)  # of TLS: it is encrypted when that returns
             sent = len(whole)
         elif not self.transport.get_write_buffer_size():
             with contextlib.suppress(OSError):  # he takes no more now; or he is gone, and the transport finds out
