@@ -42,6 +42,7 @@ from rkeyserver.service import (
     policy_app,
     provision,
     provision_tls,
+    token_listener,
 )
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Instance
@@ -453,6 +454,7 @@ def test_every_route_is_described() -> None:
     authority = Authority(Steward(cast("Instance", None)))
     apps = {
         "callers": make_local_app(authority),
+        "tokens": cast("Any", token_listener.make_token_app(cast("Instance", None), "localhost")).app,
         "operations": cast("Any", make_ops_app(authority, "localhost")).app,
         "peers": app.make_app(Steward(cast("Instance", None))),
     }
