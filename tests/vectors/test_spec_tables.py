@@ -38,10 +38,12 @@ from rkeyserver.service import (
     fetch,
     http_client,
     limits,
+    local_app,
     on_demand,
     policy_app,
     provision,
     provision_tls,
+    release,
     token_listener,
 )
 from rkeyserver.service.authority import Authority
@@ -444,6 +446,17 @@ def test_errors_of_callers() -> None:
         assert set(body) == {"error", "message", "advice"} | ({"reason"} if isinstance(error, Rejected) else set())
         found.append((type(error).__name__, body["error"], str(answer.status_code)))
     assert [row[:3] for row in table("callers.md", "Errors")] == found
+
+
+def test_how_often_a_caller_may_ask() -> None:
+    rows = table("callers.md", "Limits")
+    assert [row[1] for row in rows] == [
+        f"{local_app.PER_SECOND:.0f}",
+        "any number: he may stop it as well",
+        f"{token_listener.PER_SECOND:.0f}",
+        f"{release.PER_SECOND:.0f}",
+    ]
+    assert [row[2] for row in rows[2:]] == [str(token_listener.PER_TOKEN), f"{app.MAX_RELEASES} of one address"]
 
 
 def test_reasons_of_callers() -> None:

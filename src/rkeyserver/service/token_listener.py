@@ -91,6 +91,7 @@ class ByToken:
                 {"error": error.code, "message": error.message, "advice": error.advice}, HTTP_MISDIRECTED
             )
         except Unavailable as error:
+            await asyncio.sleep(REFUSED_DELAY)
             answer = told(error)
         await answer(scope, receive, send)
 
