@@ -29,7 +29,7 @@ def scope(who: LocalCaller, path: str = "/v1/derive", method: str = "POST") -> d
 
 def test_each_user_may_ask_so_often_whatever_he_asks() -> None:
     async def run() -> None:
-        app = make_local_app(cast("Authority", SimpleNamespace(instance=None)))
+        app = make_local_app(cast("Authority", SimpleNamespace(instance=None, steward=None)))
         app._rates.now = lambda: 0.0
         for number in range(MOST):
             found = app.at_once(scope(caller(1), "/v1/ping" if number % 2 else "/v1/derive"))
@@ -58,5 +58,5 @@ def test_each_user_may_ask_so_often_whatever_he_asks() -> None:
 
 @pytest.mark.parametrize(("path", "method"), [("/v1/ping", "GET"), ("/v1/derive", "GET"), ("/v1/policy", "POST")])
 def test_what_is_no_action_goes_as_ever(path: str, method: str) -> None:
-    app = make_local_app(cast("Authority", SimpleNamespace(instance=None)))
+    app = make_local_app(cast("Authority", SimpleNamespace(instance=None, steward=None)))
     assert app.at_once(scope(caller(0, own=True), path, method)) is None
