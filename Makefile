@@ -70,6 +70,7 @@ bench: out $(BENCH)/.ready
 	tools/install-bench-tools
 	PYTHONPATH=src:. $(BENCH)/bin/python -m bench.run out/rkeyserver/rkeyserver
 	PYTHONPATH=src:. $(BENCH)/bin/python -m bench.callers out/rkeyserver/rkeyserver
+	PYTHONPATH=src:. $(BENCH)/bin/python -m bench.turns
 
 # What the tests run against is real: it is installed here, and its absence is a failure, not a skip.
 test:

@@ -35,11 +35,13 @@ ACTIONS: Final = ("derive", "wrap", "unwrap")
 ROUNDS: Final = 5
 SECONDS: Final = 0.6
 OTHERS_SECONDS: Final = 2.0
-FAIR_SECONDS: Final = 3.0
+FAIR_SECONDS: Final = 1.5
+FAIR_ROUNDS: Final = 5
+BEGIN_SECONDS: Final = 1.0  # until a noise is there
+ENDLESS: Final = 10**6  # seconds or exchanges: noise is ended, it does not end
 PAUSE: Final = 0.002
 ANOTHER: Final = 64999  # a user that is not the one of the server
 BACKUPS: Final = 16
-EXCHANGES: Final = 640
 
 
 @dataclass
@@ -162,51 +164,69 @@ def _py_kmip(table: Table, folder: Path) -> None:
                 _others(table, "PyKMIP", found, callers)
 
 
-def _quiet(target: Server, noise: list[subprocess.Popen[bytes]], seconds: float = FAIR_SECONDS) -> list[float]:
-    found = _took(_load(target, "derive", 1, seconds, PAUSE))
-    for one in noise:
-        _took(one)
-    return found
+Noise = Callable[[Server], subprocess.Popen[bytes]]
 
 
-def _noisy(target: Server, who: list[str]) -> subprocess.Popen[bytes]:
-    return _load(target, "derive", 32, FAIR_SECONDS + 0.5, 0, *who)
+def _quiet(target: Server, noise: subprocess.Popen[bytes] | None) -> list[float]:
+    """What the quiet one's calls take while there is this noise; it ends with them."""
+    if noise is None:
+        return _took(_load(target, "derive", 1, FAIR_SECONDS, PAUSE))
+    time.sleep(BEGIN_SECONDS)
+    try:
+        return _took(_load(target, "derive", 1, FAIR_SECONDS, PAUSE))
+    finally:
+        if noise.poll() is not None:
+            raise SystemExit("The noise was over before its time.")
+        noise.kill()
+        noise.communicate()
 
 
 def _joins(target: Server, folder: Path) -> subprocess.Popen[bytes]:
-    arguments = [str(folder), str(target.port), str(BACKUPS), str(EXCHANGES // BACKUPS)]
+    arguments = [str(folder), str(target.port), str(BACKUPS), str(ENDLESS)]
     return subprocess.Popen([sys.executable, "-m", "bench.clients", *arguments], stdout=subprocess.PIPE)
 
 
 def _fair(console: Console, target: Server, other: Server, folder: Path) -> None:
-    """The same noise at another server keeps the machine as busy: what is left of the difference is the server's."""
-    if os.geteuid() != 0:
-        console.print("One noisy caller: not measured, for two users are needed, and only root can be another one.")
-        noises: dict[str, Callable[[Server], subprocess.Popen[bytes]]] = {}
+    """The same noise at another server keeps the machine as busy: what is left of the difference is the server's.
+
+    All in turns, and of each the median of its rounds: a machine's speed, and what else it does, changes meanwhile.
+    """
+    noises: dict[str, Noise] = {"16 backups joining": lambda one: _joins(one, folder / "asking")}
+    if os.geteuid() == 0:
+        noises["32 connections of another user"] = lambda one: _load(one, "derive", 32, ENDLESS, 0, str(ANOTHER))
     else:
-        who = [str(ANOTHER)]
-        noises = {"32 connections of another user": lambda one: _noisy(one, who)}
-    noises["16 backups joining"] = lambda one: _joins(one, folder / "asking")
+        console.print("One noisy caller: not measured, for two users are needed, and only root can be another one.")
+    quiet = list[list[float]]()
+    found = {(name, where): list[list[float]]() for name in noises for where in ("at another server", "at this one")}
+    for _ in range(FAIR_ROUNDS):
+        quiet.append(_quiet(target, None))
+        for (name, where), rounds in found.items():
+            rounds.append(_quiet(target, noises[name](target if where == "at this one" else other)))
     table = Table(
         "one quiet caller, derive",
         "p50",
         "p99",
         "p99 / quiet",
         "p99 / same noise at another server",
-        title="Fairness, ms",
+        title=f"Fairness, ms, medians of {FAIR_ROUNDS} rounds",
     )
 
-    def row(name: str, found: list[float], *ratios: float) -> None:
-        cells = [f"{percentile(found, one) * 1000:.3f}" for one in (50, 99)]
-        table.add_row(name, *cells, *(f"{one:.2f}" for one in ratios))
+    def p99(rounds: list[list[float]]) -> list[float]:
+        return [percentile(one, 99) * 1000 for one in rounds]
 
-    quiet = _quiet(target, [])
+    def row(name: str, rounds: list[list[float]], *bases: list[list[float]]) -> None:
+        p50 = statistics.median(percentile(one, 50) * 1000 for one in rounds)
+        ratios = [
+            statistics.median(one / base for one, base in zip(p99(rounds), p99(other), strict=True)) for other in bases
+        ]
+        cells = [p50, statistics.median(p99(rounds)), *ratios]
+        table.add_row(name, *(f"{one:.3f}" if index < 2 else f"{one:.2f}" for index, one in enumerate(cells)))
+
     row("quiet", quiet)
-    for name, noise in noises.items():
-        elsewhere, here = _quiet(target, [noise(other)]), _quiet(target, [noise(target)])
-        base, busy, found = (percentile(one, 99) for one in (quiet, elsewhere, here))
-        row(f"{name}, at another server", elsewhere, busy / base)
-        row(f"{name}, at this one", here, found / base, found / busy)
+    for name in noises:
+        elsewhere, here = (found[name, where] for where in ("at another server", "at this one"))
+        row(f"{name}, at another server", elsewhere, quiet)
+        row(f"{name}, at this one", here, quiet, elsewhere)
     console.print(table)
 
 

@@ -43,7 +43,7 @@ def _read(connection: socket.socket) -> bytes:
         if not more:
             raise SystemExit(f"The server ends the connection after {answer[:40]!r}.")
         answer += more
-    if not answer.startswith(b"HTTP/1.1 2"):
+    if not answer.startswith((b"HTTP/1.1 2", b"HTTP/1.1 503")):  # too often, in the words of docs/spec/callers.md
         raise SystemExit(f"The server answers {answer[:40]!r}.")
     return answer
 
@@ -75,7 +75,7 @@ def request_for(what: str, path: str) -> bytes:
 
 
 def load(path: str, what: str, callers: int, seconds: float, pause: float = 0) -> list[float]:
-    """So many callers for so long; what each call took, in seconds, once they are warm."""
+    """So many callers for so long; what each call took that was not refused, in seconds, once they are warm."""
     request = request_for(what, path)
     poll, connections, sent = select.epoll(), dict[int, socket.socket](), dict[int, float]()
 
@@ -97,7 +97,7 @@ def load(path: str, what: str, callers: int, seconds: float, pause: float = 0) -
             one = connections[number]
             answer = _read(one)
             now = time.perf_counter()
-            if now > warm:
+            if now > warm and not answer.startswith(b"HTTP/1.1 503"):
                 took.append(now - sent[number])
             if b"\r\nconnection: close" in answer:  # a connection has an end, and the next one begins
                 poll.unregister(one)

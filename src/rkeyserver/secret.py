@@ -99,12 +99,13 @@ def _map_key_memory(length: int) -> tuple[int, MemoryKind] | None:
 
 
 # Erased pages between two uses. To map one takes ten times as long as all else that a call of a caller does.
-_spare: list[tuple[int, MemoryKind]] = []
+_spare: list[tuple[int, MemoryKind, memoryview]] = []
+_ZEROS: Final = bytes(mmap.PAGESIZE)
 _MOST_SPARE: Final = 16
 os.register_at_fork(after_in_child=_spare.clear)  # a child does not have them
 
 
-def _spare_page() -> tuple[int, MemoryKind] | None:
+def _spare_page() -> tuple[int, MemoryKind, memoryview] | None:
     try:
         return _spare.pop()
     except IndexError:  # asked first, it could be another thread's by now
@@ -120,22 +121,29 @@ class SecretBytes:
     Raises: Unavailable if the system gives no such memory.
     """
 
-    __slots__ = ("_address", "_kept", "_length", "_view", "kind", "size")
+    __slots__ = ("_address", "_kept", "_length", "_page", "_view", "kind", "size")
 
     def __init__(self, size: int, *, brief: bool = False) -> None:
         self.size = size
         self._length = max(1, -(-size // mmap.PAGESIZE)) * mmap.PAGESIZE
         self._kept = brief and self._length == mmap.PAGESIZE
         found = _spare_page() if self._kept else None
-        found = found or _map_key_memory(self._length)
+        if found is not None:
+            self._address, self.kind, self._page = found
+        else:
+            self._address, self.kind, self._page = self._mapped()
+        self._view = self._page[:size]
+
+    def _mapped(self) -> tuple[int, MemoryKind, memoryview]:
+        found = _map_key_memory(self._length)
         if found is None:
             limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
             raise Unavailable(
-                f"No locked memory for a key: {size} bytes wanted, RLIMIT_MEMLOCK is {limit}.",
+                f"No locked memory for a key: {self.size} bytes wanted, RLIMIT_MEMLOCK is {limit}.",
                 advice="Raise the limit (LimitMEMLOCK= in the unit file, ulimit -l in a shell).",
             )
-        self._address, self.kind = found
-        self._view = memoryview((ctypes.c_char * size).from_address(self._address)).cast("B")
+        address, kind = found
+        return address, kind, memoryview((ctypes.c_char * self._length).from_address(address)).cast("B")
 
     @classmethod
     def random(cls, size: int) -> Self:
@@ -155,11 +163,13 @@ class SecretBytes:
     def close(self) -> None:
         """Erase and unmap. Views of it must not be used afterwards."""
         if self._address:
-            ctypes.memset(self._address, 0, self._length)
             self._view.release()
             if self._kept and len(_spare) < _MOST_SPARE:
-                _spare.append((self._address, self.kind))
+                self._page[:] = _ZEROS
+                _spare.append((self._address, self.kind, self._page))
             else:
+                ctypes.memset(self._address, 0, self._length)
+                self._page.release()
                 _libc().munmap(self._address, self._length)
             self._address = 0
 

@@ -54,6 +54,7 @@ from rkeyserver.secret import SecretBytes
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.release import AttestedRelease
+from rkeyserver.service.turns import Turns
 
 CODE: Final = b"an enclave elsewhere"
 PRODUCT: Final = 1000
@@ -718,6 +719,7 @@ class Serving:
             audit=Audit.open(self.folder / "audit.jsonl", Clock(server.host)),
             platform=server.platform,
             released=0,
+            joins=Turns(most=1),
         )
         self.releases = AttestedRelease(cast("Instance", self.instance), server.releaser)
 
@@ -747,6 +749,19 @@ def test_a_release_is_recorded_and_counted(serving: Serving) -> None:
     assert serving.ask()
     assert serving.lines() == [("accepted", "")]
     assert serving.instance.released == 1
+
+
+def test_an_enclave_that_asks_too_often_is_told_so_and_has_no_line(serving: Serving) -> None:
+    serving.releases._rates.now = lambda: 0.0
+    serving.releases._rates.burst = 2
+    assert serving.ask()
+    assert serving.ask()
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="More requests than 100 in a second"):
+            serving.ask()
+    assert serving.lines() == [("accepted", "")] * 2
+    serving.releases._rates.now = lambda: 1.0
+    assert serving.ask()
 
 
 def test_a_policy_that_changes_while_evidence_is_verified(serving: Serving) -> None:

@@ -17,9 +17,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
+from tests.integration.test_tokens import TOKEN, base, entry
 
 from rkeyserver.cli import serve
+from rkeyserver.client import Client
 from rkeyserver.config import DEFAULT_SOCKET, Config, Options, check_options, make_config, read_file
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse
 
@@ -229,10 +232,24 @@ def service(folder: Path, toml: str = "", under: Sequence[str] = ()) -> Iterator
                     os.kill(pid, signal.SIGKILL)
 
 
-def peers_port(folder: Path) -> str:
-    found = re.search(r"Serving as \w+ on 127\.0\.0\.1:(\d+);", (folder / "log").read_text())
+def said_port(folder: Path, what: str) -> int:
+    """The port in a line of the log."""
+    found = re.search(rf"{what}.*?127\.0\.0\.1:(\d+)", (folder / "log").read_text())
     assert found
-    return found[1]
+    return int(found[1])
+
+
+def call(folder: Path) -> None:
+    """As a program on the machine, and as one with a token."""
+    answer = httpx.get(f"http://127.0.0.1:{said_port(folder, 'operations on')}/provision-ca", trust_env=False)
+    ca = folder / "ca.pem"
+    ca.write_text(answer.raise_for_status().text)
+    there = f"https://127.0.0.1:{said_port(folder, 'Answering callers')}"
+    with Client([f"unix:{folder / 'state' / 'local.socket'}"]) as local, Client([there], ca=ca, token=TOKEN) as remote:
+        for client in (local, remote):
+            client.derive("db/orders").secret.close()
+            with client.unwrap("db/orders", client.wrap("db/orders", b"a secret").wrapped) as secret:
+                assert secret.view.tobytes() == b"a secret"
 
 
 def test_command_line_runs_and_tells_the_service_manager(tmp_path: Path) -> None:
@@ -269,8 +286,12 @@ def test_nothing_that_it_does_is_forbidden_by_the_unit(tmp_path: Path) -> None:
     refused = "io_uring_setup"  # what uvloop tries and does without; here it is refused as the filter refuses it
     trace = ["strace", "-f", "-s", "0", f"--inject={refused}:error=EPERM", "-o"]
     first, second = tmp_path / "first", tmp_path / "second"
-    with service(tmp_path / "primary", under=[*trace, str(first)]):
-        host = f'host = ["127.0.0.1:{peers_port(tmp_path / "primary")}"]\n'
+    primary = tmp_path / "primary"
+    (tmp_path / "policy.toml").write_text(base() + entry())
+    callers = 'callers = "127.0.0.1:0"\n'
+    with service(primary, f'policy = "{tmp_path / "policy.toml"}"\n{callers}', under=[*trace, str(first)]):
+        call(primary)
+        host = f'host = ["127.0.0.1:{said_port(primary, "Serving as")}"]\n{callers}'
         with service(tmp_path / "standby", host, under=[*trace, str(second)]):
             pass
     text = first.read_text() + second.read_text()

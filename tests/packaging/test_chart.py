@@ -149,7 +149,7 @@ def test_nothing_else_is_made(name: str) -> None:
     assert {thing["kind"] for thing in things(name)} <= kinds, "no ingress, no role, no secret"
     (service,) = of_kind(name, "Service")
     assert service["spec"]["clusterIP"] == "None"
-    assert [port["port"] for port in service["spec"]["ports"]] == [8888]
+    assert [port["port"] for port in service["spec"]["ports"]] == [8888, 4433]
 
 
 @each_example
@@ -254,7 +254,7 @@ def test_confined(name: str) -> None:
             assert "privileged" not in context
             assert not {"env", "envFrom", "livenessProbe", "lifecycle"} & set(one)
             assert re.search(r":[0-9][\w.-]*$|@sha256:[0-9a-f]{64}$", one["image"])
-            assert [port["containerPort"] for port in one.get("ports", [])] in ([], [8888])
+            assert [port["containerPort"] for port in one.get("ports", [])] in ([], [8888, 4433])
     (account,) = of_kind(name, "ServiceAccount")
     assert account["automountServiceAccountToken"] is False
 
@@ -275,10 +275,14 @@ def test_sgx_resources_by_the_names_of_the_device_plugin(name: str) -> None:
 def test_network(name: str) -> None:
     (policy,) = of_kind(name, "NetworkPolicy")
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
-    (ingress,) = policy["spec"]["ingress"]
+    ingress, applications = policy["spec"]["ingress"]
     assert ingress["ports"] == [{"port": "peers", "protocol": "TCP"}]
     blocks = [one["ipBlock"]["cidr"] for one in ingress["from"] if "ipBlock" in one]
     assert blocks == example(name)["networkPolicy"].get("peers", [])
+    assert applications["ports"] == [{"port": "applications", "protocol": "TCP"}]
+    pods, *blocks = applications["from"]
+    assert pods == {"podSelector": {"matchLabels": {"rkeyserver/application": policy["metadata"]["name"]}}}
+    assert blocks == [{"ipBlock": {"cidr": one}} for one in example(name)["networkPolicy"].get("applications", [])]
     assert all(rule.get("to") for rule in policy["spec"]["egress"])
 
 

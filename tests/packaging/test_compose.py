@@ -145,7 +145,8 @@ def test_devices(name: str, devices: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "ports"), [*((name, ["8888:8888"]) for name in SERVERS), ("aesmd", []), ("pccs", ["8081:8081"])]
+    ("name", "ports"),
+    [*((name, ["8888:8888", "4433:4433"]) for name in SERVERS), ("aesmd", []), ("pccs", ["8081:8081"])],
 )
 def test_only_these_ports_are_published(name: str, ports: list[str]) -> None:
     assert service(name).get("ports", []) == ports

@@ -66,7 +66,7 @@ def test_hadolint_finds_no_fault() -> None:
         pytest.param("--from=build", "--from=nowhere", "DL3022", id="a stage that is none"),
         pytest.param("install -y", "install", "DL3014", id="a question nobody answers"),
         pytest.param("if [ -e /domain/recovery.toml ]", "if [ -e $X ]", "SC2086", id="the shell"),
-        pytest.param("EXPOSE 8888", "EXPOSE 88888", "DL3011", id="a port that is none"),
+        pytest.param("EXPOSE 8888 4433", "EXPOSE 88888", "DL3011", id="a port that is none"),
         pytest.param(
             "STOPSIGNAL SIGTERM", "STOPSIGNALS SIGTERM", "missing whitespace", id="an instruction that is none"
         ),

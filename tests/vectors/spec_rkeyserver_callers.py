@@ -11,6 +11,7 @@ from tests.vectors.spec_rkeyserver import Json, Operation, key_memory, randomnes
 
 from rkeyserver.appraisal.callers import Action, Caller, LocalCaller, TokenCaller, check_permitted
 from rkeyserver.appraisal.policy import parse_policy
+from rkeyserver.appraisal.token_callers import caller_of
 from rkeyserver.keyring.derived import derive
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.wrapping import rewrap, unwrap, wrap
@@ -71,6 +72,10 @@ def _may(case: Json) -> bool:
     return True
 
 
+def _shows(case: Json) -> str:
+    return caller_of(case["authorization"], parse_policy(case["policy"])).digest
+
+
 def _read(case: Json) -> Json:
     found = msgspec.structs.asdict(read_request(bytes.fromhex(case["bytes"]), KINDS[case["kind"]]))
     return {name: value.hex() if isinstance(value, bytes) else value for name, value in found.items()}
@@ -82,5 +87,6 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "unwrap a secret": _unwrap,
     "rewrap a secret": _rewrap,
     "may": _may,
+    "who shows a token": _shows,
     "read a caller's request": _read,
 }

@@ -38,10 +38,13 @@ from rkeyserver.service import (
     fetch,
     http_client,
     limits,
+    local_app,
     on_demand,
     policy_app,
     provision,
     provision_tls,
+    release,
+    token_listener,
 )
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.instance import Instance
@@ -402,7 +405,7 @@ def test_keys_of_a_caller() -> None:
 
 
 def test_routes_of_callers() -> None:
-    routes = callers_app.caller_routes(cast("Instance", None), cast("callers_app.WhoAsks", None))
+    routes = callers_app.caller_routes()
     found = [(*((one.methods or set()) - {"HEAD"}), one.path) for one in routes]
     rows = table("callers.md", "Requests")
     assert [row[:2] for row in rows] == found
@@ -445,6 +448,17 @@ def test_errors_of_callers() -> None:
     assert [row[:3] for row in table("callers.md", "Errors")] == found
 
 
+def test_how_often_a_caller_may_ask() -> None:
+    rows = table("callers.md", "Limits")
+    assert [row[1] for row in rows] == [
+        f"{local_app.PER_SECOND:.0f}",
+        "any number: he may stop it as well",
+        f"{token_listener.PER_SECOND:.0f}",
+        f"{release.PER_SECOND:.0f}",
+    ]
+    assert [row[2] for row in rows[2:]] == [str(token_listener.PER_TOKEN), f"{app.MAX_RELEASES} of one address"]
+
+
 def test_reasons_of_callers() -> None:
     assert {row[0] for row in table("callers.md", "Errors", 1)} <= {str(one) for one in Reason}
 
@@ -453,6 +467,7 @@ def test_every_route_is_described() -> None:
     authority = Authority(Steward(cast("Instance", None)))
     apps = {
         "callers": make_local_app(authority),
+        "tokens": cast("Any", token_listener.make_token_app(cast("Instance", None), "localhost")).app,
         "operations": cast("Any", make_ops_app(authority, "localhost")).app,
         "peers": app.make_app(Steward(cast("Instance", None))),
     }

@@ -68,7 +68,6 @@ BEYOND_VECTORS: Final = {
     Reason.SHARE_GIVEN_TWICE,
     Reason.COLLATERAL_EXPIRED,
     Reason.TLS_FAILED,
-    Reason.UNKNOWN_TOKEN,
     Reason.NO_LEASE,  # of what a coordinator says, never of a message
 }
 

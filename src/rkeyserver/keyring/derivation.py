@@ -17,6 +17,8 @@ from rkeyserver.framing import framed
 KEY_SIZE: Final = 32
 ID_SIZE: Final = 16
 _LABEL: Final = b"rkeyserver/v1"
+_SHA256: Final = SHA256()
+_NO_KEY: Final = memoryview(bytes(KEY_SIZE))
 
 
 class Purpose(StrEnum):
@@ -31,7 +33,7 @@ class Purpose(StrEnum):
 
 
 def _expand(key: memoryview, info: bytes, into: memoryview | bytearray) -> None:
-    HKDFExpand(algorithm=SHA256(), length=len(into), info=info).derive_into(key, into)
+    HKDFExpand(algorithm=_SHA256, length=len(into), info=info).derive_into(key, into)
 
 
 def derive_into(root_key: memoryview, *, domain: str, purpose: str, label: bytes, into: memoryview) -> None:
@@ -39,7 +41,10 @@ def derive_into(root_key: memoryview, *, domain: str, purpose: str, label: bytes
 
     purpose: what the derived key is for, one of a closed set of names, so that no use can ask for another's key.
     """
-    _expand(root_key, framed(_LABEL, domain.encode(), purpose.encode(), label), into)
+    info = framed(_LABEL, domain.encode(), purpose.encode(), label)
+    _expand(root_key, info, into)
+    # A hash leaves half of what it found on the C stack until it runs again: let that be of no key.
+    _expand(_NO_KEY, info, bytearray(len(into)))
 
 
 def domain_id(domain_secret: memoryview) -> str:

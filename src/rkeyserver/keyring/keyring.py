@@ -66,12 +66,15 @@ class KeyringHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Keyring:
     """A keyring in key memory. Made by mint() or parse(), so its ids always match its keys. Close it when done."""
 
-    __slots__ = ("_keys_at", "_secret", "header")
+    __slots__ = ("_current", "_keys_at", "_places", "_secret", "header")
 
     def __init__(self, secret: SecretBytes, header: KeyringHeader, keys_at: int) -> None:
         self._secret = secret
         self.header = header
         self._keys_at = keys_at
+        # Looked up with each call of a caller, and of a keyring nothing changes.
+        self._places = {one.id: index for index, one in enumerate(header.generations, start=1)}
+        self._current = [one for one in header.generations if one.state is GenerationState.CURRENT]
 
     @classmethod
     def mint(cls, *, now: int, policy: str, primary: str) -> Self:
@@ -245,7 +248,7 @@ class Keyring:
             found = generation_id(self._key(index), self.domain)
             if found != generation.id:
                 raise Corrupt(f"The keyring says generation {generation.id}; its key is that of {found}.")
-        if len({generation.id for generation in self.header.generations}) != len(self.header.generations):
+        if len(self._places) != len(self.header.generations):
             raise Corrupt("The keyring names a generation twice.")
         for state, most in ((GenerationState.CURRENT, 1), (GenerationState.PENDING, 1)):
             number = sum(one.state is state for one in self.header.generations)
@@ -269,7 +272,7 @@ class Keyring:
     @property
     def current(self) -> Generation:
         """The generation that new secrets are wrapped under."""
-        return next(one for one in self.header.generations if one.state is GenerationState.CURRENT)
+        return self._current[0]
 
     @property
     def pending(self) -> Generation | None:
@@ -303,10 +306,7 @@ class Keyring:
 
         Raises: KeyError if this keyring has no such generation.
         """
-        for index, one in enumerate(self.header.generations, start=1):
-            if one.id == generation:
-                return self._key(index)
-        raise KeyError(generation)
+        return self._key(self._places[generation])
 
     def generation_named(self, name: str) -> str:
         """The id of a generation to use: the "first" one, the "current" one, or the one of that id.
@@ -315,7 +315,7 @@ class Keyring:
         """
         if name == "current":
             return self.current.id
-        found = self._generation(self.generation_ids[0] if name == "first" else name)
+        found = self._generation(self.header.generations[0].id if name == "first" else name)
         if found.state is GenerationState.RETIRED:
             raise Rejected(
                 Reason.GENERATION_RETIRED,
@@ -325,9 +325,8 @@ class Keyring:
         return found.id
 
     def _generation(self, name: str) -> Generation:
-        for one in self.header.generations:
-            if one.id == name:
-                return one
+        if (place := self._places.get(name)) is not None:
+            return self.header.generations[place - 1]
         raise Rejected(
             Reason.NO_SUCH_GENERATION,
             f"Domain {self.domain} has no generation {name} here.",

@@ -16,8 +16,9 @@ TAG_SIZE: Final = 16
 # Safe only because every key here seals exactly one message: record keys and slot keys are fresh for each seal().
 _NONCE: Final = bytes(12)
 
-_DUMMY_KEY: Final = bytes(32)
-_DUMMY: Final = AESGCM(_DUMMY_KEY).encrypt(_NONCE, bytes(32), None)
+_DUMMY_CIPHER: Final = AESGCM(bytes(32))
+_DUMMY: Final = _DUMMY_CIPHER.encrypt(_NONCE, bytes(32), None)
+_DUMMY_INTO: Final = bytearray(32)
 
 
 def seal_once(key: memoryview, plaintext: memoryview, associated_data: bytes) -> bytes:
@@ -34,5 +35,5 @@ def open_once(key: memoryview, ciphertext: bytes, associated_data: bytes, into: 
             ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(into)), 0, len(into))
         return False
     # The last block stays on the C stack until the same call runs again: let it be zeros that stay there.
-    AESGCM(_DUMMY_KEY).decrypt_into(_NONCE, _DUMMY, None, bytearray(32))
+    _DUMMY_CIPHER.decrypt_into(_NONCE, _DUMMY, None, _DUMMY_INTO)
     return True

@@ -233,8 +233,11 @@ async def _decide(instance: Instance, keyring: Keyring, policy: Policy, proved: 
         raise
     await instance.audit.write(line)
     try:
+        # Many are recorded at once; each is then sealed, and vouched for, in a turn of its own.
+        await instance.joins.turn(address)
         _check_held(instance, keyring)
         sealed = instance.granter.seal(accepted, keyring, instance.members.owner())
+        await instance.joins.turn(address)
         answer = await in_its_time(instance.platform, instance.granter.grant, sealed)
         _check_held(instance, keyring)
     except RkeyError as error:

@@ -1,127 +1,134 @@
 """What callers ask for, over HTTP: derive, wrap, unwrap, rewrap (docs/spec/callers.md). JSON in, JSON out.
 
 Whoever asks is known before: by the kernel on a Unix socket, by a token elsewhere. What he may do is the policy's.
+What is secret in a request is overwritten as soon as it was used, and in an answer as soon as it is sent.
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Awaitable, Callable
+from binascii import b2a_base64
+from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
+from functools import partial
 from typing import Final
 
-import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from rkeyserver.appraisal.callers import Action, Caller, check_permitted
-from rkeyserver.errors import RkeyError, Unavailable
+from rkeyserver.errors import Unavailable
 from rkeyserver.keyring.derived import derive
 from rkeyserver.keyring.keyring import Keyring
-from rkeyserver.keyring.wrapping import rewrap, unwrap, wrap
+from rkeyserver.keyring.wrapping import MAX_PLAINTEXT, rewrap, unwrap, wrap
 from rkeyserver.secret import erase
-from rkeyserver.service.app import NO_KEYRING, read_body
+from rkeyserver.service.app import NO_KEYRING
+from rkeyserver.service.at_once import Answer
 from rkeyserver.service.callers_requests import MAX_BODY, DeriveRequest, T, UnwrapRequest, WrapRequest, read_request
 from rkeyserver.service.instance import Instance
+from rkeyserver.service.latency import Latency
 from rkeyserver.service.policy_app import told
 from rkeyserver.service.routes import DERIVE_PATH, PING_PATH, REWRAP_PATH, UNWRAP_PATH, WRAP_PATH
 
-_JSON: Final = b"application/json"
-_JSON_HEADER: Final = (b"content-type", _JSON)
-WhoAsks = Callable[[Request], Caller]
+_ZEROS: Final = memoryview(bytes(MAX_PLAINTEXT))
+MAX_ASKED: Final = MAX_BODY  # bytes of a body
+Does = Callable[[Caller, bytes], Answer]
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What was asked for, as JSON. One of Starlette's responses takes as long to make as the key in it."""
+class Callers:
+    """What an instance does for callers, each action by its path. It is done at once, and waits for nothing."""
 
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = (_JSON_HEADER,)
-
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        length = (b"content-length", b"%d" % len(self.body))
-        await send({"type": "http.response.start", "status": 200, "headers": [*self.headers, length]})
-        await send({"type": "http.response.body", "body": self.body})
-
-
-@dataclass(frozen=True)
-class _Endpoint:
-    """One route's ASGI application: what was asked for, or all of the error."""
-
-    answer: Callable[[Request], Awaitable[_Found]]
     instance: Instance
-    path: str
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def actions(self) -> dict[str, Does]:
+        """By path. Each takes who asks and the body, which it overwrites; and raises RkeyError."""
+        by_path = {
+            DERIVE_PATH: self.derive,
+            WRAP_PATH: self.wrap,
+            UNWRAP_PATH: self.unwrap,
+            REWRAP_PATH: self.rewrap,
+        }
+        return {path: partial(self._timed, self.instance.latency[path], does) for path, does in by_path.items()}
+
+    def _timed(self, latency: Latency, does: Does, caller: Caller, body: bytes) -> Answer:
         began = perf_counter()
         try:
-            found: ASGIApp = await self.answer(Request(scope, receive))
-        except RkeyError as error:
-            found = told(error)
-        await found(scope, receive, send)
-        self.instance.latency[self.path].observe(perf_counter() - began)
+            return does(caller, body)
+        finally:
+            latency.observe(perf_counter() - began)
 
-
-def caller_routes(instance: Instance, who: WhoAsks) -> list[Route]:
-    """The routes, for callers that `who` tells."""
-
-    async def derived(request: Request) -> _Found:
-        asked = await _asked(request, DeriveRequest)
-        keyring = _permitted(instance, who(request), Action.DERIVE, asked.label)
+    def derive(self, caller: Caller, body: bytes) -> Answer:
+        """A Derive in, a Key out."""
+        asked = _asked(body, DeriveRequest)
+        keyring = self._permitted(caller, Action.DERIVE, asked.label)
         found = derive(keyring, asked.label.encode(), size=asked.size, generation=asked.generation)
         with found.secret as secret:
-            return _secret("key", secret.view, found.generation)
+            return _secret(b'{"key":"', secret.view, found.generation)
 
-    async def wrapped(request: Request) -> _Found:
-        asked = await _asked(request, WrapRequest)
-        keyring = _permitted(instance, who(request), Action.WRAP, asked.label)
-        blob = wrap(keyring, asked.label.encode(), memoryview(asked.plaintext), asked.associated_data)
+    def wrap(self, caller: Caller, body: bytes) -> Answer:
+        """A Wrap in, a Wrapped out."""
+        asked = _asked(body, WrapRequest)
+        try:
+            keyring = self._permitted(caller, Action.WRAP, asked.label)
+            blob = wrap(keyring, asked.label.encode(), memoryview(asked.plaintext), asked.associated_data)
+        finally:
+            erase(asked.plaintext)
         return _wrapped(blob, keyring.current.id)
 
-    async def unwrapped(request: Request) -> _Found:
-        asked = await _asked(request, UnwrapRequest)
-        keyring = _permitted(instance, who(request), Action.UNWRAP, asked.label)
+    def unwrap(self, caller: Caller, body: bytes) -> Answer:
+        """An Unwrap in, a Secret out."""
+        asked = _asked(body, UnwrapRequest)
+        keyring = self._permitted(caller, Action.UNWRAP, asked.label)
         found = unwrap(keyring, asked.label.encode(), asked.wrapped, asked.associated_data)
         with found.secret as secret:
-            return _secret("plaintext", secret.view, found.generation)
+            return _secret(b'{"plaintext":"', secret.view, found.generation)
 
-    async def rewrapped(request: Request) -> _Found:
-        asked = await _asked(request, UnwrapRequest)
-        keyring = _permitted(instance, who(request), Action.REWRAP, asked.label)
+    def rewrap(self, caller: Caller, body: bytes) -> Answer:
+        """An Unwrap in, a Wrapped out."""
+        asked = _asked(body, UnwrapRequest)
+        keyring = self._permitted(caller, Action.REWRAP, asked.label)
         blob = rewrap(keyring, asked.label.encode(), asked.wrapped, asked.associated_data)
         return _wrapped(blob, keyring.current.id)
 
-    async def ping(_request: Request) -> Response:
+    def _permitted(self, caller: Caller, action: Action, label: str) -> Keyring:
+        keyring, policy = self.instance.keyring, self.instance.policy
+        if keyring is None or policy is None:
+            raise Unavailable(NO_KEYRING)
+        check_permitted(caller, action, label, policy)
+        return keyring
+
+
+@dataclass(frozen=True)
+class _AskAgain:
+    """An action's route: what comes here by the right method was not answered at once (service/at_once.py)."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await told(Unavailable("The policy changed while this was asked."))(scope, receive, send)
+
+
+def caller_routes() -> list[Route]:
+    """The routes of callers: of an action, the path and the method."""
+    paths = (DERIVE_PATH, WRAP_PATH, UNWRAP_PATH, REWRAP_PATH)
+
+    async def ping(_request: object) -> Response:
         return Response(status_code=204)
 
-    posts = {DERIVE_PATH: derived, WRAP_PATH: wrapped, UNWRAP_PATH: unwrapped, REWRAP_PATH: rewrapped}
-    return [
-        *(Route(path, _Endpoint(answer, instance, path), methods=["POST"]) for path, answer in posts.items()),
-        Route(PING_PATH, ping, methods=["GET"]),
-    ]
+    return [*(Route(path, _AskAgain(), methods=["POST"]) for path in paths), Route(PING_PATH, ping, methods=["GET"])]
 
 
-async def _asked(request: Request, kind: type[T]) -> T:
-    return read_request(await read_body(request, MAX_BODY), kind)
+def _asked(body: bytes, kind: type[T]) -> T:
+    try:
+        return read_request(body, kind)
+    finally:
+        erase(body)
 
 
-def _permitted(instance: Instance, caller: Caller, action: Action, label: str) -> Keyring:
-    keyring, policy = instance.keyring, instance.policy
-    if keyring is None or policy is None:
-        raise Unavailable(NO_KEYRING)
-    check_permitted(caller, action, label, policy)
-    return keyring
+def _wrapped(blob: bytes, generation: str) -> Answer:
+    return Answer((b'{"wrapped":"', b2a_base64(blob, newline=False), b'","generation":"', generation.encode(), b'"}'))
 
 
-def _wrapped(blob: bytes, generation: str) -> _Found:
-    return _Found(msgspec.json.encode({"wrapped": blob, "generation": generation}))
-
-
-def _secret(name: str, secret: memoryview, generation: str) -> _Found:
-    encoded = base64.b64encode(secret)
-    body = b'{"%s":"%s","generation":"%s"}' % (name.encode(), encoded, generation.encode())
-    erase(encoded)
-    return _Found(body, (_JSON_HEADER, (b"cache-control", b"no-store")))
+def _secret(begin: bytes, secret: memoryview, generation: str) -> Answer:
+    encoded = b2a_base64(secret, newline=False)
+    b2a_base64(_ZEROS[: len(secret)])  # what is short is made on the C stack: let it be zeros that stay there
+    return Answer((begin, encoded, b'","generation":"', generation.encode(), b'"}'), encoded)

@@ -30,6 +30,7 @@ from rkeyserver.secret import MemoryKind, SecretBytes
 from rkeyserver.service.audit import Audit, Line, Peer, reason_of
 from rkeyserver.service.latency import Latency
 from rkeyserver.service.members import Members
+from rkeyserver.service.turns import Turns
 
 MAX_PEERS_SHOWN: Final = 1024
 TOLD: Final = frozenset(
@@ -164,6 +165,7 @@ class Instance:
     stepped_down: whether another primary was met whose state is later, and cannot replace the one here yet. address:
     where this instance answers its peers. collateral: what status() says of it.
     decided: hand-overs that were asked for, by verdict and reason. latency: of answers, by what was asked for.
+    joins: the turns that all who ask for the keyring take together, however many: callers do not wait for all of them.
     """
 
     platform: Platform
@@ -194,6 +196,7 @@ class Instance:
     drill: Drilling | None = None
     decided: Counter[tuple[str, str]] = field(default_factory=Counter)
     latency: defaultdict[str, Latency] = field(default_factory=lambda: defaultdict(Latency))
+    joins: Turns = field(default_factory=lambda: Turns(most=1))
 
     @property
     def role(self) -> Role:

@@ -83,11 +83,12 @@ class Connection(Protocol):
 class Guard:
     """The connections of one listener. total: at most so many; the rest are this module's constants.
 
-    turns: in which what they send is read.
+    turns: in which what they send is read; answers: in which callers are answered, where only a request says who asks.
     """
 
     total: int
     turns: Turns = field(default_factory=Turns)
+    answers: Turns | None = None
     per_address: int = PER_ADDRESS
     seconds: float = CONNECTION_SECONDS
     most_bytes: int = MAX_BYTES
@@ -174,7 +175,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.received = 0
         self._head: int | None = 0  # bytes of a request whose headers are not complete; None from there to the next
-        self._address = ""
+        self._address = self._turn = ""
         self._deadline: asyncio.TimerHandle | None = None
 
     @property
@@ -203,10 +204,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self._address = str(caller)
         else:
             self._address = client_of(str(transport.get_extra_info("peername")[0]))
+        # Where callers of one address are told apart later, each connection of it is read by itself.
+        self._turn = self._address if self.guard.answers is None else f"{self._address} {id(self)}"
         self.guard.enter(self, self._address)
         self._deadline = self.loop.call_later(self.guard.seconds, self.abort)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Count the bytes, and read them when it is this client's turn. Until then no more are taken."""
         if self.transport.is_closing():
             return  # it was dropped, and is no longer counted
@@ -214,17 +217,17 @@ class GuardedProtocol(HttpToolsProtocol):
         self.guard.took(len(data))
         if self.received > MAX_CONNECTION_BYTES:
             self.abort()
-        if not self.guard.turns.take(self._address, partial(self._read, data)) and not self.transport.is_closing():
+        if not self.guard.turns.take(self._turn, partial(self._read, data)) and not self.transport.is_closing():
             self.flow.pause_reading()
 
-    def _read(self, data: bytes) -> None:
+    def _read(self, data: bytes | memoryview) -> None:
         if not self.transport.is_closing():
             self.flow.resume_reading()
         # In pieces, for the parser keeps a header until it ends, however long: no piece leads beyond the cap.
         while data and not self.transport.is_closing():
             room = MAX_HEAD - (self._head or 0)
             piece, data = data[:room], data[room:]
-            super().data_received(piece)
+            super().data_received(cast("bytes", piece))
             if self._head is not None:
                 self._head += len(piece)
                 if self._head >= MAX_HEAD:

@@ -9,6 +9,7 @@ from typing import Final
 
 from rkeyserver.errors import Unavailable
 
+REFUSED_DELAY: Final = 0.1  # seconds until one too many is told so: he who asks again at once costs little by it
 MAX_KNOWN: Final = 4096  # callers; whoever was forgotten has asked for nothing lately
 
 

@@ -29,7 +29,7 @@ from rkeyserver.errors import HTTP_STATUS, Misuse, RkeyError, Unavailable
 from rkeyserver.service.app import read_body
 from rkeyserver.service.callers_requests import MAX_BODY
 from rkeyserver.service.http_client import body_of
-from rkeyserver.service.limits import Guard
+from rkeyserver.service.limits import Guard, guarded
 from rkeyserver.service.living import Health
 from rkeyserver.service.local_socket import local_socket
 from rkeyserver.service.notify import notify
@@ -189,7 +189,7 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(ahead: Choice, listener: socket.socket, path: Path) -> None:
-    server = _Server(http_config(make_relay_app(ahead), Guard(total=MAX_CONNECTIONS, per_address=PER_USER)))
+    server = _Server(http_config(make_relay_app(ahead), guarded(Guard(total=MAX_CONNECTIONS, per_address=PER_USER))))
     loop = asyncio.get_running_loop()
 
     def stop() -> None:

@@ -6,8 +6,10 @@ answers not even a hello.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -17,8 +19,10 @@ from rkeyserver.exchange.releaser import Found, Proved, Releaser
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.audit import Line, Peer, reason_of
 from rkeyserver.service.instance import Instance
+from rkeyserver.service.rates import REFUSED_DELAY, Rates
 from rkeyserver.service.vouching import in_its_time
 
+PER_SECOND: Final = 100.0  # requests of one enclave on one machine
 log = logging.getLogger(__name__)
 
 
@@ -28,6 +32,9 @@ class AttestedRelease:
 
     instance: Instance
     releaser: Releaser
+    _rates: Rates = field(
+        default_factory=lambda: Rates(PER_SECOND, PER_SECOND, lambda: asyncio.get_running_loop().time())
+    )
 
     def challenge(self, hello: bytes) -> bytes:
         """As instance.Releases."""
@@ -39,6 +46,11 @@ class AttestedRelease:
         """As instance.Releases. Requests without genuine evidence are counted, not recorded one by one."""
         keyring, policy = self._serving()
         proved = await self.releaser.prove(request, policy, domain=keyring.domain)
+        try:
+            self._rates.take(_identity(proved))
+        except Unavailable:
+            await asyncio.sleep(REFUSED_DELAY)
+            raise
         machine, labels = proved.claims.ppid, ", ".join(one.label for one in proved.request.keys)
         try:
             answer = await self._decide(keyring, policy, proved, address)
@@ -81,15 +93,18 @@ class AttestedRelease:
         line = msgspec.structs.replace(line, generations=found.generations)
         await audit.write(line)
         try:
-            return await self._give(found, keyring)
+            return await self._give(found, keyring, _identity(proved))
         except RkeyError as error:
             # A second line: the first says that they may be given, this one that they were not.
             await audit.write(line.refused(error))
             raise
 
-    async def _give(self, found: Found, keyring: Keyring) -> bytes:
+    async def _give(self, found: Found, keyring: Keyring, who: str) -> bytes:
+        # As hand-overs, and each enclave in turn with the others, whatever its address.
+        await self.instance.joins.turn(who)
         self._check_held(keyring)
         sealed = self.releaser.seal(found, keyring)
+        await self.instance.joins.turn(who)
         answer = await in_its_time(self.instance.platform, self.releaser.release, sealed)
         self._check_held(keyring)
         return answer
@@ -97,3 +112,7 @@ class AttestedRelease:
     def _check_held(self, keyring: Keyring) -> None:
         if self.instance.keyring is not keyring:
             raise Unavailable("The keyring was replaced while this release was decided.")
+
+
+def _identity(proved: Proved) -> str:
+    return f"{proved.claims.mrenclave} on {proved.claims.ppid}"

@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,13 +18,13 @@ from starlette.types import ASGIApp
 from rkeyserver.address import Address
 from rkeyserver.errors import Unavailable
 from rkeyserver.service.app import make_app
+from rkeyserver.service.at_once import callers_protocol
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.limits import Guard, guarded
 from rkeyserver.service.local_app import make_local_app
 from rkeyserver.service.notify import notify
 from rkeyserver.service.ops import make_ops_app
 from rkeyserver.service.steward import Steward
-from rkeyserver.service.turns import Turns
 
 BACKLOG: Final = 2048
 STOP_SECONDS: Final = 3
@@ -91,12 +91,12 @@ def open_sockets(address: Address, option: str = "--listen") -> list[socket.sock
     return sockets
 
 
-def http_config(app: ASGIApp, guard: Guard) -> uvicorn.Config:
-    """How every listener speaks HTTP: under a guard, and saying nothing of itself."""
+def http_config(app: ASGIApp, protocol: Callable[..., asyncio.BaseProtocol]) -> uvicorn.Config:
+    """How every listener speaks HTTP: by a protocol that has a guard, and saying nothing of itself."""
     return uvicorn.Config(
         app,
         loop="none",
-        http=guarded(guard),
+        http=cast("type[asyncio.Protocol]", protocol),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -110,7 +110,11 @@ def http_config(app: ASGIApp, guard: Guard) -> uvicorn.Config:
 
 
 def _server(app: ASGIApp, guard: Guard) -> _Server:
-    return _Server(http_config(app, guard))
+    return _Server(http_config(app, guarded(guard)))
+
+
+def _callers_server(app: ASGIApp, guard: Guard) -> _Server:
+    return _Server(http_config(app, callers_protocol(guard, own_buffer=True)))
 
 
 def _connections() -> int:
@@ -149,10 +153,9 @@ async def serve(
     loop = asyncio.get_running_loop()
     instance, authority = steward.instance, Authority(steward)
     servers = [
-        # Machines that ask for the keyring take one turn together, however many: callers do not wait for all of them.
-        (_server(make_app(steward), Guard(total=_connections(), turns=Turns(most=1))), peers),
+        (_server(make_app(steward), Guard(total=_connections(), turns=instance.joins)), peers),
         (_server(make_ops_app(authority, ops_name), Guard(total=MAX_OPS_CONNECTIONS)), ops),
-        (_server(make_local_app(authority), Guard(total=MAX_LOCAL_CONNECTIONS)), local),
+        (_callers_server(make_local_app(authority), Guard(total=MAX_LOCAL_CONNECTIONS)), local),
     ]
     servers = [(server, sockets) for server, sockets in servers if sockets]
     tasks = [loop.create_task(server.serve(sockets)) for server, sockets in servers]

@@ -16,6 +16,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -27,17 +28,19 @@ from uvicorn.server import ServerState
 from rkeyserver.address import Address
 from rkeyserver.appraisal.callers import TokenCaller
 from rkeyserver.appraisal.token_callers import caller_of
-from rkeyserver.errors import Misuse, Rejected, Unavailable
+from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.app import NO_KEYRING
-from rkeyserver.service.callers_app import caller_routes
+from rkeyserver.service.at_once import Call, callers_protocol, refusal
+from rkeyserver.service.callers_app import MAX_ASKED, Callers, Does, caller_routes
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.kept_open import KeptOpen
 from rkeyserver.service.limits import Guard, Shares, client_of
 from rkeyserver.service.ops import HTTP_MISDIRECTED, is_own
 from rkeyserver.service.policy_app import told
-from rkeyserver.service.rates import Rates
+from rkeyserver.service.rates import REFUSED_DELAY, Rates
 from rkeyserver.service.serve import http_config
+from rkeyserver.service.turns import Turns
 
 MAX_CONNECTIONS: Final = 256
 PER_ADDRESS: Final = 128  # most callers come from one, 127.0.0.1
@@ -48,7 +51,6 @@ MOST_DELAY: Final = 2.0
 MOST_DELAYED: Final = 20  # of one address; what waits for its answer keeps its place among the connections
 STOP_SECONDS: Final = 1.0
 HTTP_UNAUTHORIZED: Final = 401  # RFC 6750 section 3
-_TOKEN_CALLER: Final = "token_caller"  # noqa: S105 - of a request's state
 Inside = Callable[[], asyncio.Protocol]
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class ByToken:
     """The application of the listener: whoever shows no token that the policy names learns nothing and waits for it."""
 
     instance: Instance
+    actions: dict[str, Does]
     app: ASGIApp
     name: str
     _shares: Shares = field(default_factory=lambda: Shares(PER_TOKEN))
@@ -73,13 +76,12 @@ class ByToken:
     _waiting: Counter[str] = field(default_factory=Counter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, as ASGI has it."""
+        """Answer one request, as ASGI has it: what is no action, and whoever is not known."""
         request = Request(scope, receive)
         try:
-            caller = self._caller(request)
-            with self._shares.of(str(caller)):
-                self._rates.take(str(caller))
-                scope["state"][_TOKEN_CALLER] = caller
+            who = str(self._caller(request))
+            with self._shares.of(who):
+                self._rates.take(who)
                 await self.app(scope, receive, send)
                 return
         except Rejected as error:
@@ -89,8 +91,27 @@ class ByToken:
                 {"error": error.code, "message": error.message, "advice": error.advice}, HTTP_MISDIRECTED
             )
         except Unavailable as error:
+            await asyncio.sleep(REFUSED_DELAY)
             answer = told(error)
         await answer(scope, receive, send)
+
+    def at_once(self, scope: Scope) -> Call | None:
+        """As at_once.AtOnce: an action, for a caller that is known and asks no more than he may."""
+        does = self.actions.get(scope["path"])
+        if does is None or scope["method"] != "POST":
+            return None
+        try:
+            caller = self._caller(Request(scope))
+        except RkeyError:
+            return None  # he is told why, and waits for it, as ASGI has it
+        who = str(caller)
+        share = contextlib.ExitStack()
+        try:
+            share.enter_context(self._shares.of(who))
+            self._rates.take(who)
+        except Unavailable as error:
+            return Call(who, MAX_ASKED, refusal(error), share.close, REFUSED_DELAY)
+        return Call(who, MAX_ASKED, partial(does, caller), share.close)
 
     def _caller(self, request: Request) -> TokenCaller:
         hosts = request.headers.getlist("host")
@@ -128,12 +149,8 @@ class ByToken:
 
 def make_token_app(instance: Instance, name: str) -> ByToken:
     """The application. name: the host that --callers names."""
-
-    def who(request: Request) -> TokenCaller:
-        found: TokenCaller = getattr(request.state, _TOKEN_CALLER)
-        return found
-
-    return ByToken(instance, Router(redirect_slashes=False, routes=caller_routes(instance, who)), name)
+    routes = Router(redirect_slashes=False, routes=caller_routes())
+    return ByToken(instance, Callers(instance).actions(), routes, name)
 
 
 @dataclass
@@ -145,7 +162,9 @@ class TokenListener:
     open_sockets: Callable[[Address], list[socket.socket]]
     _kept: KeptOpen = field(init=False)
     _servers: list[asyncio.Server] = field(default_factory=list, init=False)
-    _guard: Guard = field(default_factory=lambda: Guard(total=MAX_CONNECTIONS, per_address=PER_ADDRESS), init=False)
+    _guard: Guard = field(
+        default_factory=lambda: Guard(total=MAX_CONNECTIONS, per_address=PER_ADDRESS, answers=Turns()), init=False
+    )
     _state: ServerState = field(default_factory=ServerState, init=False)
     _encrypted: Callable[[Inside], asyncio.Protocol] | None = field(default=None, init=False, repr=False)
     _generation: str | None = field(default=None, init=False)
@@ -209,7 +228,9 @@ class TokenListener:
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
-        config = http_config(make_token_app(self.instance, self.address.host), self._guard)
+        config = http_config(
+            make_token_app(self.instance, self.address.host), callers_protocol(self._guard, own_buffer=False)
+        )
         config.load()
         self._state = ServerState()
 

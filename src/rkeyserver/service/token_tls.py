@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
+from OpenSSL._util import ffi, lib
 
 from rkeyserver.service.limits import Guard, client_of
 from rkeyserver.service.provision_ca import Ca
@@ -25,6 +26,7 @@ MAX_HANDSHAKE: Final = 16 * 1024  # bytes of a client before TLS is up; a hello 
 MAX_SILENT: Final = 64 * 1024  # bytes that say nothing once TLS is up; a record that is not whole has 16,600
 _READ: Final = 16 * 1024
 _SAID: Final = 4  # what one byte of a request takes off that: small records have their share of overhead
+_CLEANSE_PLAINTEXT: Final = 1 << 1  # SSL_OP_CLEANSE_PLAINTEXT of OpenSSL 3.0; pyOpenSSL has no name for it
 
 
 def server_context(ca: Ca, names: list[str]) -> SSL.Context:
@@ -32,7 +34,7 @@ def server_context(ca: Ca, names: list[str]) -> SSL.Context:
     key = ec.generate_private_key(ec.SECP256R1())
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
-    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION)
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | _CLEANSE_PLAINTEXT)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.use_certificate(ca.issue(key.public_key(), [_alternative(name) for name in names], None))
     context.use_privatekey(key)
@@ -46,13 +48,33 @@ def _alternative(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
+class _Connection(SSL.Connection):
+    """pyOpenSSL's, but for where it reads to: it takes memory anew for each read, and frees it as it is."""
+
+    _buffer: Final = ffi.new("char[]", _READ)  # one for all: nothing is in it between two reads
+
+    def received(self) -> Iterator[memoryview]:
+        """What the client has said, piece by piece; each is erased before the next.
+
+        Raises: SSL.Error, where there is no more for now SSL.WantReadError.
+        """
+        while True:
+            size = lib.SSL_read(self._ssl, self._buffer, _READ)  # as recv() does
+            self._raise_ssl_error(self._ssl, size)
+            piece = memoryview(ffi.buffer(self._buffer, size))
+            try:
+                yield piece
+            finally:
+                piece[:] = bytes(size)
+
+
 class Encrypted(asyncio.Protocol):
     """One connection. make: gives the protocol that speaks inside, once TLS is up."""
 
     busy = False  # for the guard: until TLS is up it waits for its client
 
     def __init__(self, context: SSL.Context, guard: Guard, make: Callable[[], asyncio.Protocol]) -> None:
-        self.tls = SSL.Connection(context, None)
+        self.tls = _Connection(context, None)
         self.tls.set_accept_state()
         self.received = 0
         self._silent = 0
@@ -115,17 +137,19 @@ class Encrypted(asyncio.Protocol):
         self._inside.connection_made(_Inside(self))
 
     def _pass_on(self, inside: asyncio.Protocol) -> None:
-        while not self.raw.is_closing():
-            try:
-                data = self.tls.recv(_READ)
-            except SSL.WantReadError:
-                break
-            except SSL.Error:  # it has ended TLS, or broken it
-                self.flush()
-                self.raw.close()
-                break
-            self._silent = max(0, self._silent - _SAID * len(data))
-            inside.data_received(data)
+        if self.raw.is_closing():
+            return
+        try:
+            for piece in self.tls.received():
+                self._silent = max(0, self._silent - _SAID * len(piece))
+                inside.data_received(cast("bytes", piece))  # which copies it
+                if self.raw.is_closing():
+                    break
+        except SSL.WantReadError:
+            pass
+        except SSL.Error:  # it has ended TLS, or broken it
+            self.flush()
+            self.raw.close()
         self.flush()
 
     def flush(self) -> None:

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 Work = Callable[[], None]
 
@@ -30,6 +31,12 @@ class Turns:
         self._serve(caller, work)
         return True
 
+    async def turn(self, caller: str) -> None:
+        """Wait until it is the caller's turn: what its task does next is done in that one, or in the one after it."""
+        begun = asyncio.get_running_loop().create_future()
+        self.take(caller, partial(_begin, begun))
+        await begun
+
     def _serve(self, caller: str, work: Work) -> None:
         self._had.add(caller)
         if not self._begun:
@@ -46,3 +53,8 @@ class Turns:
             if waiting:
                 self._waiting[caller] = waiting
             self._serve(caller, work)
+
+
+def _begin(future: asyncio.Future[None]) -> None:
+    if not future.done():  # its task may have been cancelled
+        future.set_result(None)

@@ -7,6 +7,7 @@ reads no key; but it can lie about any evidence that it is asked about from then
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Sequence
 from typing import Final
@@ -24,6 +25,7 @@ from rkeyserver.service import interpreter
 from rkeyserver.service.background import in_background
 from rkeyserver.service.frames import LENGTH_SIZE, Failure, frame
 
+NICE: Final = 5  # behind the server itself where CPUs are short: callers wait for no machine that joins
 MAX_ANSWER: Final = 64 * 1024
 MAX_TASK: Final = MAX_EVIDENCE + (1 + MAX_ENTRIES) * MAX_ENDORSEMENTS + 1024
 
@@ -84,5 +86,7 @@ def main(platform: str, fd: int) -> None:
     """The whole life of the process; `fd` is its end of the socket."""
     interpreter.begin()
     in_background()
+    with contextlib.suppress(OSError):
+        os.nice(NICE)
     with socket.socket(fileno=fd) as channel, contextlib.suppress(ConnectionError):
         work(channel, load_verifier(platform))

@@ -24,9 +24,11 @@ from rkeyserver.address import Address
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.errors import Misuse, RkeyError, Unavailable
 from rkeyserver.service import kept_open, relay, token_tls
+from rkeyserver.service.at_once import Answer
 from rkeyserver.service.callers_requests import MAX_BODY
 from rkeyserver.service.limits import Guard
 from rkeyserver.service.living import Health
+from rkeyserver.service.rates import REFUSED_DELAY
 from rkeyserver.service.token_listener import PER_SECOND, PER_TOKEN, ByToken, TokenListener, own_names
 from rkeyserver.tokens import digest, token_of
 
@@ -69,7 +71,7 @@ def app(instance: Fake, inside: Any = None) -> ByToken:
     async def well(scope: Scope, receive: Receive, send: Send) -> None:
         await Response(status_code=204)(scope, receive, send)
 
-    return ByToken(instance, inside or well, "own")  # type: ignore[arg-type]  # Fake is what it needs
+    return ByToken(instance, {}, inside or well, "own")  # type: ignore[arg-type]  # Fake is what it needs
 
 
 def test_each_token_has_so_many_requests_at_once() -> None:
@@ -103,6 +105,73 @@ def test_each_token_has_so_many_requests_in_a_second() -> None:
         answers = [(await asked(made))[0] for _ in range(int(PER_SECOND) + 5)]
         assert answers == [204] * int(PER_SECOND) + [503] * 5
         assert (await asked(made, TOKENS[1]))[0] == 204
+
+    asyncio.run(run())
+
+
+def action(token: str = TOKENS[0], host: str = "localhost", path: str = "/v1/derive", method: str = "POST") -> Any:
+    headers = [(b"host", host.encode()), (b"authorization", f"Bearer {token}".encode())]
+    return {"type": "http", "method": method, "path": path, "headers": headers, "state": {}, "client": ("::1", 1)}
+
+
+def with_actions() -> ByToken:
+    def does(caller: Any, body: bytes) -> Answer:
+        return Answer((str(caller).encode(), body))
+
+    return ByToken(Fake(policy()), {"/v1/derive": does}, app(Fake(None)).app, "own")  # type: ignore[arg-type]
+
+
+def test_an_action_of_who_is_known_is_answered_at_once_as_his() -> None:
+    async def run() -> None:
+        made = with_actions()
+        calls = [made.at_once(action(token)) for token in TOKENS]
+        for call, token in zip(calls, TOKENS, strict=True):
+            assert call is not None
+            assert call.who == f"token {digest(token)[:16]}"
+            assert call.answer(b"a body").parts == (call.who.encode(), b"a body")
+        assert made.at_once(action(token_of(bytes([9]) * 32))) is None
+        assert made.at_once(action(host="evil.example")) is None
+        assert made.at_once(action(path="/v1/ping")) is None
+        assert made.at_once(action(method="GET")) is None
+
+    asyncio.run(run())
+
+
+def test_actions_of_a_token_count_until_they_are_over() -> None:
+    async def run() -> None:
+        made = with_actions()
+        calls = [made.at_once(action()) for _ in range(PER_TOKEN)]
+        one_more = made.at_once(action())
+        assert one_more is not None
+        assert one_more.delay
+        with pytest.raises(Unavailable, match="in the works"):
+            one_more.answer(b"a body")
+        other = made.at_once(action(TOKENS[1]))
+        assert other is not None
+        assert not other.delay
+        for call in [*calls, one_more]:
+            assert call is not None
+            assert call.done is not None
+            call.done()
+        again = made.at_once(action())
+        assert again is not None
+        assert not again.delay
+
+    asyncio.run(run())
+
+
+def test_actions_of_a_token_in_a_second() -> None:
+    async def run() -> None:
+        made = with_actions()
+        made._rates.now = lambda: 0.0
+        delays = []
+        for _ in range(int(PER_SECOND) + 3):
+            call = made.at_once(action())
+            assert call is not None
+            assert call.done is not None
+            delays.append(call.delay)
+            call.done()
+        assert delays == [0.0] * int(PER_SECOND) + [REFUSED_DELAY] * 3
 
     asyncio.run(run())
 

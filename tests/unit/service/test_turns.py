@@ -85,3 +85,37 @@ def test_work_that_fails_takes_no_others_turn() -> None:
     asyncio.run(run())
     assert sorted(done) == ["a1", "a3", "b1", "b2"]
     assert [str(one) for one in said] == ["a"]
+
+
+def test_a_task_waits_for_its_turn() -> None:
+    """Three of one and one of another, one piece for all of them in a turn."""
+
+    async def run() -> list[tuple[int, str]]:
+        turns, done, turn = Turns(most=1), list[tuple[int, str]](), [0]
+
+        async def work(piece: str) -> None:
+            await turns.turn(piece[0])
+            done.append((turn[0], piece))
+
+        tasks = [asyncio.create_task(work(one)) for one in ("n1", "n2", "n3", "q1")]
+        while len(done) < len(tasks):
+            await asyncio.sleep(0)
+            turn[0] += 1
+        return done
+
+    done = asyncio.run(run())
+    assert [piece for _, piece in done] == ["n1", "n2", "q1", "n3"]
+    assert len({turn for turn, _ in done}) == len(done), "one in each"
+
+
+def test_a_task_that_was_cancelled_takes_no_turn() -> None:
+    async def run() -> None:
+        turns = Turns(most=1)
+        first, second = (asyncio.create_task(turns.turn(one)) for one in ("a", "b"))
+        await asyncio.sleep(0)
+        second.cancel()
+        third = asyncio.create_task(turns.turn("c"))
+        await asyncio.gather(first, third)
+        assert second.cancelled()
+
+    asyncio.run(run())

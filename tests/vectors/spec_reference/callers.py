@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import tomllib
@@ -108,6 +109,18 @@ def may(case: Json) -> bool:
     )
     require(permitted, "not-permitted")
     return True
+
+
+def who_shows_a_token(case: Json) -> str:
+    read_policy(case["policy"])
+    named = {entry.get("token_sha256") for entry in tomllib.loads(case["policy"]).get("callers", [])}
+    require(len(case["authorization"]) == 1, "unknown-token")
+    found = re.fullmatch(r"(?i:bearer) (rkt_[0-9A-Za-z_-]{43})", case["authorization"][0])
+    require(found, "unknown-token")
+    assert found is not None
+    digest = hashlib.sha256(found[1].encode()).hexdigest()
+    require(digest in named, "unknown-token")
+    return digest
 
 
 def _bytes(value: object, most: int) -> str:

@@ -13,6 +13,7 @@ from tests.vectors.spec_reference.callers import (
     read_request,
     rewrap_secret,
     unwrap_secret,
+    who_shows_a_token,
     wrap_secret,
 )
 from tests.vectors.spec_reference.change import (
@@ -187,6 +188,7 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = {
     "unwrap a secret": unwrap_secret,
     "rewrap a secret": rewrap_secret,
     "may": may,
+    "who shows a token": who_shows_a_token,
     "read a caller's request": read_request,
     "read grant": lambda case: read_grant(case, _bytes(case)),
     "release challenge": lambda case: make_challenge(case, _bytes(case), RELEASE_CHALLENGE),

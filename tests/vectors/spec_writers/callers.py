@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from typing import Any, Final
 
@@ -55,7 +57,7 @@ def content() -> Json:
     return complete(
         "callers.json",
         "keys for callers, wrapped secrets, who may, and requests (keyring.md, policy.md, callers.md)",
-        [*_keys(), *_wrapping(), *_permissions(), *_requests()],
+        [*_keys(), *_wrapping(), *_permissions(), *_tokens(), *_requests()],
         SHARED,
     )
 
@@ -207,6 +209,47 @@ def _permissions() -> list[Json]:
         may("refused: action and label of two entries", entry() + group, "wrap", **no),
         may("refused: another token", token, "wrap", "app", {"token_sha256": "00" * 32}, **no),
     ]  # fmt: skip
+
+
+def _tokens() -> list[Json]:
+    token, other = ("rkt_" + base64.urlsafe_b64encode(bytes.fromhex(numbered(at, 32))).decode()[:43] for at in (0, 32))
+    digests = [hashlib.sha256(one.encode()).hexdigest() for one in (token, other)]
+    text = POLICY + entry(f'token_sha256 = "{digests[0]}"') + entry()
+    shown: dict[str, list[str]] = {
+        "the token": [f"Bearer {token}"],
+        "a scheme in capitals": [f"BEARER {token}"],
+        "refused: no header": [],
+        "refused: two headers": [f"Bearer {token}"] * 2,
+        "refused: a token that the policy has not": [f"Bearer {other}"],
+        "refused: no scheme": [token],
+        "refused: another scheme": [f"Basic {token}"],
+        "refused: two spaces": [f"Bearer  {token}"],
+        "refused: a space behind it": [f"Bearer {token} "],
+        "refused: a character less": [f"Bearer {token[:-1]}"],
+        "refused: its padding": [f"Bearer {token}="],
+        "refused: another prefix": [f"Bearer RKT_{token[4:]}"],
+        "refused: what the policy has instead of it": [f"Bearer {digests[0]}"],
+        "refused: nothing but the scheme": ["Bearer "],
+    }
+    return [
+        *(
+            case(
+                f"by token: {name}" if not name.startswith("refused") else f"refused, by token: {name[9:]}",
+                "who shows a token",
+                policy=text,
+                authorization=authorization,
+                **({"error": "unknown-token"} if name.startswith("refused") else {}),
+            )
+            for name, authorization in shown.items()
+        ),
+        case(
+            "refused, by token: a policy that has none",
+            "who shows a token",
+            policy=POLICY + entry(),
+            authorization=[f"Bearer {token}"],
+            error="unknown-token",
+        ),
+    ]
 
 
 def _requests() -> list[Json]:

@@ -11,13 +11,15 @@ from tests.vectors.spec_cases import Json
 
 from rkeyserver.appraisal.change import MAX_CHANGE
 from rkeyserver.appraisal.orders import MAX_ORDER
-from rkeyserver.errors import HTTP_STATUS, Reason, RkeyError
+from rkeyserver.errors import HTTP_STATUS, Reason, RkeyError, Unavailable
 from rkeyserver.exchange import messages
 from rkeyserver.keyring.derived import MAX_SIZE, MIN_SIZE
 from rkeyserver.keyring.wrapping import MAX_PLAINTEXT, OVERHEAD
-from rkeyserver.service import routes
+from rkeyserver.service import local_app, routes, token_listener
 from rkeyserver.service.app import MAX_CONTRIBUTION_BODY
 from rkeyserver.service.callers_requests import MAX_WRAPPED, DeriveRequest, UnwrapRequest, WrapRequest
+from rkeyserver.service.ops import HTTP_MISDIRECTED
+from rkeyserver.service.token_listener import HTTP_UNAUTHORIZED
 
 BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 HEX16: Final[Json] = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
@@ -62,12 +64,21 @@ ERROR: Final[Json] = _object(
     error={"enum": [kind.code for kind in HTTP_STATUS]}, message={"type": "string"}, advice={"type": "string"}
 ) | {"description": "What went wrong, for people; `reason` where `error` is `rejected`."}
 ERROR["properties"]["reason"] = {"enum": [str(reason) for reason in Reason]}
+RETRY_AFTER: Final[Json] = {
+    "description": "Seconds.",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
+}
 COARSE: Final[Json] = _object(error={"enum": [kind.code for kind in HTTP_STATUS]})
 
 
 def _errors(schema: Json, *kinds: type[RkeyError]) -> Json:
     told = {str(HTTP_STATUS[kind]): kind for kind in HTTP_STATUS if not kinds or kind in kinds}
-    return {code: {"description": f"`{kind.code}`", "content": _json(schema)} for code, kind in sorted(told.items())}
+    return {
+        code: {"description": f"`{kind.code}`", "content": _json(schema)}
+        | ({"headers": {"Retry-After": RETRY_AFTER}} if kind is Unavailable else {})
+        for code, kind in sorted(told.items())
+    }
 
 
 def _document(title: str, server: str, description: str, paths: Json, schemas: Json) -> str:
@@ -154,8 +165,8 @@ ORDERS: Final[Json] = {
 }
 
 
-def callers() -> str:
-    """callers.openapi.json: the local socket."""
+def _actions() -> tuple[Json, Json]:
+    """The paths of what callers ask for on either listener, and the schemas."""
     _, requests = msgspec.json.schema_components(
         [DeriveRequest, WrapRequest, UnwrapRequest], ref_template="#/components/schemas/{name}"
     )
@@ -184,19 +195,25 @@ def callers() -> str:
             "get": {
                 "operationId": "ping",
                 "summary": "Nothing: somebody is there.",
-                "responses": {"204": {"description": "Somebody is there."}},
+                "responses": {"204": {"description": "Somebody is there."}, **_errors(_ref("Error"), Unavailable)},
             }
         },
         routes.DERIVE_PATH: post("derive", "The key of a label.", "DeriveRequest", "Key"),
         routes.WRAP_PATH: post("wrap", "Wrap a secret.", "WrapRequest", "Wrapped"),
         routes.UNWRAP_PATH: post("unwrap", "Open a wrapped secret.", "UnwrapRequest", "Secret"),
         routes.REWRAP_PATH: post("rewrap", "Wrap anew, under the current generation.", "UnwrapRequest", "Wrapped"),
-        routes.POLICY_PATH: POLICY,
-        routes.ORDERS_PATH: ORDERS,
     }
+    return paths, schemas
+
+
+def callers() -> str:
+    """callers.openapi.json: the local socket."""
+    paths, schemas = _actions()
     about = (
-        "HTTP on a Unix socket. Who asks is who connected, by the kernel; what he may do is the policy's (callers.md)."
+        "HTTP on a Unix socket. Who asks is who connected, by the kernel; what he may do is the policy's (callers.md). "
+        f"Each user may ask {local_app.PER_SECOND:.0f} times in a second; the server's own, as often as he likes."
     )
+    paths = paths | {routes.POLICY_PATH: POLICY, routes.ORDERS_PATH: ORDERS}
     return _document("rkeyserver: the local socket", "http://localhost", about, paths, schemas)
 
 
@@ -206,6 +223,35 @@ CHECKPOINT: Final = _object(
     **dict.fromkeys(("domain", "chain", "head", "key", "signature"), _DIGITS),
     lines={"type": "integer", "minimum": 1},
 )
+
+
+def tokens() -> str:
+    """tokens.openapi.json: the listener for callers with a token."""
+    paths, schemas = _actions()
+    error = _json(_ref("Error"))
+    answers: Json = {
+        str(HTTP_UNAUTHORIZED): {
+            "description": "`rejected`, for `unknown-token`: no token, or one that the policy does not name",
+            "headers": {"WWW-Authenticate": {"required": True, "schema": {"const": "Bearer"}}},
+            "content": error,
+        },
+        str(HTTP_MISDIRECTED): {"description": "`misuse`: asked for by a name that is not its own", "content": error},
+    }
+    for methods in paths.values():
+        for one in methods.values():
+            one["responses"] = dict(sorted((one["responses"] | answers).items()))
+    about = (
+        "HTTP over TLS 1.3, while the policy names tokens. Who asks is who shows a token; what he may do is the "
+        f"policy's (callers.md). Each token may have {token_listener.PER_TOKEN} requests at once and "
+        f"{token_listener.PER_SECOND:.0f} in a second. Host is an IP address, localhost or the name in --callers."
+    )
+    scheme = {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "rkt_ and 43 characters"}}
+    document = json.loads(
+        _document("rkeyserver: callers with a token", "https://localhost:8890", about, paths, schemas)
+    )
+    document["components"]["securitySchemes"] = scheme
+    document["security"] = [{"token": []}]
+    return json.dumps(document, indent=1) + "\n"
 
 
 def operations() -> str:
@@ -344,6 +390,7 @@ def peers() -> str:
 
 DOCUMENTS: Final = {
     "callers.openapi.json": callers,
+    "tokens.openapi.json": tokens,
     "operations.openapi.json": operations,
     "peers.openapi.json": peers,
 }
