@@ -6,17 +6,27 @@ command.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.fakes import measured
 from tests.fakes.flavours import PLATFORMS, SGX, SIMULATED
 
 # Of the first the second run is part of every run: it is quick.
 WHOLE: Final = Path(__file__).parent / "attacks"
 RUN_TWICE: Final = (WHOLE, WHOLE.with_name("integration"))
 _REASON_WANTED: Final = "simulated_only says why: give it a reason"
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop() -> Generator[None, object, object]:
+    """Before Coverage gathers what it has, have it what the processes of the tests left."""
+    ran = yield
+    measured.collect()
+    return ran
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -37,6 +37,7 @@ from rkeyserver.platforms.interface import Platform
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.sealing.record import parse
 from rkeyserver.secret import SecretBytes
+from tests.fakes import measured
 
 ROOT: Final = Path(__file__).parents[2]
 DEADLINE: Final = 30.0
@@ -45,8 +46,8 @@ PROGRAM: Final = (sys.executable, "-m", "rkeyserver")
 
 def environment(**more: str) -> dict[str, str]:
     """What a process is started with: the source tree, warnings as errors, and coverage where it is measured."""
-    kept = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
-    return kept | {"PATH": os.defpath, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error"} | more
+    found = {"PATH": os.defpath, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error"} | more
+    return found | measured.environment(found["PYTHONPATH"])
 
 
 def reserve(host: str = "127.0.0.1") -> socket.socket:
