@@ -13,7 +13,7 @@ from typing import Final
 from coverage import Coverage, CoverageData
 from coverage.core import CTRACER_FILE
 
-from tests.measured.coverage import FOLDER, TRACER
+from tests.started.coverage import FOLDER, TRACER
 
 TESTS: Final = Path(__file__).parents[1]
 _BITS: Final = 28
@@ -27,7 +27,7 @@ def environment(path: str) -> dict[str, str]:
 
 def by_tracer(path: str, folder: Path) -> dict[str, str]:
     """What has Coverage's tracer alone measure it, and that put into `folder`."""
-    return {TRACER: str(CTRACER_FILE), FOLDER: str(folder), "PYTHONPATH": f"{path}:{TESTS / 'measured'}"}
+    return {TRACER: str(CTRACER_FILE), FOLDER: str(folder), "PYTHONPATH": f"{path}:{TESTS / 'started'}"}
 
 
 @functools.cache
