@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -54,19 +55,25 @@ def serving(folder: Path, **more: str) -> Iterator[Running]:
 def test_it_has_the_files_and_the_folder_that_a_process_of_its_own_has(tmp_path: Path) -> None:
     """And no other: nothing of the template's or of the test's."""
 
-    def files(pid: int) -> list[str]:
-        found = [str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()]
+    def files(server: Running) -> list[str]:
+        folder, found = Path(f"/proc/{server.pid}/cwd").readlink(), []
+        for one in Path(f"/proc/{server.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                found.append(str(one.readlink()).replace(str(folder), ""))
         return sorted(one.partition(":[")[0] for one in found)
 
-    own = []
-    for kind, more in ((Forked, {}), (subprocess.Popen, {"ANOTHER": "1"})):
-        folder = tmp_path / kind.__name__
-        folder.mkdir()
-        with serving(folder, **more) as server:
-            assert isinstance(server.process, kind)
-            assert Path(f"/proc/{server.pid}/cwd").readlink() == folder
-            own.append([one.replace(str(folder), "") for one in files(server.pid)])
-    assert own[0] == own[1]
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    with serving(one) as forked, serving(other, ANOTHER="1") as own:
+        assert isinstance(forked.process, Forked)
+        assert isinstance(own.process, subprocess.Popen)
+        assert Path(f"/proc/{forked.pid}/cwd").readlink() == one
+        # Both load and ask something still, and have files open for that.
+        end = time.monotonic() + DEADLINE
+        while (found := files(forked)) != (wanted := files(own)):
+            assert time.monotonic() < end, (found, wanted)
+            time.sleep(0.02)
 
 
 ENDS: dict[str, tuple[Callable[[Running], Ended], int]] = {
