@@ -6,12 +6,13 @@ command.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.fakes import measured
 from tests.fakes.flavours import PLATFORMS, SGX, SIMULATED
 
 if TYPE_CHECKING:
@@ -30,6 +31,14 @@ def postgres() -> Iterator[Cluster]:
 
     with cluster_in() as cluster:
         yield cluster
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop() -> Generator[None, object, object]:
+    """Before Coverage gathers what it has, have it what the processes of the tests left."""
+    ran = yield
+    measured.collect()
+    return ran
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -23,10 +23,12 @@ from tests.fakes.processes import DEADLINE, Machine, Machines, Running
 from rkeyserver.clock import Clock
 from rkeyserver.exchange.messages import MAX_MESSAGE, AttestedMessage, Request, decode
 from rkeyserver.exchange.standby import Asking, Greeting
+from rkeyserver.service.compose import MAX_WORKERS
 from rkeyserver.service.limits import MAX_BYTES, MAX_CONNECTION_BYTES
 from rkeyserver.service.routes import HAND_OVER_PATH, HELLO_PATH, HINT_PATH, RELEASE_HELLO_PATH, RELEASE_PATH
 
-ATTACKER, HONEST = "127.0.0.66", "127.0.0.9"
+ATTACKER, ANOTHER, HONEST = "127.0.0.66", "127.0.0.67", "127.0.0.9"
+MOST_WORKERS = min(MAX_WORKERS, os.cpu_count() or 1)
 MOST_GROWTH = 32 * 1024 * 1024
 GET = f"GET {HINT_PATH} HTTP/1.1\r\n\r\n".encode()
 
@@ -132,17 +134,31 @@ def post(path: str, body: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def verifying_nothing(running: Running) -> Iterator[None]:
-    """Hold the verification processes: what needs one is being answered for as long as this lasts."""
-    workers = running.children()
-    assert workers
-    for worker in workers:
-        os.kill(worker, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for worker in workers:
-            os.kill(worker, signal.SIGCONT)
+def verifying_nothing(host: Machine, running: Running, request: bytes) -> Iterator[int]:
+    """Hold all verification processes: what needs one is being answered for as long as this lasts.
+
+    request: one that needs one. As many as the context is given are waiting already.
+    """
+    held: list[int] = []
+    end = time.monotonic() + DEADLINE
+    with contextlib.ExitStack() as stack:
+        waiting: list[socket.socket] = []
+        try:
+            while len(held) < MOST_WORKERS:
+                for worker in set(running.children()) - set(held):
+                    os.kill(worker, signal.SIGSTOP)
+                    held.append(worker)
+                if len(waiting) <= len(held) < MOST_WORKERS:
+                    # Each that is held gets one to be busy with; one more has another process started.
+                    waiting.append(stack.enter_context(connected(host, ANOTHER)))
+                    waiting[-1].sendall(request)
+                assert time.monotonic() < end, held
+            yield len(waiting)
+        finally:
+            for worker in held:
+                os.kill(worker, signal.SIGCONT)
+        for client in waiting:
+            assert client.recv(64).startswith(b"HTTP/1.1 403 "), "it was refused"
 
 
 def refused(machine: Machine, times: int) -> None:
@@ -169,18 +185,18 @@ def until_read(machine: Machine) -> None:
 def test_whoever_resets_its_connection_writes_nothing_to_the_log(processes: Machines, ahead: bytes) -> None:
     host, number = processes("host"), 8
     running = host.start()
-    request = post(HAND_OVER_PATH, unproved(host)) + ahead
+    request = post(HAND_OVER_PATH, unproved(host))
     before = running.err.text
-    with verifying_nothing(running):
+    with verifying_nothing(host, running, request) as waiting:
         clients = [connected(host) for _ in range(number)]
         for client in clients:
-            client.sendall(request)
+            client.sendall(request + ahead)
         until_read(host)
         for client in clients:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
         assert ask(host, "GET", HINT_PATH)[0] == 200
-    refused(host, number)
+    refused(host, waiting + number)
     assert running.err.text == before
 
 
@@ -191,11 +207,11 @@ def test_requests_that_are_being_answered_crowd_nobody_out(processes: Machines) 
     running = host.start()
     request = post(HAND_OVER_PATH, unproved(host))
     # What fills is a body that nobody asked for: it is counted, answered and done with.
-    filling = MAX_BYTES // number - len(request)
+    filling = (MAX_BYTES - MOST_WORKERS * len(request)) // number - len(request)
     head = f"GET {HINT_PATH} HTTP/1.1\r\ncontent-length: {filling - 100}\r\n".encode()
     head += b"a: ".ljust(100 - len(head) - 4, b"x") + b"\r\n\r\n"
     hello = greeting(host)
-    with verifying_nothing(running), contextlib.ExitStack() as stack:
+    with verifying_nothing(host, running, request) as waiting, contextlib.ExitStack() as stack:
         for _ in range(number):
             client = stack.enter_context(connected(host))
             client.sendall(head.ljust(filling, b"x"))
@@ -206,7 +222,7 @@ def test_requests_that_are_being_answered_crowd_nobody_out(processes: Machines) 
             assert ask(host, "POST", HELLO_PATH, hello.message)[0] == 200
             # Even what is read in many parts, and waits for its client in between.
             assert ask(host, "POST", HAND_OVER_PATH, bytes(MAX_MESSAGE[Request])) == (403, b'{"error":"rejected"}')
-    refused(host, number + others)
+    refused(host, waiting + number + others)
 
 
 ODD: dict[str, tuple[bytes, int]] = {

@@ -36,7 +36,9 @@ from rkeyserver.platforms.interface import Platform
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.sealing.record import parse
 from rkeyserver.secret import SecretBytes
+from tests.fakes import measured
 from tests.fakes.audit_lines import decisions_in
+from tests.fakes.forked import Forked, as_from_a_terminal
 
 ROOT: Final = Path(__file__).parents[2]
 DEADLINE: Final = 30.0
@@ -45,8 +47,8 @@ PROGRAM: Final = (sys.executable, "-m", "rkeyserver")
 
 def environment(**more: str) -> dict[str, str]:
     """What a process is started with: the source tree, warnings as errors, and coverage where it is measured."""
-    kept = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
-    return kept | {"PATH": os.defpath, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error"} | more
+    found = {"PATH": os.defpath, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error"} | more
+    return found | measured.environment(found["PYTHONPATH"])
 
 
 def reserve(host: str = "127.0.0.1") -> socket.socket:
@@ -119,6 +121,21 @@ class Ended:
     err: str
 
 
+def started(command: Sequence[str], cwd: Path, env: Mapping[str, str], told: str) -> subprocess.Popen[bytes] | Forked:
+    """Start a process. The program itself, under nothing and in the usual environment, is a fork (template.py)."""
+    whole = {**env, "NOTIFY_SOCKET": told}
+    if tuple(command[: len(PROGRAM)]) == PROGRAM and env == (usual := environment()):
+        return Forked(command[len(PROGRAM) :], cwd=cwd, env=whole, loaded=usual)
+    return subprocess.Popen(
+        as_from_a_terminal(command),
+        cwd=cwd,
+        env=whole,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
 class Running:
     """A process that was started, and may be over."""
 
@@ -127,14 +144,7 @@ class Running:
         path = str(Path(self._notify_folder.name) / "notify")
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._manager.bind(path)
-        self.process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={**env, "NOTIFY_SOCKET": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        self.process = started(command, cwd, env, path)
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self.out, self.err = Output(self.process.stdout), Output(self.process.stderr)
@@ -364,6 +374,8 @@ def rkeyserver(*words: str, cwd: Path, **env: str) -> Ended:
 
 def finished(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Ended:
     """Run any command to its end."""
+    if tuple(command[: len(PROGRAM)]) == PROGRAM:
+        return Running(command, cwd=cwd, env=env).wait()
     done = subprocess.run(
         command,
         cwd=cwd,

@@ -10,6 +10,7 @@ from binascii import b2a_base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import Final
 
 from starlette.responses import Response
@@ -26,7 +27,6 @@ from rkeyserver.service.app import NO_KEYRING
 from rkeyserver.service.at_once import Answer
 from rkeyserver.service.callers_requests import MAX_BODY, DeriveRequest, T, UnwrapRequest, WrapRequest, read_request
 from rkeyserver.service.instance import Instance
-from rkeyserver.service.latency import Latency
 from rkeyserver.service.policy_app import told
 from rkeyserver.service.routes import DERIVE_PATH, PING_PATH, REWRAP_PATH, UNWRAP_PATH, WRAP_PATH
 
@@ -49,14 +49,14 @@ class Callers:
             UNWRAP_PATH: self.unwrap,
             REWRAP_PATH: self.rewrap,
         }
-        return {path: partial(self._timed, self.instance.latency[path], does) for path, does in by_path.items()}
+        return {path: partial(self._timed, path, does) for path, does in by_path.items()}
 
-    def _timed(self, latency: Latency, does: Does, caller: Caller, body: bytes) -> Answer:
+    def _timed(self, path: str, does: Does, caller: Caller, body: bytes) -> Answer:
         began = perf_counter()
         try:
             return does(caller, body)
         finally:
-            latency.observe(perf_counter() - began)
+            self.instance.latency[path].observe(perf_counter() - began)
 
     def derive(self, caller: Caller, body: bytes) -> Answer:
         """A Derive in, a Key out."""

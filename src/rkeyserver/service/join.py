@@ -396,14 +396,16 @@ class Joiner:
         A hint proves nothing: all that it can bring about is that its host is asked, ever more seldom while that comes
         to nothing.
         """
-        from rkeyserver.service.fetch import fetch_hint  # noqa: PLC0415 - as in try_hosts()
-
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(most):
                 while self.instance.keyring is not None:
                     await asyncio.sleep(HINT_SECONDS * (0.5 + self.jitter()))
                     await self._keep_members()
                     believed = list(filter(self._believed, self._heard_from()))
+                    if not believed:
+                        continue
+                    from rkeyserver.service.fetch import fetch_hint  # noqa: PLC0415 - as in try_hosts()
+
                     async with contextlib.aclosing(each(believed, fetch_hint)) as hints:
                         async for host, hint in hints:
                             step = Step.NOTHING if hint is None else self._step(hint)
@@ -417,12 +419,12 @@ class Joiner:
         A hint is not believed: it is fetched, and then followed by follow().
         Raises: Unavailable if there is one.
         """
-        from rkeyserver.service.fetch import fetch_hint, fetch_keyring  # noqa: PLC0415 - as in try_hosts()
-
         keyring = self.instance.keyring
         hosts = self._heard_from()
         if keyring is None or not hosts:
             return
+        from rkeyserver.service.fetch import fetch_hint, fetch_keyring  # noqa: PLC0415 - as in try_hosts()
+
         hints = await asyncio.gather(*(fetch_hint(host) for host in hosts))
         asking = self._asking(Opened(keyring, b""))
         for host, hint in zip(hosts, hints, strict=True):

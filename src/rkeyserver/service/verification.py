@@ -1,8 +1,9 @@
 """Where quotes are verified: in a few processes of their own, that never had the keyring.
 
 One verification holds the interpreter's lock for about a millisecond, so threads would not help and the loop would
-stall. Each process is a fresh interpreter, started before the keyring is opened, with one socket; what comes back is
-parsed as data. Where there can be none (inside Gramine) the same function runs inline.
+stall. Each process is a fresh interpreter with one socket; what comes back is parsed as data. The first is started
+before the keyring is opened, another when all are busy: few instances ever have need of it, and it costs 60 ms of CPU
+and 40 MB. Where there can be none (inside Gramine) the same function runs inline.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 @dataclass
 class VerifierPool:
-    """`size` processes that verify for `platform`. One that dies or hangs is replaced; its request is refused."""
+    """Up to `size` processes that verify for `platform`. One that dies or hangs is replaced; its request is refused."""
 
     platform: str
     size: int
@@ -153,9 +154,8 @@ class VerifierPool:
         self._held = held
 
     def start(self) -> None:
-        """Start the processes, without waiting for them."""
-        for _ in range(self.size):
-            self._add()
+        """Start the first process, without waiting for it."""
+        self._add()
 
     def _add(self) -> None:
         worker = _Worker.start(self.platform)
@@ -169,7 +169,7 @@ class VerifierPool:
         """
         if self._waiting >= MAX_WAITING:
             raise Unavailable(f"{MAX_WAITING} verifications are waiting already.")
-        self._refill()
+        self._grow()
         self._waiting += 1
         worker = answer = None
         try:
@@ -198,14 +198,15 @@ class VerifierPool:
         worker.end()
         if self._closed:
             return
-        log.warning("Verification process %d gave no answer; starting another.", worker.process.pid)
-        self._refill()
+        log.warning("Verification process %d gave no answer; it is replaced.", worker.process.pid)
+        self._grow()
 
-    def _refill(self) -> None:
+    def _grow(self) -> None:
         # Tried again with each request: what is short now (memory, descriptors) may not be for long.
+        if not self._idle.empty() or len(self._all) >= self.size or self._closed:
+            return
         try:
-            while len(self._all) < self.size and not self._closed:
-                self._add()
+            self._add()
         except OSError as error:
             log.warning("No other verification process can be started now: %s.", error.strerror)
 

@@ -114,6 +114,25 @@ def test_a_process_proves_what_the_function_proves(quoted: Quoted) -> None:
     run(check)
 
 
+def test_another_process_is_started_when_all_are_busy_and_no_more_than_so_many(quoted: Quoted) -> None:
+    async def check() -> None:
+        async with pool_of(2) as pool:
+            first = only(pool)
+            for _ in range(3):
+                assert await quoted.by(pool) == quoted.claims
+            assert only(pool) == first
+            stopped(first)
+            busy = asyncio.create_task(quoted.by(pool))
+            await asyncio.sleep(0)
+            found = await asyncio.gather(*(quoted.by(pool) for _ in range(8)))
+            assert found == [quoted.claims] * 8
+            assert len(pids(pool)) == 2
+            os.kill(first, signal.SIGCONT)
+            assert await busy == quoted.claims
+
+    run(check)
+
+
 def test_a_refusal_survives_the_trip_and_the_process_goes_on(quoted: Quoted) -> None:
     async def check() -> None:
         with pytest.raises(Rejected) as inline:
@@ -287,8 +306,9 @@ def test_a_request_that_is_given_up_leaves_no_answer_for_the_next(quoted: Quoted
 def test_closing_ends_the_processes_whatever_they_do(quoted: Quoted) -> None:
     async def check() -> None:
         async with pool_of(3) as pool:
-            await quoted.by(pool)
+            await asyncio.gather(*(quoted.by(pool) for _ in range(3)))
             started = pids(pool)
+            assert len(started) == 3
             stopped(min(started))
         assert all(is_gone(pid) for pid in started)
         pool.close()
@@ -336,6 +356,7 @@ import os, signal, sys
 from rkeyserver.service.verification import VerifierPool
 pool = VerifierPool("simulated", 2)
 pool.start()
+pool._add()
 print(*(worker.process.pid for worker in pool._all), flush=True)
 signal.pause()
 """
