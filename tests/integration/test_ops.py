@@ -99,6 +99,7 @@ def test_status_has_everything(machines: Machines) -> None:
             "refused": {},
             "record_problem": "",
             "recovering": None,
+            "coordinator": None,
             "drill": {"at": None, "passed": None, "reason": "", "found": "", "advice": "", "last_success": None},
             "provision": {"listening": [], "problem": "", "given": 0, "ca_generation": None, "ca_sha256": None},
             "callers": {"listening": [], "problem": "", "ca_generation": None, "ca_sha256": None},

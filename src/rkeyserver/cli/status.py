@@ -123,6 +123,21 @@ def _audit(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _role_of(found: dict[str, Any]) -> list[str]:
+    if found["domain"] is None:
+        return []
+    lines = [f"member       {found['member']}"]
+    if found["primary"] != found["member"]:
+        lines.append(f"primary      {found['primary']}")
+    behind = sum(not one["acknowledged"] for one in found["members"])
+    if found["members"]:
+        lines.append(f"members      {len(found['members'])} others, {behind} of them behind or not heard from")
+    if (elected := found["coordinator"]) is not None:
+        lines.append(f"coordinator  {elected['state']}; primary by its word: {elected['holder'] or 'none known'}")
+        lines += [f"WARNING: the coordinator: {elected['last_error']}"] if elected["last_error"] else []
+    return lines
+
+
 def _waits_for(found: dict[str, Any]) -> str:
     return "waits for recovery shares" if found["recovering"] else "is asking its hosts"
 
@@ -139,6 +154,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
                 f"state        epoch {found['epoch']}, sequence {found['sequence']}",
             ]
         ),
+        *_role_of(found),
         *(f"generation   {one['id']} {one['state']}, made {one['created']}" for one in found["generations"]),
         f"platform     {found['platform']}, machine {found['machine']}",
         f"protection   {found['protects']}",

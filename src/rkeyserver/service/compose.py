@@ -12,10 +12,10 @@ import random
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rkeyserver.address import Address
 from rkeyserver.appraisal.measured import Measured, parse_measured
@@ -23,6 +23,8 @@ from rkeyserver.appraisal.policy import Policy
 from rkeyserver.attestation.evidence import Attester
 from rkeyserver.clock import Clock
 from rkeyserver.config import Config
+from rkeyserver.coordinator.endpoints import parse_endpoints
+from rkeyserver.coordinator.interface import Place as Committed
 from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.exchange.attested import Verifier
 from rkeyserver.exchange.primary import Granter
@@ -40,6 +42,7 @@ from rkeyserver.service.adopt import Nothing, Opened, look
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.bound import binding_of
 from rkeyserver.service.drill import Drill
+from rkeyserver.service.election import Election
 from rkeyserver.service.given import Given
 from rkeyserver.service.held import held_for
 from rkeyserver.service.instance import Instance, no_collateral
@@ -61,6 +64,9 @@ from rkeyserver.service.surroundings import HOW_TO_HIDE
 from rkeyserver.service.token_listener import TokenListener
 from rkeyserver.service.verification import InlineVerifier, VerifierPool
 from rkeyserver.service.vouching import AttesterWithHeld, VerifierWithHeld
+
+if TYPE_CHECKING:
+    from rkeyserver.coordinator.etcd import Credentials
 
 MAX_WORKERS: Final = 4
 log = logging.getLogger(__name__)
@@ -361,6 +367,10 @@ async def _live(config: Config, parts: Parts, stack: contextlib.ExitStack) -> No
         await parts.before_asking()
         await start_standby(config, parts.instance, parts.joiner)
         return
+    if config.coordinator is not None:
+        parts.instance.elected = False
+        if parse_endpoints(config.coordinator).tls:
+            _credentials(config).context()  # what is wrong with a file is said at the start
     peers = [stack.enter_context(one) for address in config.listen for one in open_sockets(address)]
     parts.instance.address = _answers_at(config.listen[0], peers[0])
     ops = [stack.enter_context(one) for one in open_sockets(config.ops, "--ops")]
@@ -384,16 +394,60 @@ def _answers_at(asked: Address, listener: socket.socket) -> str:
     return str(Address(host, port)) if host else f":{port}"
 
 
-async def _begin(config: Config, parts: Parts) -> Afterwards | None:
+async def _begin(config: Config, parts: Parts) -> Afterwards:
+    """Come to a keyring; what goes on from then on."""
+    joined = await _come_to_a_keyring(config, parts)
+
+    async def afterwards() -> None:
+        async with _elected(config, parts):
+            await parts.joiner.follow(joined=joined)
+
+    return afterwards
+
+
+@contextlib.asynccontextmanager
+async def _elected(config: Config, parts: Parts) -> AsyncIterator[None]:
+    """A context in which the coordinator says who is primary, where there is one."""
+    instance, keyring = parts.instance, parts.instance.keyring
+    if config.coordinator is None or keyring is None:
+        yield
+        return
+    from rkeyserver.coordinator.etcd import Etcd  # noqa: PLC0415 - as in _credentials()
+    from rkeyserver.coordinator.lead import Coordinated  # noqa: PLC0415 - as above
+    from rkeyserver.coordinator.values import Authenticator  # noqa: PLC0415 - as above
+
+    def own() -> Committed:
+        # Whoever asks has held one since before, and another since.
+        return Committed(*(instance.keyring or keyring).place)
+
+    endpoints = parse_endpoints(config.coordinator)
+    coordinated = Coordinated(
+        Etcd(endpoints, _credentials(config), keyring.domain, config.lease),
+        Authenticator.derive(keyring.domain_secret, keyring.domain),
+        instance.members.own,
+        own,
+        config.lease,
+    )
+    async with Election(parts.steward, coordinated).running():
+        yield
+
+
+def _credentials(config: Config) -> Credentials:
+    from rkeyserver.coordinator.etcd import Credentials  # noqa: PLC0415 - most instances have no coordinator
+
+    return Credentials(config.coordinator_ca, config.coordinator_cert, config.coordinator_key)
+
+
+async def _come_to_a_keyring(config: Config, parts: Parts) -> bool:
+    """Join, recover, open or mint; whether it is the newest that can be had."""
     instance = parts.instance
     if config.hosts:
         await parts.before_asking()
-        joined = await start_standby(config, instance, parts.joiner)
-        return functools.partial(parts.joiner.follow, joined=joined)
+        return await start_standby(config, instance, parts.joiner)
     if config.recover:
         await parts.before_asking()
         await parts.recoverer.run(look_for_recovery(instance))
-        return functools.partial(parts.joiner.follow, joined=True)
+        return True
     with instance.deciding("open"):
         own = look(instance.store, instance.platform)
     if isinstance(own, Nothing):
@@ -401,7 +455,7 @@ async def _begin(config: Config, parts: Parts) -> Afterwards | None:
     elif isinstance(own, Opened):
         instance.own(parse(own.record).header)
     await start_primary(config, instance, own, parts.given)
-    return functools.partial(parts.joiner.follow, joined=True)
+    return True
 
 
 def run(config: Config) -> None:

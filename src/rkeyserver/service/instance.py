@@ -156,13 +156,18 @@ class TokenListening(Protocol):
         """Of it, for Instance.status()."""
 
 
+def nobody_elected(_why: str) -> None:
+    """Of an instance without a coordinator: there is nothing to give back."""
+
+
 @dataclass
 class Instance:
     """State of one server. `keyring` is None until it was opened, minted or received.
 
     members: who this is in the domain, and who else there is. peers: machines that were given the keyring or gave it,
     and when last. hosts: those that gave it, and so have it; of the others only an acknowledgement says so (`members`).
-    stepped_down: whether another primary was met whose state is later, and cannot replace the one here yet. address:
+    stepped_down: whether another primary was met whose state is later, and cannot replace the one here yet. elected:
+    whether the coordinator says that this is the primary, None without one; resign: gives that back. address:
     where this instance answers its peers. collateral: what status() says of it.
     decided: hand-overs that were asked for, by verdict and reason. latency: of answers, by what was asked for.
     joins: the turns that all who ask for the keyring take together, however many: callers do not wait for all of them.
@@ -178,6 +183,9 @@ class Instance:
     members: Members
     keyring: Keyring | None = None
     stepped_down: bool = False
+    elected: bool | None = None
+    coordination: Callable[[], dict[str, Any]] | None = None
+    resign: Callable[[str], None] = nobody_elected
     address: str = ""
     policy: Policy | None = None
     peers: OrderedDict[str, int] = field(default_factory=OrderedDict)
@@ -202,7 +210,14 @@ class Instance:
     def role(self) -> Role:
         """Who made the state that is held is primary, and may make the next one; everybody else follows."""
         mine = self.keyring is not None and self.keyring.header.primary == self.members.own
-        return Role.PRIMARY if mine and not self.stepped_down else Role.STANDBY
+        leads = mine and not self.stepped_down and self.elected is not False
+        return Role.PRIMARY if leads else Role.STANDBY
+
+    def step_down(self, why: str) -> None:
+        """Change nothing more until another primary's state can be adopted. why: one sentence."""
+        self.stepped_down = True
+        if self.elected:
+            self.resign(why)
 
     def own(self, header: Header) -> None:
         """Be the member that a record of this machine says, which has opened."""
@@ -217,6 +232,8 @@ class Instance:
         if self.audit.signs_for != keyring.domain:
             self.audit.sign_with(CheckpointKey.derive(keyring))
         self.stepped_down = False
+        if self.elected and keyring.header.primary != self.members.own:
+            self.resign(f"Member {keyring.header.primary} is primary in a later state.")
         before, self.keyring, self.policy = self.keyring, keyring, policy
         if before is not None and before is not keyring:
             before.close()
@@ -414,6 +431,7 @@ class Instance:
             "peers": {machine: utc(at) for machine, at in self.peers.items()},
             "record_problem": problem,
             "audit": self.audit.status(),
+            "coordinator": None if self.coordination is None else self.coordination(),
             "collateral": self.collateral(),
             "provision": None if self.provision is None else self.provision.status(),
             "callers": None if self.tokens is None else self.tokens.status(),

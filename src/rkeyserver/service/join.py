@@ -204,7 +204,7 @@ class Joiner:
                 theirs.close()
             return True
         if instance.role is Role.PRIMARY:
-            instance.stepped_down = True
+            instance.step_down(f"Member {theirs.header.primary} is primary in a later state.")
             log.warning(
                 "Member %s is primary in a later state (epoch %d, sequence %d): this instance changes nothing more, "
                 "and follows once that one has taken over what is only here.",

@@ -84,6 +84,12 @@ class Steward:
                 "This instance was the primary; another one has a later state, which is to take over what is here.",
                 advice="Nothing was changed. It follows by itself once that one has: see `rkeyserver status`.",
             )
+        if self.instance.elected is False:
+            raise Unavailable(
+                "The coordinator has another primary, or does not say that this instance is it.",
+                advice="Nothing was changed. `rkeyserver status` shows what is known of it.",
+                reason=Reason.NO_LEASE,
+            )
         if self.instance.role is not Role.PRIMARY:
             raise Misuse(
                 f"This instance is a standby; what is changed is changed at the primary, {keyring.header.primary}.",
@@ -127,6 +133,11 @@ class Steward:
 
     async def _promote(self, keyring: Keyring, member: str, epoch: int, by: str) -> Done:
         own = self.instance.members.own
+        if self.instance.elected is not None:
+            raise Misuse(
+                "The coordinator says who is primary; nobody is promoted beside it.",
+                advice="If it is gone for good, restart all instances without --coordinator.",
+            )
         if member != own:
             raise Rejected(Reason.NOT_BOUND, f"The order promotes member {member}; this is member {own}.")
         if epoch != keyring.header.epoch:
