@@ -43,10 +43,11 @@ from rkeyserver.service.audit import Audit
 from rkeyserver.service.bound import binding_of
 from rkeyserver.service.drill import Drill
 from rkeyserver.service.election import Election
+from rkeyserver.service.follow import Follower
 from rkeyserver.service.given import Given
 from rkeyserver.service.held import held_for
 from rkeyserver.service.instance import Instance, no_collateral
-from rkeyserver.service.join import Joiner, start_standby
+from rkeyserver.service.join import start_standby
 from rkeyserver.service.local_socket import local_socket
 from rkeyserver.service.members import Members
 from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOrWithout, WithOwnEndorsements
@@ -181,7 +182,7 @@ class Parts:
 
     instance: Instance
     steward: Steward
-    joiner: Joiner
+    joiner: Follower
     given: Given
     recoverer: Recoverer
     refresher: Refresher | None
@@ -289,7 +290,7 @@ def assemble(config: Config) -> Iterator[Parts]:
                 audit_head=lambda: audit.head,
             )
 
-        joiner = Joiner(config, instance, given, steward, asking, random.random, random.sample)
+        joiner = Follower(config, instance, given, steward, asking, random.random, random.sample)
         steward.listen = joiner.listen
         yield Parts(
             instance,

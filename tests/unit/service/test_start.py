@@ -37,18 +37,11 @@ from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.service import fetch
 from rkeyserver.service.adopt import Nothing, Opened, Own, look
+from rkeyserver.service.follow import BACKGROUND_DELAY, HINT_SECONDS, Follower
 from rkeyserver.service.given import Given
 from rkeyserver.service.hints import Hint
 from rkeyserver.service.instance import Instance
-from rkeyserver.service.join import (
-    BACKGROUND_DELAY,
-    FIRST_DELAY,
-    FIRST_SECONDS,
-    HINT_SECONDS,
-    WAITING_DELAY,
-    Joiner,
-    start_standby,
-)
+from rkeyserver.service.join import FIRST_DELAY, FIRST_SECONDS, WAITING_DELAY, start_standby
 from rkeyserver.service.start import open_own, start_primary
 from rkeyserver.service.steward import Steward
 
@@ -65,7 +58,7 @@ def first_of(found: list[Address], number: int) -> list[Address]:
     return found[:number]
 
 
-class Quiet(Joiner):
+class Quiet(Follower):
     """One that shows nobody what it holds: that is tested for itself."""
 
     async def show(self, host: Address) -> None: ...
@@ -118,7 +111,7 @@ class Hosts:
             audit_head=lambda: bytes(32),
         )
 
-    def joiner(self, **said: object) -> Joiner:
+    def joiner(self, **said: object) -> Follower:
         hosts = tuple(Address(name, 8888) for name in self.answers)
         config = Config(hosts=hosts, **said)  # type: ignore[arg-type]  # a test says it
         return Quiet(
