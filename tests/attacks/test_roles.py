@@ -136,8 +136,8 @@ def test_claims_of_another_kind_that_were_vouched_for(pair: Pair) -> None:
 def test_claims_in_another_form_that_were_vouched_for(pair: Pair) -> None:
     request = pair.standby.ask(pair.primary).message
     claims = decode(request, Request).attested.claims
-    assert claims.startswith(b"\x8a")
-    wide = b"\xde\x00\x0a" + claims[1:]
+    assert claims.startswith(b"\x8b")
+    wide = b"\xde\x00\x0b" + claims[1:]
     attested = vouch(pair.standby.platform, Context.HAND_OVER_REQUEST, transcript_before(request), wide)
     with pair.refuses(Reason.MALFORMED, asked=0, says="not in its canonical form"):
         pair.primary.answer(with_attested(request, attested))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rkeyserver import files
 from rkeyserver.cli import talk
-from rkeyserver.cli.command import Parser, Said, add_ops
+from rkeyserver.cli.choose import one_that_answers
+from rkeyserver.cli.command import Parser, Said, add_ops, ops_of
 from rkeyserver.errors import Rejected, Unavailable, one_line
 from rkeyserver.service.audit_chain import (
     MAX_CHECKPOINT,
@@ -52,7 +53,7 @@ def run(found: argparse.Namespace) -> Said:
     if found.action == "verify":
         paths = [Path(one) for one in found.file]
         return Said(verified(paths, [Path(one) for one in found.peer], [Path(one) for one in found.checkpoint], key))
-    document = checkpoint(found.ops, key).text()
+    document = checkpoint(one_that_answers(ops_of(found)), key).text()
     if found.output is None:
         return Said(document)
     files.put(Path(found.output), document.encode())
