@@ -185,3 +185,16 @@ def test_two_that_both_rotated_reunite_and_lose_nothing(machines: Machines) -> N
         ]
     assert [one.status()["role"] for one in (host, backup, third)] == ["standby", "primary", "standby"]
     assert "reunite" in events(backup)
+
+
+def test_no_new_domain_is_made_beside_a_peer_that_serves_one(machines: Machines) -> None:
+    host, lost = machines("host"), machines("lost")
+    running = host.start()
+    refused = lost.run("--peer", host.address)
+    assert refused.status == MISUSE
+    assert f"serves domain {host.status()['domain']}" in refused.err
+    assert not lost.keystore.exists()
+    assert [(line["event"], line["verdict"]) for line in lost.audit()] == [("mint", "refused")]
+    running.kill()
+    lost.start("--peer", host.address)
+    assert lost.status()["role"] == "primary", "nobody answers: it may be the first one of all"

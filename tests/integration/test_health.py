@@ -18,7 +18,7 @@ from tests.fakes.processes import DEADLINE, ROOT, Ended, Machine, Machines, rkey
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Unavailable
 
 CORRUPT, UNAVAILABLE = EXIT_STATUS[Corrupt], EXIT_STATUS[Unavailable]
-GOOD = {"keyring", "record", "audit", "collateral"}
+GOOD = {"keyring", "record", "audit", "collateral", "coordinator"}
 
 
 def ready(machine: Machine) -> tuple[int, Any]:

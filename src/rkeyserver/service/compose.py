@@ -452,6 +452,8 @@ async def _come_to_a_keyring(config: Config, parts: Parts) -> bool:
     with instance.deciding("open"):
         own = look(instance.store, instance.platform)
     if isinstance(own, Nothing):
+        with instance.deciding("mint"):
+            await parts.joiner.check_alone()
         await parts.before_minting()
     elif isinstance(own, Opened):
         instance.own(parse(own.record).header)

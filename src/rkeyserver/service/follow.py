@@ -173,6 +173,24 @@ class Follower(Joiner):
                                 return Hinted(host, hint, step)
         return None
 
+    async def check_alone(self) -> None:
+        """Whether a new domain may be made beside the peers that were named: not where one of them serves one.
+
+        Nothing proves what it says; all that it can bring about is that nothing is made. Raises: Misuse.
+        """
+        if not self.config.peers:
+            return
+        from rkeyserver.service.fetch import fetch_hint  # noqa: PLC0415 - as in try_hosts()
+
+        hints = await asyncio.gather(*(fetch_hint(peer) for peer in self.config.peers))
+        for peer, hint in zip(self.config.peers, hints, strict=True):
+            if hint is not None:
+                raise Misuse(
+                    f"The keystore is empty, and the peer at {peer} serves domain {hint.domain}: "
+                    "a new root key would be another domain's.",
+                    advice=f"Nothing was made. To join that one: -i {peer}; for a new domain: without --peer.",
+                )
+
     async def listen(self) -> None:
         """Whether another instance has a later state, before this one is changed.
 

@@ -61,11 +61,21 @@ def _collateral(instance: Instance) -> Found:
     return Found(good=left >= 0, says=says if left >= 0 else f"That of this machine expired at {one['expires']}.")
 
 
+def _coordinator(instance: Instance) -> Found:
+    if instance.coordination is None:
+        return Found(good=True, says="There is none: an operator says who is primary.")
+    found = instance.coordination()
+    error = found["last_error"]
+    holder = found["holder"] or "nobody"
+    return Found(good=not error, says=error or f"By its word {holder} is primary.")
+
+
 CHECKS: Final[Mapping[str, Check]] = {
     "keyring": Check(_keyring, "everything", stops_callers=True),
     "record": Check(_record, "the next start of this instance"),
     "audit": Check(_audit, "hand-overs and changes"),
     "collateral": Check(_collateral, "hand-overs by and to this machine"),
+    "coordinator": Check(_coordinator, "changes"),
 }
 
 

@@ -221,7 +221,7 @@ def held(days: float, *, own: bool = True) -> Callable[[], dict[str, object]]:
 def test_everything_is_good(scene: Scene, drill: Drill) -> None:
     found = readiness(scene.instance)
     assert (found["ready"], found["serving"]) == (True, True)
-    assert list(found["checks"]) == list(CHECKS) == ["keyring", "record", "audit", "collateral"]
+    assert list(found["checks"]) == list(CHECKS) == ["keyring", "record", "audit", "collateral", "coordinator"]
     assert [name for name, one in CHECKS.items() if one.stops_callers] == ["keyring"]
     assert drill.passed == 1
 
@@ -269,3 +269,17 @@ def test_an_answer_is_counted_where_it_belongs(seconds: float, bucket: int) -> N
     latency.observe(seconds)
     assert latency.counts[bucket] == 1
     assert (sum(latency.counts), latency.total) == (1, seconds)
+
+
+COORDINATED: dict[str, tuple[dict[str, str], bool, str]] = {
+    "it answers": ({"last_error": "", "holder": "aa"}, True, "aa is primary"),
+    "nobody is primary": ({"last_error": "", "holder": ""}, True, "nobody is primary"),
+    "it does not": ({"last_error": "No server answers.", "holder": ""}, False, "No server answers"),
+}
+
+
+@pytest.mark.parametrize(("said", "good", "says"), COORDINATED.values(), ids=COORDINATED)
+def test_a_coordinator_that_does_not_answer(scene: Scene, said: dict[str, str], good: bool, says: str) -> None:  # noqa: FBT001 - of the table
+    scene.instance.coordination = lambda: said
+    found = looked(scene.instance)["coordinator"]
+    assert (found.good, says in found.says) == (good, True)
