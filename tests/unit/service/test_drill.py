@@ -53,7 +53,7 @@ def lose(scene: Scene) -> None:
 
 def damage(scene: Scene) -> None:
     assert scene.store.record is not None
-    scene.store.record = scene.store.record[:-1] + b"?"
+    scene.store.record = scene.store.record[:-1] + bytes((scene.store.record[-1] ^ 1,))
 
 
 def no_sealing_key(scene: Scene) -> None:
