@@ -114,6 +114,7 @@ class Joiner:
         from rkeyserver.service.fetch import fetch_keyring  # noqa: PLC0415 - 50 ms that a primary does not need
 
         asking = self._asking(own)
+        serves = isinstance(own, Opened) and own.keyring is self.instance.keyring
         failures: list[RkeyError] = []
         async with contextlib.aclosing(self._in_order(first)) as hosts:
             async for host in hosts:
@@ -129,6 +130,8 @@ class Joiner:
                     continue
                 self.reach.answered(host)
                 try:
+                    if serves and isinstance(own, Opened) and own.keyring is not self.instance.keyring:
+                        raise Unavailable("The keyring here was replaced while a host was asked.")
                     await self._adopt(received, own, host, hinted=first is not None)
                 except RkeyError as error:
                     received.keyring.close()
@@ -417,8 +420,9 @@ class Joiner:
         hosts = self._heard_from()
         if keyring is None or not hosts:
             return
-        hints = await asyncio.gather(*(fetch_hint(host) for host in hosts))
+        domain, place = keyring.domain, keyring.place  # it may be replaced meanwhile
         asking = self._asking(Opened(keyring, b""))
+        hints = await asyncio.gather(*(fetch_hint(host) for host in hosts))
         for host, hint in zip(hosts, hints, strict=True):
             if hint is None or self._step(hint) is not Step.FETCH:
                 continue
@@ -428,7 +432,7 @@ class Joiner:
                 log.warning("%s hints at a later state, and does not prove it. %s", host, error)
                 continue
             with contextlib.closing(received.keyring) as theirs:
-                if theirs.domain == keyring.domain and theirs.place > keyring.place:
+                if theirs.domain == domain and theirs.place > place:
                     raise Unavailable(
                         f"Member {received.members.member} at {host} has a later state: epoch {theirs.header.epoch}, "
                         f"sequence {theirs.header.sequence}, of primary {theirs.header.primary}.",
