@@ -242,7 +242,7 @@ def main(out: Path) -> None:
         ends.callback(end_all, machines)
         story(out, Path(folder), machines)
         end_all(machines)
-        second_act(Path(folder) / "act2", out / PROGRAM, machines)
+        second_act(Path(folder), out / PROGRAM, machines)
     print(f"\n{BOLD}All of it happened as told, in {time.monotonic() - begun:.0f} seconds.{PLAIN} README.md goes on.")
 
 

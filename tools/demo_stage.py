@@ -86,15 +86,15 @@ class Machine:
 
     @property
     def socket(self) -> str:
-        """Where its programs ask its instance."""
-        return f"{self.keystore}.socket"
+        """Where its programs ask its instance; the kernel takes 107 characters."""
+        return str(self.home / "socket")
 
     def command(self, *more: str) -> list[str]:
         """The command line of its instance."""
         return [
             *(str(self.program), "--platform", "simulated", "--machine", str(self.home / "processor")),
             *("--keystore", str(self.keystore), "--listen", f"127.0.0.1:{self.port}", "--ops", f"127.0.0.1:{self.ops}"),
-            *more,
+            *("--socket", self.socket, *more),
         ]
 
     def start(self, *more: str, warning: bool = False) -> None:
