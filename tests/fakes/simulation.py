@@ -33,10 +33,11 @@ from rkeyserver.sealing.record import parse
 from rkeyserver.service.adopt import look
 from rkeyserver.service.app import grant
 from rkeyserver.service.audit import Line
+from rkeyserver.service.follow import Follower
 from rkeyserver.service.given import Given
 from rkeyserver.service.hints import Hint, hint_of
 from rkeyserver.service.instance import Instance, Role
-from rkeyserver.service.join import Joiner, start_standby
+from rkeyserver.service.join import start_standby
 from rkeyserver.service.members import Members
 from rkeyserver.service.start import start_primary
 from rkeyserver.service.steward import Steward
@@ -169,13 +170,13 @@ class Node:
             )
 
         given = Given(policy=DEFAULT, admins=None, change=None)
-        joiner = Joiner(config, instance, given, steward, asking, draw.random, draw.sample)
+        joiner = Follower(config, instance, given, steward, asking, draw.random, draw.sample)
         joiner.reach.now = self.network.time
         steward.listen = joiner.listen
         self.instance, self.steward = instance, steward
         self.task = asyncio.get_running_loop().create_task(self._live(config, instance, joiner, given))
 
-    async def _live(self, config: Config, instance: Instance, joiner: Joiner, given: Given) -> None:
+    async def _live(self, config: Config, instance: Instance, joiner: Follower, given: Given) -> None:
         _ASKS.set(self)
         if config.hosts:
             joined = await start_standby(config, instance, joiner)
