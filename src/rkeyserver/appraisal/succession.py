@@ -29,14 +29,14 @@ def check_succession(found: Held, *, held: Held | None, root: AdminsTable | None
     """Whether the policy of a keyring that was received is one to believe, by whatever this instance goes by.
 
     held: what it holds itself, None for nothing; root: the admins that it was started with, None for none. What is
-    older than `held` is not judged by it: it cannot be adopted anyway.
+    older than `held` is not judged by it: it cannot be adopted anyway. What has its epoch and sequence may be.
 
     Raises: Rejected(POLICY_NOT_BELIEVED).
     """
     links = _links(found.domain, found.policy, found.changes)
     if root is not None:
         believe(domain=found.domain, policy=found.policy, changes=found.changes, admins=root)
-    if held is None or held.domain != found.domain or (found.epoch, found.sequence) <= (held.epoch, held.sequence):
+    if held is None or held.domain != found.domain or (found.epoch, found.sequence) < (held.epoch, held.sequence):
         return
     if (found.policy, list(found.changes)) == (held.policy, list(held.changes)):
         return
@@ -50,7 +50,8 @@ def check_succession(found: Held, *, held: Held | None, root: AdminsTable | None
             Reason.POLICY_NOT_BELIEVED,
             f"The policy of domain {found.domain} was made by change {number}; "
             f"this instance has another one, made by change {before}.",
-            advice="Two primaries have each changed it. Nothing was changed here.",
+            advice="Two primaries have each changed it. Nothing was changed here: one more change at the primary, "
+            "signed as ever, brings both together.",
         )
 
 

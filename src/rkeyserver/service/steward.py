@@ -289,7 +289,7 @@ class Steward:
             if theirs == mine and other.header.policy != keyring.header.policy:
                 log.error(
                     "Two primaries have each made change %d of the policy; the one of this side stays. What the other "
-                    "side had changed (policy %s) has to be proposed anew.",
+                    "side had changed (policy %s) has to be proposed anew; with the next change it follows.",
                     mine,
                     parse_policy(other.header.policy).digest,
                 )

@@ -198,7 +198,7 @@ def succeed(case: Json) -> int:
     if case["admins"] is not None:
         walk(links, case["admins"])
     number = links[-1]["sequence"] if links else 0
-    later = held and (found["epoch"], found["sequence"]) > (held["epoch"], held["sequence"])
+    later = held and (found["epoch"], found["sequence"]) >= (held["epoch"], held["sequence"])
     if not later or found["domain"] != held["domain"]:
         return int(number)
     if (found["policy"], found["chain"]) != (held["policy"], held["chain"]):

@@ -397,6 +397,8 @@ def succeed_cases() -> list[Json]:
         refused("not signed by those of the policy held", state(by_owner, OPEN[1], 9), state([], P[0], 1)),
         refused("an earlier one in a later keyring", state(ONE, P[1], 9), two),
         refused("an earlier one in a later epoch", state(ONE, P[1], 0, epoch=1), two),
+        refused("an earlier one of another primary, in one epoch and sequence", state(ONE, P[1], 3), two),
+        judged("the same of another primary, in one epoch and sequence", two, two),
         refused("another one for the same place", state(other_two, P[3], 9), two),
         refused("one before all changes, where there are no admins", state([], OPEN[2], 9),
                 state(by_owner, OPEN[1], 2)),
