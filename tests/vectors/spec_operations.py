@@ -10,6 +10,7 @@ from tests.vectors import (
     spec_rkeyserver_audit,
     spec_rkeyserver_callers,
     spec_rkeyserver_mint,
+    spec_rkeyserver_orders,
     spec_rkeyserver_ra_tls,
     spec_rkeyserver_recovery,
     spec_rkeyserver_release,
@@ -24,4 +25,5 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = (
     | spec_rkeyserver_release.OPERATIONS
     | spec_rkeyserver_mint.OPERATIONS
     | spec_rkeyserver_audit.OPERATIONS
+    | spec_rkeyserver_orders.OPERATIONS
 )

@@ -25,6 +25,7 @@ from tests.vectors.spec_writers import (
     messages,
     mint_statement,
     openapi,
+    orders,
     policy,
     ra_tls,
     record,
@@ -53,6 +54,7 @@ def contents(*, new: bool = False) -> dict[str, Json]:
         "simulated.json": simulated.content(),
         "policy.json": policy.content(),
         "change.json": change.content(),
+        "orders.json": orders.content(),
         "exchange.json": exchange.content(record_anew=new),
         "release.json": release.content(record_anew=new),
     }

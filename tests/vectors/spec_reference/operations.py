@@ -39,6 +39,8 @@ from tests.vectors.spec_reference.keyring import (
 from tests.vectors.spec_reference.messages import UNTAGGED, decode, encode, make_challenge, report_data, transcript
 from tests.vectors.spec_reference.mint_statement import check_statement
 from tests.vectors.spec_reference.notation import Json, expand, framed, unhex
+from tests.vectors.spec_reference.orders import judge_order, read_order, sign_order
+from tests.vectors.spec_reference.orders import signed_bytes as signed_order_bytes
 from tests.vectors.spec_reference.policy import appraise, appraise_application, appraise_enclave, read_policy
 from tests.vectors.spec_reference.ra_tls import answer, evidence
 from tests.vectors.spec_reference.record import open_record, seal_record, unwrap, wrap
@@ -174,6 +176,9 @@ OPERATIONS: Final[dict[str, Callable[[Json], Any]]] = {
     "chain after": chain_after,
     "believe": believe,
     "succeed": succeed,
+    "signed bytes of an order": lambda case: signed_order_bytes(read_order(_bytes(case))).hex(),
+    "sign order": sign_order,
+    "judge order": judge_order,
     "audit line": write_line,
     "audit key": public,
     "audit signature": lambda case: sign(case).hex(),
