@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from tests.fakes.processes import ROOT, Machine, Machines, Running, key_proof
+from tests.integration.test_generations import all_acknowledged, done, member, opens, same, until, wrapped
 from tests.integration.test_hand_over import stored
 
 from rkeyserver.errors import EXIT_STATUS, Corrupt
@@ -91,3 +92,24 @@ def test_every_message_that_is_explained_is_one(machines: Machines) -> None:
     quoted = [re.split(r"\.\.\. ?| A; this is machine B", one) for row in rows for one in re.findall("`(.*?)`", row)]
     missing = [part.strip() for parts in quoted for part in parts if part.strip() and part.strip() not in text]
     assert missing == ["it is truncated", "This machine does not open the record"], "of these there are unit tests"
+
+
+@pytest.mark.simulated_only("what is wrapped is asked for on the local socket: on sgx there is none")
+def test_one_record_used_twice_is_one_member_and_loses_nothing(machines: Machines) -> None:
+    host, backup = machines("host"), machines("backup")
+    copy = machines("copy", beside=host)
+    host.start()
+    backup.start("-i", host.address)
+    until("the standby has shown what it holds", lambda: all_acknowledged(host))
+    shutil.copy(host.keystore, copy.keystore)
+    copy.start()
+    assert member(copy) == member(host)
+
+    secrets = []
+    for one in (host, copy):
+        assert "is current" in done(one.command("rotate", "--ops", one.ops))
+        secrets.append(wrapped(one, one.name))
+        until("the backup has carried it over", lambda: same(host, copy, backup))
+    assert [one.status()["role"] for one in (host, copy, backup)] == ["primary", "primary", "standby"]
+    for machine in (host, copy, backup):
+        assert [opens(machine, secret) for secret in secrets] == ["host", "copy"]

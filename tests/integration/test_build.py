@@ -428,7 +428,7 @@ def test_demo_tells_what_happens_without_root(built: Built, tmp_path: Path) -> N
         check=False,
     )
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert re.findall(r"^(\d+)\. ", shown.stdout, re.MULTILINE) == [str(number) for number in range(1, 12)]
+    assert re.findall(r"^(\d+)\. ", shown.stdout, re.MULTILINE) == [str(number) for number in range(1, 13)]
     for words in (
         "Made the root key of a new domain",
         "Successfully received the DomainKey from deploy",
@@ -442,6 +442,7 @@ def test_demo_tells_what_happens_without_root(built: Built, tmp_path: Path) -> N
         "is retired.",
         "is a standby; what is changed is changed at the primary",
         "It has stepped down by itself.",
+        "is primary, and may rotate:",
         "All of it happened as told",
     ):
         assert words in shown.stdout

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
 from tests.fakes.processes import DEADLINE, ROOT, Machine, Machines, Running
 from tests.integration.test_enrolment import identity, policy
 from tests.integration.test_generations import done, generations, member, opens, same, until, wrapped
@@ -65,6 +66,7 @@ def acknowledged_by(machine: Machine, *others: Machine) -> bool:
     return {member(one) for one in others} <= has
 
 
+@pytest.mark.simulated_only("an owner's word, and the local socket: on sgx there is neither")
 def test_the_page_does_what_it_says(machines: Machines) -> None:
     host, backup, old, admin = (machines(name) for name in ("host", "backup", "old", "admin"))
     page, key, order = Page(host, backup, old, admin), admin.folder / "admin_key", str(admin.folder / "order.json")
