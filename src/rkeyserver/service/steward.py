@@ -157,6 +157,7 @@ class Steward:
             )
         if self.instance.role is Role.PRIMARY:
             raise Misuse("This instance is the primary already.")
+        await self.listen()  # whoever has a later state is followed first: it would be merged, and a retirement undone
         return await self.promote(by)
 
     async def promote(self, by: str, *, at_least: int = 0) -> Done:
