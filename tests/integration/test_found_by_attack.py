@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 from tests.attacks.parties import changed
-from tests.fakes.keyrings import OTHER_SECRET, OWNER, SECRET, id_of, keyring_of
+from tests.fakes.keyrings import OTHER_SECRET, SECRET, id_of, keyring_of, owner_of
 from tests.fakes.processes import DEADLINE, PROGRAM, Ended, Machine, Machines, environment, reserve, rkeyserver
 
 from rkeyserver.cli.talk import SECONDS
@@ -34,7 +34,7 @@ HERE, THERE = id_of(SECRET), id_of(OTHER_SECRET)
 def sealed(machine: Machine, secret: bytes = SECRET, **said: Any) -> bytes:
     """A record of that machine, with a keyring of a domain that has this secret; said: of the keyring's header."""
     with contextlib.closing(keyring_of(secret=secret, **{"policy": machine.new_policy().text} | said)) as keyring:
-        return seal_keyring(keyring, machine.platform(), OWNER, now=1)
+        return seal_keyring(keyring, machine.platform(), owner_of(machine.folder.name), now=1)
 
 
 def put(machine: Machine, data: bytes) -> bytes:
