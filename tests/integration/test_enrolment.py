@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from tests.fakes.processes import (
     DEADLINE,
@@ -31,6 +32,8 @@ from tests.fakes.processes import (
 from tests.fakes.signing import policy_text
 
 from rkeyserver.errors import EXIT_STATUS, Misuse, Rejected, Unavailable
+from rkeyserver.service.hints import Hint, parse_hint
+from rkeyserver.service.routes import HINT_PATH
 
 REFUSED, UNAVAILABLE, MISUSE = (EXIT_STATUS[kind] for kind in (Rejected, Unavailable, Misuse))
 NOBODY = 65534
@@ -155,7 +158,7 @@ def test_a_refused_machine_is_admitted_and_gets_the_key_within_seconds(
     assert new.run("-i", standby.address, "--once").status == 0
     refused = told(standby, "admit", f"{standby.platform_name} {'cd' * 16}", *signing(standby, people[0]))
     assert refused.status == MISUSE
-    assert "is a standby; a policy is changed at the primary" in refused.err
+    assert f"is a standby; what is changed is changed at the primary, {host.status()['member']}" in refused.err
 
     # And a primary that is started again goes on with it.
     primary.stop()
@@ -430,8 +433,8 @@ def test_a_primary_is_not_taken_off_its_own_list(machines: Machines, host: Machi
 
 
 @contextmanager
-def liar(domain: str) -> Iterator[tuple[int, list[str]]]:
-    """Whoever answers on a host's address: hints that grow, and nothing else. Its port, and what it was asked."""
+def liar(hint: Hint) -> Iterator[tuple[int, list[str]]]:
+    """Whoever answers on a host's address: later and later hints, and nothing else. Its port, and what it was asked."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -439,7 +442,8 @@ def liar(domain: str) -> Iterator[tuple[int, list[str]]]:
 
         def do_GET(self) -> None:
             asked.append("hint")
-            body = json.dumps({"domain": domain, "epoch": 9, "sequence": len(asked)}).encode()
+            later = msgspec.structs.replace(hint, epoch=9, sequence=len(asked), digest=f"{len(asked):064x}")
+            body = msgspec.json.encode(later)
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -465,8 +469,9 @@ def test_hints_that_lie_cost_a_question_now_and_then_and_change_nothing(
 ) -> None:
     standby = machines("standby")
     host.start("--policy", written(host, "policy.toml", policy(host, standby, admins=admins_table(people[:1], 1))))
-    domain = host.status()["domain"]
-    with liar(domain) as (port, asked):
+    hint = parse_hint(httpx.get(f"http://{host.address}{HINT_PATH}", trust_env=False).content)
+    assert hint is not None
+    with liar(msgspec.structs.replace(hint, member="ab" * 16)) as (port, asked):
         running = standby.start("-i", host.address, "-i", f"127.0.0.1:{port}")
         before, lines = standby.record, standby.audit()
         until(lambda: asked.count("hello") >= 2, "it is asked")

@@ -9,13 +9,16 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from tests.fakes.keyrings import keyring_of, owner_of
-from tests.fakes.processes import Ended, Machine, Machines, key_proof, reserve, wait_for_end_of
+from tests.fakes.processes import DEADLINE, Ended, Machine, Machines, key_proof, reserve, wait_for_end_of
 
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Misuse, Rejected, Unavailable
 from rkeyserver.keyring.sealed import seal_keyring
+from rkeyserver.sealing.record import parse
 from rkeyserver.service.join import FIRST_SECONDS
 
 RECEIVED = re.compile(r"INFO \[[\w/]+\.py\(\d+\) -> \w+\]: Successfully received the DomainKey from deploy server\.\n")
@@ -79,7 +82,7 @@ def test_a_root_key_on_two_machines_outlives_the_first(machines: Machines) -> No
     assert len({machine.record for machine in (first, second, third)}) == 3
     # A standby that has had the time shows what it holds, by another hand-over.
     assert events(first) == ["mint", "hand-over", "open"]
-    assert events(second) == ["join", "hand-over"]
+    assert events(second) == ["join", "acknowledge", "hand-over"]
     for running in (backup, late, again):
         running.stop()
 
@@ -143,6 +146,15 @@ def events(machine: Machine) -> list[str]:
     return list(dict.fromkeys(line["event"] for line in machine.audit()))
 
 
+def wait_for_line(machine: Machine, event: str) -> dict[str, Any]:
+    """The first line of its audit file of such an event, as soon as there is one."""
+    end = time.monotonic() + DEADLINE
+    while not (found := [line for line in machine.audit() if line["event"] == event]):
+        assert time.monotonic() < end, f"no {event} in time"
+        time.sleep(0.1)
+    return found[0]
+
+
 def stored(machine: Machine, *names: str, sequence: int) -> None:
     """Give a machine that does not run a record of one domain, with root keys of these names."""
     with contextlib.closing(keyring_of(names, sequence=sequence, policy=machine.new_policy().text)) as keyring:
@@ -173,7 +185,10 @@ def test_a_host_that_is_behind_takes_nothing_away(machines: Machines) -> None:
     running = backup.start("-i", host.address)
     assert f"Host {host.address} is behind" in running.err.text
     assert (running.out.text, backup.status()["sequence"], backup.record) == ("", 2, before)
-    assert [(line["event"], line["verdict"]) for line in backup.audit()] == [("open", "accepted")]
+    # It serves what it has, and shows the host that there is more than that one knows.
+    told = [(line["event"], line["verdict"]) for line in backup.audit()]
+    assert told == [("open", "accepted"), ("acknowledge", "accepted")]
+    assert backup.kept() == []
     running.stop()
 
 
@@ -236,7 +251,11 @@ def test_hosts_down_and_an_own_record_serves_and_asks_on(machines: Machines) -> 
     assert running.out.text == ""
     joined(third, backup)
     host.start()
-    running.out.wait_for("Successfully received the DomainKey")
+    # What it gets from there it has already: it shows so, and the host has proved what it holds.
+    shown = wait_for_line(backup, "acknowledge")
+    assert (shown["verdict"], shown["domain"], shown["peer"]["address"]) == ("accepted", domain_of(host), host.address)
+    assert shown["peer"]["machine"] == host.status()["machine"]
+    assert backup.status()["ways_back"]["hosts"] == 1
     assert key_proof(third) == key_proof(backup) == key_proof(host)
     running.stop()
 
@@ -487,10 +506,17 @@ def test_decisions_are_recorded_before_their_effect(machines: Machines) -> None:
     assert ended.status == UNAVAILABLE
     assert f"The audit file {audit} cannot be written: File too large." in ended.err
     host.start()
-    before = files(host.folder)
+    before, proof, state = files(host.folder), key_proof(host), parse(host.record).header
     ended = backup.run("-i", host.address, "--once", "--wait", "0", *full, under=limit)
     assert (ended.status, ended.out, backup.keystore.exists()) == (UNAVAILABLE, "", False)
-    assert files(host.folder) == before
+    # The host has recorded the hand-over, and whom it gave the keyring to: nothing else is another.
+    after = files(host.folder)
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {"rkey.bin"}
+    header = parse(host.record).header
+    assert [one.machine for one in header.members] == list(host.status()["peers"])
+    anew = msgspec.structs.replace(header.slot, wrapped=state.slot.wrapped)  # it is sealed under another key
+    assert msgspec.structs.replace(header, members=[], written=state.written, slots=[anew]) == state
+    assert (key_proof(host), state.members) == (proof, [])
 
 
 @pytest.mark.sgx_too

@@ -193,7 +193,14 @@ def test_nothing_else_is_answered(host: Machine, path: str) -> None:
 
 def test_what_a_stranger_may_read_is_a_hint_without_secrets(host: Machine) -> None:
     found = httpx.get(f"http://{host.address}/v1/hint", trust_env=False).json()
-    assert found == {key: host.status()[key] for key in ("domain", "epoch", "sequence")}
+    status, digest = host.status(), found.pop("digest")
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert found == {
+        **{name: status[name] for name in ("domain", "epoch", "sequence", "primary", "member", "role")},
+        "generations": [one["id"] for one in status["generations"]],
+        "change": 0,
+        "pending": False,
+    }
 
 
 # Nonces are fresh and random, and are used once.

@@ -52,7 +52,7 @@ def test_status_has_everything(machines: Machines) -> None:
     host.start()
     backup.start("-i", host.address)
     simulated = host.platform_name == "simulated"
-    for machine, role, peer, handed in ((host, "primary", backup, 1), (backup, "standby", host, 0)):
+    for machine, role, peer, handed in ((host, "primary", backup, 2), (backup, "standby", host, 0)):
         found = json.loads(ask(machine, "--json"))
         (generation,) = found.pop("generations")
         assert re.fullmatch("[0-9a-f]{32}", generation.pop("id"))
@@ -104,8 +104,8 @@ def test_status_has_everything(machines: Machines) -> None:
             "provision": {"listening": [], "problem": "", "given": 0, "ca_generation": None, "ca_sha256": None},
             "callers": {"listening": [], "problem": "", "ca_generation": None, "ca_sha256": None},
             "slots": [{"type": "platform", "platform": host.platform_name, "policy": "mrsigner", "versions": versions}],
-            "ways_back": {"record": 1, "hosts": 1 - handed, "recovery": 0},
-            "ways_back_total": 2 - handed,
+            "ways_back": {"record": 1, "hosts": int(role == "standby"), "recovery": 0},
+            "ways_back_total": 1 + (role == "standby"),
         }
 
 

@@ -91,10 +91,11 @@ def answered(command: Callable[[], object]) -> Run:
     return run
 
 
+DERIVE: Final = ["a", "--size", str(len(PLAINTEXT)), "--socket", "s", "--generation", "first"]
 target(
     "answer to derive",
     lambda: [msgspec.json.encode({"key": PLAINTEXT, "generation": GENERATION})],
-    answered(lambda: derive.run(derive.parser().parse_args(["a", "--socket", "s", "--generation", "first"]))),
+    answered(lambda: derive.run(derive.parser().parse_args(DERIVE))),
     RkeyError,
     secrets=lambda: TOLD,
 )

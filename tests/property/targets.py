@@ -460,7 +460,8 @@ HELD: Final = {"own": True, "days_left": 1.5, "fmspc": "f", "ca": "c", "issued":
 STATUS: Final[dict[str, Any]] = {
     "role": "primary", "domain": "d", "epoch": 0, "sequence": 1, "platform": "simulated", "machine": "m",
     "protects": "p", "key_memory": "k", "hand_overs": 1, "released": 1, "started": "s", "refused": {"a": 1},
-    "peers": {"m": "t"},
+    "peers": {"m": "t"}, "member": "m", "primary": "p", "members": [{"acknowledged": False}],
+    "coordinator": {"state": "s", "holder": "h", "last_error": "e"},
     "generations": [{"id": "i", "state": "s", "created": "c"}], "recovering": None, "record_problem": "",
     "slots": [{"type": "platform", "platform": "p", "policy": "q", "versions": {"v": "1"}}],
     "simulated": True, "ways_back_total": 1,

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.fakes.admins import key
 from tests.fakes.machines import anchor_of, private_authority
-from tests.fakes.processes import DEADLINE, opened
+from tests.fakes.processes import DEADLINE, opened, rkeyserver
 from tests.fakes.recipients import Recipient
 from tests.sgx.machines import SgxMachine
 
@@ -94,6 +95,19 @@ def change_policy(primary: SgxMachine, change: Callable[[str], str], *, by: str 
     answer = httpx.post(url, content=sign(made, key(by)).text(), trust_env=False, timeout=DEADLINE)
     found: dict[str, Any] = answer.json()
     return found
+
+
+def promote(standby: SgxMachine, *, by: str = ADMIN) -> None:
+    """Make a standby the primary, by an order that an admin has signed."""
+    path = standby.folder / f"{by}.key"
+    path.write_bytes(key(by).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    before = standby.status()
+    assert before["role"] == "standby"
+    ended = rkeyserver("promote", "--ops", standby.ops, "--key", str(path), cwd=standby.folder)
+    assert ended.status == 0, ended
+    after = standby.status()
+    assert (after["role"], after["primary"]) == ("primary", after["member"])
+    assert (after["epoch"], after["sequence"]) == (before["epoch"] + 1, before["sequence"] + 1)
 
 
 def with_rule(name: str, value: object) -> Callable[[str], str]:

@@ -39,6 +39,8 @@ _OF_THE_TEST: Final = re.compile(
 )
 _MONOTONIC: Final = re.compile(r"monotonic|perf_counter|CLOCK_")
 MEASURES: Final = {
+    "keystore/patience.py": "for how long a database is waited for; an enclave has none",
+    "keystore/sql.py": "the same",
     "service/app.py": "a histogram for the host's own monitoring",
     "service/callers_app.py": "the same",
     "service/living.py": "which address is asked first; none is left out",

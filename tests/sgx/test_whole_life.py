@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.fakes.admins import admins, key
 from tests.fakes.processes import DEADLINE, Ended, Running, finished, key_proof, opened, rkeyserver
 from tests.fakes.recipients import Recipient, age, recovery_table
+from tests.sgx.changing import promote
 from tests.sgx.machines import SgxMachine, SgxMachines, sgx_machines_in
 
 from rkeyserver.appraisal.policy import parse_policy
@@ -103,7 +104,7 @@ def test_a_domain_from_its_first_key_to_the_loss_of_the_machine_that_made_it(clo
     assert "is a standby" in refused.err
     waiting.stop()
     second.start()
-    assert second.status()["role"] == "primary"
+    promote(second)
     admit(second, third)
     follower = third.start("-i", second.address, "--domain", domain)
     assert key_proof(third) == key_proof(second)

@@ -286,10 +286,25 @@ class Instance:
     def save_members(self) -> None:
         """Store what is known of the other members, where the record does not say it yet.
 
+        What lies there instead of the own record stays: somebody has put it there, and no copy of it would be kept.
+
         Raises: Unavailable.
         """
-        if self.members.unsaved and self.keyring is not None:
-            self._put(self.keyring, None)
+        if not self.members.unsaved or self.keyring is None:
+            return
+        header, problem = self._stored()
+        place = self.keyring.place
+        if header is None or (header.domain, header.member, header.epoch, header.sequence) != (
+            *(self.keyring.domain, self.members.own),
+            *place[:2],
+        ):
+            log.warning(
+                "The record here is not the one that is served, and was left as it is; which members are known is not "
+                "stored. %s",
+                problem,
+            )
+            return
+        self._put(self.keyring, None)
 
     def _recovery_of(self, keyring: Keyring) -> Recovery | None:
         table = parse_policy(keyring.header.policy).recovery
