@@ -26,11 +26,11 @@ SERVICE: Final = f"{NETWORK}.9"
 NOBODY: Final = "02:00:00:00:00:99"
 
 
-def until(what: str, found: Callable[[], bool], seconds: float = 2 * DEADLINE) -> float:
+def until(what: Callable[[], str] | str, found: Callable[[], bool], seconds: float = 2 * DEADLINE) -> float:
     """Wait for it; the seconds that it took."""
     began = time.monotonic()
     while not found():
-        assert time.monotonic() < began + seconds, f"not in time: {what}"
+        assert time.monotonic() < began + seconds, f"not in time: {what if isinstance(what, str) else what()}"
         time.sleep(0.1)
     return time.monotonic() - began
 
@@ -168,7 +168,7 @@ class Site:
     def settled(self, what: str, seconds: float = 2 * DEADLINE) -> None:
         """Afterwards, always: one domain, one state, one primary, nothing pending, and everything opens everywhere."""
         until(
-            f"{what}: all agree",
+            lambda: f"{what}: all agree\n{self.show()}",
             lambda: self.same() and "pending" not in self.hosts[0].generations().values(),
             seconds,
         )
@@ -177,7 +177,10 @@ class Site:
             assert host.unwrap(wrapped) == text
 
     def show(self) -> str:
-        return "\n".join(f"{one.number}: {one.generations()}" for one in self.hosts)
+        return "\n".join(
+            f"{one.number}: {one.header}\n{one.generations()}\n{one.running and one.running.err.text}"
+            for one in self.hosts
+        )
 
 
 @contextlib.contextmanager

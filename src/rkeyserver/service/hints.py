@@ -88,10 +88,13 @@ def next_step(hint: Hint, keyring: Keyring, *, own: str, primary: bool, acknowle
         has_more = not set(hint.generations) <= set(keyring.generation_ids)
         if has_more or hint.change > last_sequence(keyring.header.changes):
             return Step.REUNITE
-    # Who follows shows its primary what it holds; a primary shows another one that there is a later one.
-    shows = hint.role == "primary" and (primary or hint.place == keyring.place)
-    # What was shown may be forgotten there: as long as something waits for it, it is shown again.
-    return Step.SHOW if shows and (acknowledged != keyring.place.digest or hint.pending) else Step.NOTHING
+    # Who follows shows its primary what it holds. A primary shows whoever is behind that there is a later state: he may
+    # know nobody who is left, and hears from then on from whoever has asked him.
+    leads = hint.role == "primary"
+    if (hint.place < keyring.place) if primary else (leads and hint.place == keyring.place):
+        # What was shown may be forgotten there: as long as something waits for it, it is shown again.
+        return Step.SHOW if acknowledged != keyring.place.digest or (leads and hint.pending) else Step.NOTHING
+    return Step.NOTHING
 
 
 def parse_hint(data: bytes) -> Hint | None:

@@ -31,6 +31,21 @@ STEPS: dict[str, tuple[dict[str, Any], dict[str, Any], Step]] = {
     "an earlier one": ({"sequence": 4, "role": "standby"}, {}, Step.NOTHING),
     "an earlier one of a primary, for a standby": ({"sequence": 4}, {}, Step.NOTHING),
     "an earlier one of a primary, for another": ({"sequence": 4}, {"primary": True}, Step.SHOW),
+    "an earlier one of a standby, for the primary": (
+        {"sequence": 4, "role": "standby"},
+        {"primary": True},
+        Step.SHOW,
+    ),
+    "one of a standby that was shown it, for the primary": (
+        {"sequence": 4, "role": "standby"},
+        {"primary": True, "acknowledged": HERE.place.digest},
+        Step.NOTHING,
+    ),
+    "the same state of a standby, for the primary": (
+        SAME | {"role": "standby", "pending": True},
+        {"primary": True},
+        Step.NOTHING,
+    ),
     "an earlier one with more generations, for a standby": ({"sequence": 4, "generations": NEW}, {}, Step.NOTHING),
     "an earlier one with more generations": ({"sequence": 4, "generations": NEW}, {"primary": True}, Step.REUNITE),
     "an earlier one with a later policy": ({"sequence": 4, "change": 1}, {"primary": True}, Step.REUNITE),
