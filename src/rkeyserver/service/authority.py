@@ -93,7 +93,7 @@ class Authority:
                 await instance.audit.write(line.refused(error))
                 self._on_record.add(signed)
             raise
-        await self.steward.listen()
+        await self.steward.ask_others(keyring)
         narrowed = narrows(before, after)
         with instance.erasing(
             keyring.changed(

@@ -69,11 +69,11 @@ class Follower(Joiner):
         delay = WAITING_DELAY
         while True:
             hinted = await self._hinted(None if joined else delay * (0.5 + self.jitter()))
-            keyring = self.instance.keyring
-            if keyring is None:
-                return
             try:
                 await self.instance.reach_store()
+                keyring = self.instance.keyring
+                if keyring is None:
+                    return
                 if hinted is not None and hinted.step is Step.REUNITE:
                     await self._reunite(hinted.host)
                 elif hinted is not None and hinted.step is Step.SHOW:
@@ -203,8 +203,9 @@ class Follower(Joiner):
             return
         from rkeyserver.service.fetch import fetch_hint, fetch_keyring  # noqa: PLC0415 - as in try_hosts()
 
-        hints = await asyncio.gather(*(fetch_hint(host) for host in hosts))
+        domain, place = keyring.domain, keyring.place  # what is held may be replaced, and so erased, meanwhile
         asking = self._asking(Opened(keyring, b""))
+        hints = await asyncio.gather(*(fetch_hint(host) for host in hosts))
         for host, hint in zip(hosts, hints, strict=True):
             if hint is None or self._step(hint) is not Step.FETCH:
                 continue
@@ -214,7 +215,7 @@ class Follower(Joiner):
                 log.warning("%s hints at a later state, and does not prove it. %s", host, error)
                 continue
             with contextlib.closing(received.keyring) as theirs:
-                if theirs.domain == keyring.domain and theirs.place > keyring.place:
+                if theirs.domain == domain and theirs.place > place:
                     raise Unavailable(
                         f"Member {received.members.member} at {host} has a later state: epoch {theirs.header.epoch}, "
                         f"sequence {theirs.header.sequence}, of primary {theirs.header.primary}.",

@@ -91,6 +91,7 @@ class Joiner:
         from rkeyserver.service.fetch import fetch_keyring  # noqa: PLC0415 - 50 ms that a primary does not need
 
         asking = self._asking(own)
+        serves = isinstance(own, Opened) and own.keyring is self.instance.keyring
         failures: list[RkeyError] = []
         async with contextlib.aclosing(self._in_order(first)) as hosts:
             async for host in hosts:
@@ -106,6 +107,8 @@ class Joiner:
                     continue
                 self.reach.answered(host)
                 try:
+                    if serves and isinstance(own, Opened) and own.keyring is not self.instance.keyring:
+                        raise Unavailable("The keyring here was replaced while a host was asked.")
                     await self._adopt(received, own, host, hinted=first is not None)
                 except RkeyError as error:
                     received.keyring.close()

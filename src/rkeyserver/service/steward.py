@@ -96,6 +96,15 @@ class Steward:
                 advice="If that one is gone for good: `rkeyserver promote` makes this one the primary.",
             )
 
+    async def ask_others(self, keyring: Keyring) -> None:
+        """Whether `keyring` is still what is to be changed, once the others were listened to.
+
+        Raises: Unavailable.
+        """
+        await self.listen()
+        if self.instance.keyring is not keyring:
+            raise Unavailable("The keyring was replaced while others were asked for a later state.")
+
     def added(self, policy: Policy) -> GenerationState:
         """In which state a generation is added under `policy`: it waits where anybody could acknowledge it."""
         waits = self.instance.members.holding(policy, self.instance.clock.now())
@@ -175,7 +184,7 @@ class Steward:
                 f"Generation {pending.id} was added already and waits until a standby has acknowledged it ({waits}).",
                 advice="Nothing was changed. Start one of them, or `rkeyserver peer forget ID` who is gone for good.",
             )
-        await self.listen()
+        await self.ask_others(keyring)
         add = self.added(policy)
         new = keyring.rotated(add=add, now=self.instance.clock.now())
         generation = (new.pending or new.current).id
@@ -192,7 +201,7 @@ class Steward:
                     f"have not acknowledged the present state ({_some([one.member for one in behind])}).",
                     advice="Nothing was changed. Start them, or `rkeyserver peer forget ID` who is gone for good.",
                 )
-            await self.listen()
+            await self.ask_others(keyring)
             await self.put("retire", keyring, new, f"generation {generation}, by {by}")
         return self._done("retire", new, generation)
 
