@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 COVERAGE := 95
 
-.PHONY: all out enclave enclave-show demo test test-sgx check bench fuzz model lint venv clean
+.PHONY: all out enclave enclave-show demo test test-sgx test-domain check bench bench-domain fuzz model lint venv clean
 
 all: out
 
@@ -72,6 +72,11 @@ bench: out $(BENCH)/.ready
 	PYTHONPATH=src:. $(BENCH)/bin/python -m bench.callers out/rkeyserver/rkeyserver
 	PYTHONPATH=src:. $(BENCH)/bin/python -m bench.turns
 
+# What callers see of the death of a primary, and what 200 standbys cost it: five minutes. docs/measured.md.
+bench-domain: out $(VENV)/.ready
+	PYTHONPATH=src:. $(BIN)/python -m bench.failover out/rkeyserver/rkeyserver
+	PYTHONPATH=src:. $(BIN)/python -m bench.standbys out/rkeyserver/rkeyserver
+
 # What the tests run against is real: it is installed here, and its absence is a failure, not a skip.
 test:
 	tools/install-test-tools
@@ -81,6 +86,11 @@ test:
 # in `make check` too.
 test-sgx: venv
 	timeout 20m $(BIN)/python -m pytest -n 2 -m sgx
+
+# Domains of several machines: everything that cuts, kills and stops them, and the long ways that `make check` leaves out.
+test-domain: venv
+	timeout 20m $(BIN)/python -m pytest -n 2 -m "walk or not second" tests/integration/test_partitions.py \
+	  tests/integration/test_generations.py tests/property/test_domain_walks.py
 
 # Hostile input to every parser, for as long as that; docs/testing.md says how to read what it prints.
 FUZZ_SECONDS ?= 600

@@ -83,7 +83,7 @@ class OpenGranter(Granter):
     def __init__(self) -> None:
         pass
 
-    async def prove(self, request_bytes: bytes, policy: Policy) -> Proved:  # noqa: ARG002 - as the one that it stands for
+    async def prove(self, request_bytes: bytes, policy: Policy) -> Proved:  # noqa: ARG002 - as the real one
         machine, claims = msgspec.msgpack.decode(request_bytes, type=tuple[str, bytes])
         return Proved(
             claims_of(machine), messages.decode(claims, messages.RequestClaims), transcript=bytes(64), now=NOW

@@ -7,13 +7,16 @@ everywhere.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import httpx
 import pytest
-from tests.fakes.processes import Machines
-from tests.fakes.site import Site, site, until
+from tests.fakes.etcd import QUICK
+from tests.fakes.processes import Machines, Running
+from tests.fakes.site import SERVICE, Host, Site, site, until
 
-OK = httpx.codes.OK
+OK: Final = httpx.codes.OK
+LEASE: Final = 2
 pytestmark = pytest.mark.simulated_only("what is looked at is the network and the order of things, not the platform")
 
 
@@ -103,3 +106,75 @@ def test_killed_stopped_and_all_down_with_nobody_at_the_keyboard(three: Site) ->
     third.lose_disk()
     third.start("-i", second.address)
     three.settled("it was fetched again")
+
+
+def ask_etcd(site: Site) -> Running:
+    """An etcd on the switch, which every machine reaches."""
+    client, peer = f"http://{SERVICE}:2379", f"http://{SERVICE}:2380"
+    folder = site.switch.folder / "etcd"
+    words = ["--name", "one", "--data-dir", str(folder), "--initial-cluster", f"one={peer}", *QUICK]
+    words += ["--listen-client-urls", client, "--advertise-client-urls", client]
+    words += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--unsafe-no-fsync"]
+    return site.switch.begin("etcd", *words)
+
+
+def changes(host: Host) -> bool:
+    """Whether it could rotate now."""
+    return bool(host.rotate().status_code == OK)
+
+
+@pytest.mark.walk
+def test_with_a_coordinator_another_leads_by_itself_and_changes_stop_without_it(machines: Machines) -> None:
+    with site(machines, 3) as made:
+        etcd = ask_etcd(made)
+        first, second, third = made.hosts
+        for one in made.hosts:
+            one.more = ("--coordinator", f"etcd://{SERVICE}:2379", "--lease", str(LEASE))
+        first.start()
+        for one in (second, third):
+            one.start("-i", first.address)
+        until("it is elected", lambda: changes(first))
+        made.settled("all have joined")
+
+        # The primary is killed: another one leads, with nobody at the keyboard.
+        made.wrap(*made.hosts)
+        first.kill()
+        until("another one leads", lambda: second.leads() or third.leads())
+        leader = second if second.leads() else third
+        until("and rotates", lambda: changes(leader))
+        made.wrap(second, third)
+        first.start()
+        made.settled("the killed one is back")
+        assert made.primary() is leader
+
+        # It stands still past its lease, and wakes believing that it leads.
+        leader.pause()
+        rest = [one for one in made.hosts if one is not leader]
+        until("another one leads", lambda: any(one.leads() for one in rest))
+        after = next(one for one in rest if one.leads())
+        until("and rotates", lambda: changes(after))
+        leader.go_on()
+        assert not changes(leader)
+        made.wrap(*made.hosts)
+        made.settled("the primary had stood still")
+        assert made.primary() is after
+
+        # The primary does not reach the coordinator, nor anybody else.
+        made.unplug(after)
+        rest = [one for one in made.hosts if one is not after]
+        until("another one leads", lambda: any(one.leads() for one in rest))
+        assert not changes(after)
+        made.wrap(*made.hosts)
+        made.plug(after)
+        made.settled("the primary was cut off")
+
+        # The coordinator is gone: service goes on, changes stop.
+        etcd.kill()
+        leader = made.primary()
+        until("it knows", lambda: not changes(leader))
+        made.wrap(*made.hosts)
+        refused = leader.rotate()
+        assert (refused.status_code, refused.json()["error"]) == (httpx.codes.SERVICE_UNAVAILABLE, "unavailable")
+        ask_etcd(made)
+        until("they change again", lambda: any(changes(one) for one in made.hosts))
+        made.settled("the coordinator is back")

@@ -151,8 +151,6 @@ class Walk:
         node.store.record = None
         node.store.kept.clear()
         self.network.emptied = True
-        # Who is gone for good is not waited for.
-        self.gone = True
 
     async def quiet(self) -> None:
         """All run and see each other; whoever leads is told to by a person, where nobody does."""
@@ -163,6 +161,7 @@ class Walk:
                 self.started(one)
         end = self.network.time() + QUIET_SECONDS
         promoted = self.network.time() + 400
+        named = self.network.time() + 200
         while not self.settled():
             assert self.network.time() < end, "no rest: " + str([self.state(one) for one in self.nodes])
             await asyncio.sleep(5)
@@ -179,6 +178,13 @@ class Walk:
                 promoted = self.network.time() + 400
             for one in leads:
                 await self.forgets(one)
+            if held and self.network.time() > named:
+                named = end
+                for one in self.nodes:
+                    if one.keyring is None:  # it was told of others alone that have nothing either
+                        await one.kill()
+                        self.say(f"a person names {held[0].number} to {one.number}")
+                        one.begin(held[0])
         for one in self.nodes:
             self.network.check_opens(one)
         self.network.emptied = False
@@ -229,8 +235,8 @@ def walked(seed: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def quiet_log() -> None:
-    logging.getLogger("rkeyserver").setLevel(logging.CRITICAL)
+def quiet_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "rkeyserver")
 
 
 @pytest.mark.parametrize("seed", SEEDS)

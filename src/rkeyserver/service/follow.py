@@ -69,11 +69,11 @@ class Follower(Joiner):
         delay = WAITING_DELAY
         while True:
             hinted = await self._hinted(None if joined else delay * (0.5 + self.jitter()))
-            keyring = self.instance.keyring
-            if keyring is None:
-                return
             try:
                 await self.instance.reach_store()
+                keyring = self.instance.keyring
+                if keyring is None:
+                    return
                 if hinted is not None and hinted.step is Step.REUNITE:
                     await self._reunite(hinted.host)
                 elif hinted is not None and hinted.step is Step.SHOW:
@@ -203,7 +203,7 @@ class Follower(Joiner):
             return
         from rkeyserver.service.fetch import fetch_hint, fetch_keyring  # noqa: PLC0415 - as in try_hosts()
 
-        domain, place = keyring.domain, keyring.place  # it may be replaced meanwhile
+        domain, place = keyring.domain, keyring.place  # what is held may be replaced, and so erased, meanwhile
         asking = self._asking(Opened(keyring, b""))
         hints = await asyncio.gather(*(fetch_hint(host) for host in hosts))
         for host, hint in zip(hosts, hints, strict=True):
