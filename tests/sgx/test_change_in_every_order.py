@@ -21,6 +21,7 @@ from tests.sgx.changing import (
     SIGNER,
     change_policy,
     doctor,
+    promote,
     rebuild,
     recover,
     signed_as_it_is,
@@ -143,8 +144,7 @@ class Alone:
     @staticmethod
     def as_primary(machine: SgxMachine) -> None:
         if machine.status()["role"] != "primary":
-            machine.started[-1].stop()
-            machine.start()
+            promote(machine)
 
 
 def test_one_machine_with_recipients_lives_through_every_order(machines: SgxMachines) -> None:
