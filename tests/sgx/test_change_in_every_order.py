@@ -189,8 +189,8 @@ def roll(machine: SgxMachine, three: list[SgxMachine], model: Model, image: dict
 
 def sign_at(primary: SgxMachine, three: list[SgxMachine], signers: list[str]) -> str | None:
     """A change of the signers, made at one of them, and followed by the others."""
-    primary.started[-1].stop()
-    primary.start()
+    if primary.status()["role"] != "primary":
+        promote(primary)
     generation: str | None = change_policy(primary, with_rule("mrsigner", signers))["generation"]
     sequence = primary.status()["sequence"]
     for one in others(primary, three):
