@@ -21,6 +21,7 @@ from tests.sgx.changing import (
     SIGNER,
     change_policy,
     doctor,
+    promote,
     rebuild,
     recover,
     signed_as_it_is,
@@ -143,8 +144,7 @@ class Alone:
     @staticmethod
     def as_primary(machine: SgxMachine) -> None:
         if machine.status()["role"] != "primary":
-            machine.started[-1].stop()
-            machine.start()
+            promote(machine)
 
 
 def test_one_machine_with_recipients_lives_through_every_order(machines: SgxMachines) -> None:
@@ -189,8 +189,8 @@ def roll(machine: SgxMachine, three: list[SgxMachine], model: Model, image: dict
 
 def sign_at(primary: SgxMachine, three: list[SgxMachine], signers: list[str]) -> str | None:
     """A change of the signers, made at one of them, and followed by the others."""
-    primary.started[-1].stop()
-    primary.start()
+    if primary.status()["role"] != "primary":
+        promote(primary)
     generation: str | None = change_policy(primary, with_rule("mrsigner", signers))["generation"]
     sequence = primary.status()["sequence"]
     for one in others(primary, three):

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 from tests.fakes.processes import DEADLINE
 from tests.fakes.recipients import age, recovery_table
@@ -29,6 +28,7 @@ from tests.sgx.changing import (
     rebuild,
     recover,
     signed_as_it_is,
+    state_of,
     values,
     why_not,
     with_rule,
@@ -38,7 +38,7 @@ from tests.sgx.machines import SgxMachine, SgxMachines
 
 from rkeyserver.errors import EXIT_STATUS, Corrupt, Rejected
 from rkeyserver.platforms.simulated.tcb import cpu_svn
-from rkeyserver.sealing.record import Header, parse
+from rkeyserver.sealing.record import parse
 from rkeyserver.service.doctor_ways import THE_IMAGE
 
 CORRUPT, REFUSED = EXIT_STATUS[Corrupt], EXIT_STATUS[Rejected]
@@ -57,14 +57,6 @@ def machines(sgx_machines: SgxMachines) -> SgxMachines:
 def reasons(machine: SgxMachine) -> list[str]:
     """Why it refused whom, by its audit file."""
     return [line["reason"] for line in machine.audit() if line["verdict"] == "refused"]
-
-
-def state_of(data: bytes) -> Header:
-    """What a record says of itself, but for whom the machine knows, when that was written, and under which key."""
-    header = parse(data).header
-    return msgspec.structs.replace(
-        header, members=[], written=0, slots=[msgspec.structs.replace(header.slot, wrapped=b"")]
-    )
 
 
 def until_refused(machine: SgxMachine, reason: str, *, times: int = 1) -> None:

@@ -80,7 +80,9 @@ class Follower(Joiner):
                     await self.show(hinted.host)
                 else:
                     host = await self.try_hosts(self._served(keyring), None if hinted is None else hinted.host)
-                    if self.instance.role is Role.STANDBY:
+                    # A hint that came to nothing brings about no line, and what is held here has been shown.
+                    came = hinted is None or self.instance.keyring is not keyring
+                    if came and self.instance.role is Role.STANDBY:
                         await self.show(host)
             except RkeyError as error:
                 if hinted is None or hinted.host in self.config.hosts:
