@@ -45,9 +45,11 @@ _FROM: ContextVar[str] = ContextVar("the address of a standby")
 @contextlib.asynccontextmanager
 async def _client(seconds: float, **said: Any) -> AsyncIterator[httpx.AsyncClient]:  # noqa: ANN401 - httpx's
     """As service.http_client.client(), from an address of its own: what one address may take is bounded."""
-    transport = httpx.AsyncHTTPTransport(local_address=_FROM.get())
+    transport = httpx.AsyncHTTPTransport(local_address=_FROM.get(), verify=False)
     headers = {"accept-encoding": "identity"}
-    async with httpx.AsyncClient(transport=transport, timeout=seconds, headers=headers, **said) as made:
+    async with httpx.AsyncClient(
+        transport=transport, timeout=seconds, headers=headers, trust_env=False, **said
+    ) as made:
         yield made
 
 
