@@ -238,7 +238,7 @@ def main(out: Path) -> None:
     """The story, and the end of all it started."""
     begun = time.monotonic()
     machines: list[Machine] = []
-    with tempfile.TemporaryDirectory(prefix="rkeyserver-demo-") as folder, contextlib.ExitStack() as ends:
+    with tempfile.TemporaryDirectory(prefix="rk-") as folder, contextlib.ExitStack() as ends:
         ends.callback(end_all, machines)
         story(out, Path(folder), machines)
         end_all(machines)

@@ -10,9 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from coverage import Coverage, CoverageData
-from coverage.core import CTRACER_FILE
-
 from tests.started.coverage import FOLDER, TRACER
 
 TESTS: Final = Path(__file__).parents[1]
@@ -27,11 +24,22 @@ def environment(path: str) -> dict[str, str]:
 
 def by_tracer(path: str, folder: Path) -> dict[str, str]:
     """What has Coverage's tracer alone measure it, and that put into `folder`."""
-    return {TRACER: str(CTRACER_FILE), FOLDER: str(folder), "PYTHONPATH": f"{path}:{TESTS / 'started'}"}
+    return {TRACER: _tracer(), FOLDER: str(folder), "PYTHONPATH": f"{path}:{TESTS / 'started'}"}
+
+
+def _tracer() -> str:
+    # Within a process that is measured so, Coverage's name leads to its stand-in.
+    if TRACER in os.environ:
+        return os.environ[TRACER]
+    from coverage.core import CTRACER_FILE  # noqa: PLC0415 - as above
+
+    return str(CTRACER_FILE)
 
 
 @functools.cache
 def _folder() -> Path:
+    if FOLDER in os.environ:
+        return Path(os.environ[FOLDER])
     return Path(tempfile.mkdtemp(prefix="rk-measured-"))
 
 
@@ -54,6 +62,8 @@ def _unpacked(arc: int) -> tuple[int, int]:
 
 def collect() -> None:
     """Give it to Coverage, as one file beside its own."""
+    from coverage import Coverage, CoverageData  # noqa: PLC0415 - as in _tracer()
+
     running = Coverage.current()
     if running is None or not environment(""):
         return
