@@ -140,7 +140,9 @@ class ByToken:
     async def _delay(self, client: str) -> None:
         self._waiting[client] += 1
         try:
-            await asyncio.sleep(min(MOST_DELAY, FIRST_DELAY * self._waiting[client]))
+            # A server that stops ends what still waits: it is answered then, where uvicorn would log it as a bug.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(min(MOST_DELAY, FIRST_DELAY * self._waiting[client]))
         finally:
             self._waiting[client] -= 1
             if not self._waiting[client]:
