@@ -91,6 +91,7 @@ def doctor(machine: SgxMachine, *peers: SgxMachine, keystore: Path | None = None
     # One that serves writes down meanwhile which members it knows, and whom it has handed the keyring.
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert changed <= {"rkey.bin", "rkey.bin.audit.jsonl"}
+    assert all(after[name].startswith(before[name]) for name in changed - {"rkey.bin"}), "lines are only added"
     assert "rkey.bin" not in changed or state_of(after["rkey.bin"]) == state_of(before["rkey.bin"])
     assert ended.err == "", ended
     said = json.loads(ended.out)

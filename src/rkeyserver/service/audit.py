@@ -1,6 +1,8 @@
 """The audit file: one JSON line for every decision, on disk before the decision takes effect (design invariant 9).
 
 Its lines are a chain (service/audit_chain.py), so that what was changed later shows. What is here writes it.
+
+Over 400 lines, for one reason: whoever appends has to know the file's end, the head and the key in one lock.
 """
 
 from __future__ import annotations

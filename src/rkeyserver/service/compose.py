@@ -1,4 +1,7 @@
-"""The one place that names concrete back ends and puts an instance together."""
+"""The one place that names concrete back ends and puts an instance together.
+
+It is long because it is the only one: each part that can be chosen is chosen here, and nowhere else.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One running instance: its keyring, its role, its counters. Everything that serves looks here."""
+"""One running instance: its keyring, its role, its counters. Everything that serves looks here.
+
+It is long because nearly all of it is one table: what an instance has, what others give it, and what status tells.
+"""
 
 from __future__ import annotations
 
