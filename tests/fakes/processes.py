@@ -247,6 +247,11 @@ class Machine:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def in_proc_net_tcp(self) -> str:
+        """The same, as /proc/net/tcp writes it. By the port alone a row may be another machine's, at another address."""
+        return f"{int.from_bytes(socket.inet_aton(self.host), sys.byteorder):08X}:{self.port:04X}"
+
+    @property
     def ops(self) -> str:
         return f"{self.ops_host}:{self.ops_port}"
 

@@ -28,7 +28,7 @@ def connections(machine: Machine) -> int:
     """The connections of peers that the server has accepted, and not yet closed."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     listening, nobodys = "0A", "0"
-    return sum(row[1].endswith(f":{machine.port:04X}") and row[3] != listening and row[9] != nobodys for row in rows)
+    return sum(row[1] == machine.in_proc_net_tcp and row[3] != listening and row[9] != nobodys for row in rows)
 
 
 async def until_connections(machine: Machine, wanted: int) -> None:

@@ -57,7 +57,7 @@ def is_asked(host: Machine) -> None:
     end, established = time.monotonic() + DEADLINE, "01"
     while True:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        if any(row[2].endswith(f":{host.port:04X}") and row[3] == established for row in rows):
+        if any(row[2] == host.in_proc_net_tcp and row[3] == established for row in rows):
             return
         assert time.monotonic() < end, "nobody asks"
         time.sleep(0.01)
