@@ -167,18 +167,63 @@ def _py_kmip(table: Table, folder: Path) -> None:
 Noise = Callable[[Server], subprocess.Popen[bytes]]
 
 
-def _quiet(target: Server, noise: subprocess.Popen[bytes] | None) -> list[float]:
+@dataclass(frozen=True)
+class Shared:
+    """All processes have all CPUs."""
+
+    title: str = "all on the same CPUs"
+
+    def begins(self, server: Server) -> None:
+        """Before each measurement, of the server that is measured."""
+
+    def asks(self, process: subprocess.Popen[bytes]) -> None:
+        """The one whose calls are measured."""
+
+    def noise(self, process: subprocess.Popen[bytes]) -> None:
+        """What makes the noise."""
+
+
+@dataclass(frozen=True)
+class Apart(Shared):
+    """The server has a CPU to itself; what it starts and all others have another one, on which who asks goes first.
+
+    So a wait for the server is what is measured, and not one for a CPU: machines that join have their own in life.
+    """
+
+    title: str = "the server on a CPU of its own"
+
+    def begins(self, server: Server) -> None:
+        """As Shared."""
+        for pid in server.processes():
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(task.name), {0} if pid == server.pid else {1})
+
+    def asks(self, process: subprocess.Popen[bytes]) -> None:
+        """As Shared."""
+        os.sched_setaffinity(process.pid, {1})
+        os.sched_setscheduler(process.pid, os.SCHED_FIFO, os.sched_param(1))
+
+    def noise(self, process: subprocess.Popen[bytes]) -> None:
+        """As Shared."""
+        os.sched_setaffinity(process.pid, {1})
+
+
+def _quiet(target: Server, noise: subprocess.Popen[bytes] | None, cpus: Shared) -> list[float]:
     """What the quiet one's calls take while there is this noise; it ends with them."""
-    if noise is None:
-        return _took(_load(target, "derive", 1, FAIR_SECONDS, PAUSE))
-    time.sleep(BEGIN_SECONDS)
+    if noise is not None:
+        cpus.noise(noise)
+        time.sleep(BEGIN_SECONDS)
+    cpus.begins(target)
+    asking = _load(target, "derive", 1, FAIR_SECONDS, PAUSE)
+    cpus.asks(asking)
     try:
-        return _took(_load(target, "derive", 1, FAIR_SECONDS, PAUSE))
+        return _took(asking)
     finally:
-        if noise.poll() is not None:
-            raise SystemExit("The noise was over before its time.")
-        noise.kill()
-        noise.communicate()
+        if noise is not None:
+            if noise.poll() is not None:
+                raise SystemExit("The noise was over before its time.")
+            noise.kill()
+            noise.communicate()
 
 
 def _joins(target: Server, folder: Path) -> subprocess.Popen[bytes]:
@@ -186,47 +231,43 @@ def _joins(target: Server, folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "bench.clients", *arguments], stdout=subprocess.PIPE)
 
 
-def _fair(console: Console, target: Server, other: Server, folder: Path) -> None:
-    """The same noise at another server keeps the machine as busy: what is left of the difference is the server's.
+def _fair(console: Console, target: Server, other: Server, folder: Path, cpus: Shared) -> None:
+    """All in turns, and of each the median of its rounds: a machine's speed, and what else it does, changes meanwhile.
 
-    All in turns, and of each the median of its rounds: a machine's speed, and what else it does, changes meanwhile.
+    Where CPUs are shared, the same noise at another server keeps the machine as busy: what is left of the difference is
+    the server's.
     """
     noises: dict[str, Noise] = {"16 backups joining": lambda one: _joins(one, folder / "asking")}
     if os.geteuid() == 0:
         noises["32 connections of another user"] = lambda one: _load(one, "derive", 32, ENDLESS, 0, str(ANOTHER))
     else:
         console.print("One noisy caller: not measured, for two users are needed, and only root can be another one.")
+    places = {"at this one": target} if isinstance(cpus, Apart) else {"at another server": other, "at this one": target}
     quiet = list[list[float]]()
-    found = {(name, where): list[list[float]]() for name in noises for where in ("at another server", "at this one")}
+    found = {(name, where): list[list[float]]() for name in noises for where in places}
     for _ in range(FAIR_ROUNDS):
-        quiet.append(_quiet(target, None))
+        quiet.append(_quiet(target, None, cpus))
         for (name, where), rounds in found.items():
-            rounds.append(_quiet(target, noises[name](target if where == "at this one" else other)))
+            rounds.append(_quiet(target, noises[name](places[where]), cpus))
     table = Table(
         "one quiet caller, derive",
         "p50",
         "p99",
         "p99 / quiet",
-        "p99 / same noise at another server",
-        title=f"Fairness, ms, medians of {FAIR_ROUNDS} rounds",
+        title=f"Fairness, {cpus.title}, ms, medians of {FAIR_ROUNDS} rounds",
     )
 
     def p99(rounds: list[list[float]]) -> list[float]:
         return [percentile(one, 99) * 1000 for one in rounds]
 
-    def row(name: str, rounds: list[list[float]], *bases: list[list[float]]) -> None:
+    def row(name: str, rounds: list[list[float]]) -> None:
         p50 = statistics.median(percentile(one, 50) * 1000 for one in rounds)
-        ratios = [
-            statistics.median(one / base for one, base in zip(p99(rounds), p99(other), strict=True)) for other in bases
-        ]
-        cells = [p50, statistics.median(p99(rounds)), *ratios]
-        table.add_row(name, *(f"{one:.3f}" if index < 2 else f"{one:.2f}" for index, one in enumerate(cells)))
+        ratio = statistics.median(one / base for one, base in zip(p99(rounds), p99(quiet), strict=True))
+        table.add_row(name, f"{p50:.3f}", f"{statistics.median(p99(rounds)):.3f}", f"{ratio:.2f}")
 
     row("quiet", quiet)
-    for name in noises:
-        elsewhere, here = (found[name, where] for where in ("at another server", "at this one"))
-        row(f"{name}, at another server", elsewhere, quiet)
-        row(f"{name}, at this one", here, quiet, elsewhere)
+    for (name, where), rounds in found.items():
+        row(f"{name}, {where}", rounds)
     console.print(table)
 
 
@@ -255,7 +296,11 @@ def main(program: Path) -> None:
         with server(program, folder / "one", options=options) as target:
             _own(table, target)
             with server(program, folder / "two", options=["--policy", str(_policy(folder / "two"))]) as other:
-                _fair(console, target, other, folder)
+                _fair(console, target, other, folder, Shared())
+                if os.geteuid() == 0 and {0, 1} <= os.sched_getaffinity(0):
+                    _fair(console, target, other, folder, Apart())
+                else:
+                    console.print("With a CPU of its own: not measured, for it takes two CPUs and root.")
         _soft_hsm(table, folder)
         table.add_section()
         _py_kmip(table, folder)

@@ -115,7 +115,7 @@ class CallersProtocol(GuardedProtocol):
             super()._start_asgi_task(cycle, app)
         elif _declared(self.headers) > call.most:
             self._call = Call(call.who, call.most, refusal(_too_large(call.most)), call.done, call.delay)
-            self.loop.call_later(call.delay, self._answer, self._call)  # and not when all of it was sent
+            self.loop.call_later(call.delay, self._in_turn, self._call)  # and not when all of it was sent
         elif self.expect_100_continue:
             self.transport.write(_CONTINUE)
 
@@ -144,11 +144,11 @@ class CallersProtocol(GuardedProtocol):
         if call is None:
             return
         if call.delay:
-            self.loop.call_later(call.delay, self._answer, call)
+            self.loop.call_later(call.delay, self._in_turn, call)
         elif self.guard.answers is None:
-            self._answer(call)
+            self._answer(call)  # it was read in its caller's turn
         else:
-            self.guard.answers.take(call.who, partial(self._answer, call))
+            self._in_turn(call)
 
     def on_response_complete(self) -> None:
         """As uvicorn's, and erase what was sent and not asked for."""
@@ -172,6 +172,13 @@ class CallersProtocol(GuardedProtocol):
             erase(one)
         if call is not None and call.done is not None:
             call.done()
+
+    def _in_turn(self, call: Call) -> None:
+        # Those that were refused together come back together: they too are answered one at a time.
+        if self.guard.answers is None:
+            self.guard.turns.take(self._turn, partial(self._answer, call))
+        else:
+            self.guard.answers.take(call.who, partial(self._answer, call))
 
     def _answer(self, call: Call) -> None:
         cycle = self.cycle

@@ -30,11 +30,16 @@ WAIT = 20.0
 
 @dataclass
 class App:
-    """Says what it was asked. began, over: how many calls."""
+    """Says what it was asked. began, over: how many calls; refused_in: the turns of the loop in which it was too often.
+
+    turn: the number of this one, where a test counts them.
+    """
 
     began: int = 0
     over: int = 0
     said: list[str] = field(default_factory=list)
+    turn: int = 0
+    refused_in: list[int] = field(default_factory=list)
 
     def at_once(self, scope: Scope) -> Call | None:
         path = scope["path"]
@@ -46,13 +51,17 @@ class App:
             "/big": lambda _body: Answer((b'"', BIG, b'"')),
             "/never": lambda _body: Answer((b"{}",)),
             "/no": refusal(Rejected(Reason.NOT_PERMITTED, "No.")),
-            "/often": refusal(Unavailable("Too often.")),
+            "/often": self.too_often,
         }
         delay = {"/often": 0.001, "/never": 3600.0}.get(path, 0.0)
         return Call(path[1:2], MOST, answers.get(path, self.echo), self.done, delay)
 
     def fail(self) -> Answer:
         raise ValueError("a bug")
+
+    def too_often(self, body: bytes) -> Answer:
+        self.refused_in.append(self.turn)
+        return refusal(Unavailable("Too often."))(body)
 
     def echo(self, body: bytes) -> Answer:
         self.said.append(body.decode())
@@ -337,6 +346,29 @@ def test_answers_go_in_turns_by_who_asks(run: Any) -> None:
 
     said = run(test, Guard(total=10, answers=Turns())).said
     assert sorted(said) == ["/n", "/n", "/n", "/q"]
+
+
+@pytest.mark.parametrize("answers", [None, Turns()], ids=["known by the connection", "known by the request"])
+def test_those_that_are_refused_together_are_told_so_one_in_a_turn(run: Any, answers: Turns | None) -> None:
+    """Their delays end together, and what is then done in one turn everybody waits for."""
+    number = 24
+
+    async def test(scene: Scene) -> None:
+        def count() -> None:
+            scene.app.turn += 1
+            counting[0] = asyncio.get_running_loop().call_soon(count)
+
+        counting = [asyncio.get_running_loop().call_soon(count)]
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(scene.client()) for _ in range(number)]
+            for client in clients:
+                client.writer.write(post("/often"))
+            for client in clients:
+                assert (await client.answer())[0] == 503
+        counting[0].cancel()
+
+    found = run(test, Guard(total=number, answers=answers)).refused_in
+    assert len(found) == len(set(found)) == number
 
 
 def test_an_action_that_was_not_answered_at_once_can_be_asked_again() -> None:
