@@ -248,7 +248,7 @@ class Machine:
 
     @property
     def in_proc_net_tcp(self) -> str:
-        """The same, as /proc/net/tcp writes it. By the port alone a row may be another machine's, at another address."""
+        """The same, as /proc/net/tcp writes it. By the port alone a row may be one of another address."""
         return f"{int.from_bytes(socket.inet_aton(self.host), sys.byteorder):08X}:{self.port:04X}"
 
     @property
