@@ -84,8 +84,11 @@ def test_each_user_may_what_the_policy_says(host: Machine) -> None:
         assert opened.status == 0, opened
         assert (host.folder / "opened").read_bytes() == b"a secret"
 
+    before = host.status()["refused"]["not-permitted"]
+    assert before == 3
     assert as_user(host, USER, [USER], "derive", "other").status == REFUSED
     assert as_user(host, 65534, [65534], "derive", "db/main").status == REFUSED
+    assert host.status()["refused"]["not-permitted"] == before + 2
 
 
 @needs_root

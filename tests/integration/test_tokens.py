@@ -291,6 +291,9 @@ def test_status_and_metrics_tell_of_the_listener(listener: Listener) -> None:
     assert found["ca_sha256"] == hashlib.sha256(der).hexdigest()
     metrics = httpx.get(f"http://{listener.machine.ops}/metrics", trust_env=False, timeout=DEADLINE).text
     assert "rkeyserver_callers_listening 1.0" in metrics
+    before = listener.machine.status()["refused"].get("not-permitted", 0)
+    assert listener.curl(*bearer(), "-d", '{"label": "web"}', host="localhost")[1].split()[1] == "403"
+    assert listener.machine.status()["refused"]["not-permitted"] == before + 1
 
 
 # --- The relay

@@ -18,13 +18,14 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from rkeyserver.appraisal.callers import Action, Caller, check_permitted
-from rkeyserver.errors import Unavailable
+from rkeyserver.errors import RkeyError, Unavailable
 from rkeyserver.keyring.derived import derive
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.wrapping import MAX_PLAINTEXT, rewrap, unwrap, wrap
 from rkeyserver.secret import erase
 from rkeyserver.service.app import NO_KEYRING
 from rkeyserver.service.at_once import Answer
+from rkeyserver.service.audit import reason_of
 from rkeyserver.service.callers_requests import MAX_BODY, DeriveRequest, T, UnwrapRequest, WrapRequest, read_request
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.policy_app import told
@@ -55,6 +56,9 @@ class Callers:
         began = perf_counter()
         try:
             return does(caller, body)
+        except RkeyError as error:
+            self.instance.refused[reason_of(error)] += 1
+            raise
         finally:
             self.instance.latency[path].observe(perf_counter() - began)
 

@@ -12,6 +12,7 @@ from starlette.types import Scope
 from rkeyserver.appraisal.callers import LocalCaller
 from rkeyserver.errors import Unavailable
 from rkeyserver.service.at_once import Call, refusal
+from rkeyserver.service.audit import reason_of
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.callers_app import MAX_ASKED, Callers, caller_routes
 from rkeyserver.service.local_caller import LOCAL_CALLER, is_owner
@@ -35,6 +36,7 @@ class LocalApp(Router):
             ],
         )
         self._actions = Callers(authority.instance).actions()
+        self._instance = authority.instance
         self._rates = Rates(PER_SECOND, PER_SECOND, lambda: asyncio.get_running_loop().time())
 
     def at_once(self, scope: Scope) -> Call | None:
@@ -44,6 +46,7 @@ class LocalApp(Router):
             try:
                 self._rates.take(str(caller))
             except Unavailable as error:
+                self._instance.refused[reason_of(error)] += 1
                 return Call(str(caller), MAX_ASKED, refusal(error), delay=REFUSED_DELAY)
         does = self._actions.get(scope["path"])
         if does is None or scope["method"] != "POST":

@@ -32,6 +32,7 @@ from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.app import NO_KEYRING
 from rkeyserver.service.at_once import Call, callers_protocol, refusal
+from rkeyserver.service.audit import reason_of
 from rkeyserver.service.callers_app import MAX_ASKED, Callers, Does, caller_routes
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.kept_open import KeptOpen
@@ -91,6 +92,7 @@ class ByToken:
                 {"error": error.code, "message": error.message, "advice": error.advice}, HTTP_MISDIRECTED
             )
         except Unavailable as error:
+            self.instance.refused[reason_of(error)] += 1
             await asyncio.sleep(REFUSED_DELAY)
             answer = told(error)
         await answer(scope, receive, send)
@@ -110,6 +112,7 @@ class ByToken:
             share.enter_context(self._shares.of(who))
             self._rates.take(who)
         except Unavailable as error:
+            self.instance.refused[reason_of(error)] += 1
             return Call(who, MAX_ASKED, refusal(error), share.close, REFUSED_DELAY)
         return Call(who, MAX_ASKED, partial(does, caller), share.close)
 

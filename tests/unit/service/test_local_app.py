@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -28,8 +29,11 @@ def scope(who: LocalCaller, path: str = "/v1/derive", method: str = "POST") -> d
 
 
 def test_each_user_may_ask_so_often_whatever_he_asks() -> None:
+    counted = Counter[str]()
+
     async def run() -> None:
-        app = make_local_app(cast("Authority", SimpleNamespace(instance=None, steward=None)))
+        instance = SimpleNamespace(refused=counted)
+        app = make_local_app(cast("Authority", SimpleNamespace(instance=instance, steward=None)))
         app._rates.now = lambda: 0.0
         for number in range(MOST):
             found = app.at_once(scope(caller(1), "/v1/ping" if number % 2 else "/v1/derive"))
@@ -54,6 +58,7 @@ def test_each_user_may_ask_so_often_whatever_he_asks() -> None:
         assert not again.delay
 
     asyncio.run(run())
+    assert counted == {"unavailable": 4}
 
 
 @pytest.mark.parametrize(("path", "method"), [("/v1/ping", "GET"), ("/v1/derive", "GET"), ("/v1/policy", "POST")])
