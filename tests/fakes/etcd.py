@@ -1,4 +1,4 @@
-"""Real etcd servers on loopback, each in a folder of its own, and a proxy that can part them from whoever asks."""
+"""Real etcd servers on loopback, each in a folder of its own, for as long as a test wants them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import os
 import socket
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import httpx
 
@@ -148,48 +147,3 @@ def etcd(
     finally:
         for one in cluster.servers:
             one.close()
-
-
-class Proxy:
-    """TCP to one server, until `parted`: then what was sent is lost, and nothing ends."""
-
-    def __init__(self, to: Address) -> None:
-        self._to = to
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._ends: list[socket.socket] = []
-        self.parted = threading.Event()
-        self._closed = False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def address(self) -> Address:
-        return Address("127.0.0.1", self._listener.getsockname()[1])
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                here, _ = self._listener.accept()
-                there = socket.create_connection((self._to.host, self._to.port))
-                self._ends += [here, there]
-                for one, other in ((here, there), (there, here)):
-                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
-
-    def _carry(self, one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while part := one.recv(65536):
-                if not self.parted.is_set():
-                    other.sendall(part)
-            if not self.parted.is_set():
-                other.shutdown(socket.SHUT_WR)
-
-    def close(self) -> None:
-        for one in (self._listener, *self._ends):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -26,9 +26,10 @@ from tests.fakes.coordinated import (
     members,
     one_primary,
 )
-from tests.fakes.etcd import Cluster, Proxy, etcd
+from tests.fakes.etcd import Cluster, etcd
 from tests.fakes.pccs import Tls
 from tests.fakes.processes import DEADLINE, ROOT, Output, environment
+from tests.fakes.proxy import Proxy
 
 from rkeyserver.coordinator import order
 from rkeyserver.coordinator.endpoints import Endpoints
@@ -335,6 +336,22 @@ def test_the_holder_is_parted_from_etcd(shared: Cluster) -> None:
                     await parted.until(lambda: parted.coordinated.status()["holder"] == member_id(2))
                     assert not parted.primary
                     check_history(parted.stored, other.stored)
+
+    asyncio.run(run())
+
+
+def test_a_slow_link_to_etcd_costs_nobody_the_lease(shared: Cluster) -> None:
+    async def run() -> None:
+        with Proxy(shared.servers[0].address, lag=0.03) as slow:
+            member = Member(1, etcd_of(Endpoints(tls=False, addresses=(slow.address,))))
+            async with member.running():
+                await member.until(lambda: member.primary)
+                for _ in range(3):
+                    await member.change()
+                await asyncio.sleep(1.5 * LEASE)
+                assert member.primary
+                assert not any(isinstance(one, Lost) for one in member.events)
+                check_history(member.stored)
 
     asyncio.run(run())
 

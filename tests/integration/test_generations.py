@@ -9,7 +9,9 @@ from typing import Any
 
 import httpx
 from tests.fakes.processes import DEADLINE, Ended, Machine, Machines
+from tests.fakes.proxy import Proxy
 
+from rkeyserver.address import Address
 from rkeyserver.errors import EXIT_STATUS, Misuse, Unavailable
 
 MISUSE, UNAVAILABLE = EXIT_STATUS[Misuse], EXIT_STATUS[Unavailable]
@@ -118,6 +120,21 @@ def test_a_generation_wraps_once_a_standby_has_it_and_is_retired_once_all_have_m
         answer = asked(machine, "unwrap", label="test", wrapped=secret)
         assert (answer.status_code, answer.json()["reason"]) == (403, "generation-retired")
     assert opens(backup, later) == "after"
+
+
+def test_a_backup_at_the_end_of_a_slow_link_joins_and_follows(machines: Machines) -> None:
+    host, backup = machines("host"), machines("backup")
+    host.start()
+    # A request of some 15 kB takes 0.4 seconds of it.
+    with Proxy(Address("127.0.0.1", host.port), lag=0.05, piece=2048) as slow:
+        backup.start("-i", str(slow.address))
+        secret = wrapped(backup, "before")
+        until("the backup has shown what it holds", lambda: all_acknowledged(host))
+        done(ops(host, "rotate"))
+        until("it follows", lambda: same(host, backup))
+        assert "pending" not in generations(backup).values()
+        assert [opens(one, secret) for one in (host, backup)] == ["before"] * 2
+        assert opens(host, wrapped(backup, "after")) == "after"
 
 
 def test_a_backup_is_promoted_and_the_old_primary_steps_down_by_itself(machines: Machines) -> None:
