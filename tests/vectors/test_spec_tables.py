@@ -376,9 +376,11 @@ def test_the_numbers_of_ra_tls() -> None:
         provision.MAX_CONNECTIONS,
         limits.PER_ADDRESS,
         app.MAX_SHARE,
+        provision.PER_SECOND,
         on_demand.MOST_FETCHES,
         on_demand.AGAIN_SECONDS,
     ]
+    assert f"{provision.BURST:.0f} at once" in rows["keys of one application on one machine"]
     texts = [row[0] for row in table("ra-tls.md", "The protocol")]
     assert [len(provision.REQUEST), len(provision.RESPONSE)] == [int(one) for one in texts[:2]]
 

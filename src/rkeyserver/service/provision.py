@@ -33,6 +33,7 @@ from rkeyserver.service.instance import Instance
 from rkeyserver.service.kept_open import KeptOpen
 from rkeyserver.service.limits import Guard, Shares, client_of
 from rkeyserver.service.on_demand import QuoteVerifier
+from rkeyserver.service.rates import REFUSED_DELAY, Rates
 
 if TYPE_CHECKING:
     from rkeyserver.service.provision_tls import ServerIdentity, TlsConnection
@@ -46,6 +47,8 @@ HANDSHAKE_SECONDS: Final = 10.0  # from accept until the request is whole
 CONNECTION_SECONDS: Final = 40.0  # for all of it: collateral may have to be fetched
 LINGER_SECONDS: Final = 2.0
 MAX_CONNECTIONS: Final = 256
+PER_SECOND: Final = 10.0  # keys of one application on one machine, each with a line in the audit file
+BURST: Final = 100.0
 RENEW_SECONDS: Final = 24 * 3600.0  # the age at which the quote in the certificate is made anew
 _HEX: Final = b"0123456789abcdef"
 log = logging.getLogger(__name__)
@@ -116,6 +119,9 @@ class Provisioner:
     _clients: set[asyncio.Task[None]] = field(default_factory=set, init=False)
     _guard: Guard = field(default_factory=lambda: Guard(total=MAX_CONNECTIONS), init=False)
     _shares: Shares = field(default_factory=lambda: Shares(MAX_SHARE), init=False)
+    _rates: Rates = field(
+        default_factory=lambda: Rates(PER_SECOND, BURST, lambda: asyncio.get_running_loop().time()), init=False
+    )
     _identity: ServerIdentity | None = field(default=None, init=False, repr=False)
     _made: float = field(default=0, init=False)
 
@@ -286,6 +292,12 @@ class Provisioner:
             generation = generation_of(keyring, verdict.application.generation)
         except RkeyError as error:
             await instance.audit.write(line.refused(error))
+            raise
+        # Of one too many there is no line: they would fill the disk.
+        try:
+            self._rates.take(f"{label} {claims.ppid}")
+        except Unavailable:
+            await asyncio.sleep(REFUSED_DELAY)
             raise
         line = msgspec.structs.replace(line, label=label, found=f"a key of generation {generation}")
         await instance.audit.write(line)

@@ -353,6 +353,19 @@ def test_one_address_has_so_many_requests_in_the_works(
         assert given.ask(application) == b""
 
 
+def test_one_application_asks_too_often_and_another_does_not(given: Giving, application: Application) -> None:
+    given.with_tables(provision(), entry("db"))
+    given.provisioner._rates.burst = 1
+    shown = application.certificate()
+    assert secret_in(given.ask(application, shown))
+    with given.refuses("unavailable"):
+        assert given.ask(application, shown) == b""
+    given.provisioner._rates.burst = 100  # whoever was not there yet begins with it
+    given.provisioner._rates._left.pop(f"db {application.platform.attester_identity().machine}")
+    assert secret_in(given.ask(application, shown))
+    assert [one["verdict"] for one in given.scene.lines()] == ["accepted"] * 2, "of one too many there is no line"
+
+
 def test_a_flood_of_bytes(given: Giving) -> None:
     with given.refuses(Reason.TLS_FAILED), socket.create_connection(("127.0.0.1", given.port), SECONDS) as client:
         hello = b"\x16\x03\x01\x40\x00\x01\x00\xff\xff" + bytes(0x4000 - 4)  # of a ClientHello that does not end
