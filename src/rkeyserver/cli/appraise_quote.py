@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import struct
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -135,9 +137,15 @@ def _policy(path: str) -> Policy:
     return parse_policy(files.read_text(Path(path), MAX_POLICY_FILE, "policy", stdin=True))
 
 
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    with warnings.catch_warnings(action="ignore"), reading("quote's certificate chain"):  # as where it is explained
+        yield
+
+
 def _says_simulated(material: Material) -> bool:
     try:
-        with reading("quote's certificate chain"):
+        with _reading():
             return any(name(one).endswith(_SIMULATED_NAMES) for one in material.chain)
     except (Rejected, struct.error):  # what cannot be read does not say so
         return False
@@ -192,7 +200,7 @@ def _evidence(material: Material) -> dict[str, dict[str, Any]]:
     shown["quoting_enclave"] = fields.report(material.parts.qe_report)
     shown["quoting_enclave"]["authentication_data"] = material.parts.authentication.hex()
     # What of it cannot be read, the check of the same name says. KeyError: the extension lacks a value.
-    with contextlib.suppress(Rejected, KeyError), reading("quote's certificate chain"):
+    with contextlib.suppress(Rejected, KeyError), _reading():
         shown["certificates"] = {
             f"{number}_{key}": value
             for number, one in enumerate(material.chain, start=1)

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable
 
 import pytest
+from cryptography import x509
 from tests.fakes.machines import machine
 
 from rkeyserver.attestation.sgx import fields
@@ -52,6 +53,13 @@ def without(value: str) -> Callable[[Ders], Ders]:
     return lambda found: [found[0].replace(oid, oid[:-1] + b"\x7e"), *found[1:]]
 
 
+def with_a_negative_serial_number(found: Ders) -> Ders:
+    """Which the library only warns of, and the operator is not to read in its words."""
+    number = x509.load_der_x509_certificate(found[0]).serial_number
+    data = number.to_bytes(number.bit_length() // 8 + 1, "big")  # as DER has it: the first bit is the sign
+    return [found[0].replace(data, bytes([data[0] | 0xC0]) + data[1:]), *found[1:]]
+
+
 ALL = {"header", "enclave", "quoting_enclave", "certificates", "processor"}
 CHAINS: dict[str, tuple[Callable[[Ders], Ders], bool, set[str]]] = {
     "as it is": (lambda found: found, True, set()),
@@ -59,6 +67,7 @@ CHAINS: dict[str, tuple[Callable[[Ders], Ders], bool, set[str]]] = {
     "none": (lambda _: [], False, {"certificates", "processor"}),
     "no X.509": (lambda found: [b"x" * 100, *found[1:]], False, {"certificates", "processor"}),
     "a CA's in the place of the PCK's": (lambda found: [found[1], found[1]], True, {"processor"}),
+    "a negative serial number": (with_a_negative_serial_number, True, set()),
     "without its FMSPC": (without("04"), True, {"processor"}),
 }
 
