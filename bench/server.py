@@ -98,6 +98,7 @@ def _first_answer(process: subprocess.Popen[bytes], ops: int) -> float:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     end = time.monotonic() + READY_SECONDS
     while time.monotonic() < end and process.poll() is None:
+        # It does not listen yet.
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", ops), timeout=1) as connection:
             connection.sendall(request)
             if connection.recv(64).startswith(b"HTTP/1.1 200"):

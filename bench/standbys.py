@@ -168,6 +168,6 @@ async def _run(folder: Path, target: Server) -> None:
 if __name__ == "__main__":
     with (
         tempfile.TemporaryDirectory(prefix="rk-") as made,
-        server(Path(sys.argv[1]).absolute(), Path(made), stderr=subprocess.DEVNULL) as target,  # type: ignore[arg-type]
+        server(Path(sys.argv[1]).absolute(), Path(made), stderr=subprocess.DEVNULL) as target,  # type: ignore[arg-type]  # a number, where mypy infers a path
     ):
         asyncio.run(_run(Path(made), target))

@@ -70,7 +70,7 @@ def used(client: Client, size: int, action: str) -> Values:
 
 
 CASES: Final[dict[str, Callable[[Machine, Client], Values]]] = {"derive": derived} | {
-    f"{action} of {size} bytes": lambda _host, client, size=size, action=action: used(client, size, action)  # type: ignore[misc]
+    f"{action} of {size} bytes": lambda _host, client, size=size, action=action: used(client, size, action)  # type: ignore[misc]  # mypy infers no default's type
     for action in ("wrap", "unwrap", "rewrap")
     for size in SIZES
 }

@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import msgspec
 import pytest
 from tests.attacks.hostile_host import RECORD, Came, Host, Prepare, World, host_in
+from tests.fakes.admins import key
 from tests.fakes.processes import DEADLINE
 from tests.sgx.machines import IMAGE, collateral
 from tests.sgx.state import FAILS, Fault
 
+from rkeyserver.appraisal.orders import Forget, Order, Promote, Retire, Rotate, name_of, sign_order, text_of
 from rkeyserver.keystore.store import MAX_RECORD
 from rkeyserver.platforms.simulated.processor import open_processor
-from rkeyserver.service.routes import POLICY_PATH
+from rkeyserver.service.routes import ORDERS_PATH, POLICY_PATH
 
 OTHER_DOMAIN: Final = "0123456789abcdef" * 2
 LOOPBACK: Final[dict[str, object]] = {"listen": ["127.0.0.1:0"], "ops": "127.0.0.1:0"}
@@ -214,6 +217,11 @@ def test_a_record_that_was_taken_away_is_not_replaced_by_a_new_key(
         assert not (came.state / RECORD).exists()
 
 
+def beside_damaged_collateral(path: Path) -> None:
+    path.mkdir()
+    path.with_suffix("").write_bytes(b"[" * 10_000)
+
+
 # What lies at the other names, and with what status a start ends that has its record and asks nobody; None where a
 # start goes on without it, and then nobody answers.
 BESIDE: dict[str, tuple[str, Callable[[Path], object], int | None]] = {
@@ -238,6 +246,9 @@ BESIDE: dict[str, tuple[str, Callable[[Path], object], int | None]] = {
     "a kept copy that is a link out": (f"{RECORD}.kept.a", leading_to("../outside/file"), None),
     "a kept copy with a terminal's commands": (f"{RECORD}.kept.\x1b[2J", holding(b"x"), None),
     "a name that is no UTF-8": ("\udcff\udcfe", holding(b"x"), None),
+    "a statement that is a folder": (f"{RECORD}.minted", Path.mkdir, None),
+    "a statement that is a link out": (f"{RECORD}.minted", leading_to("../outside/file"), None),
+    "no place where collateral is set aside": (f"{RECORD}.collateral.json.damaged", beside_damaged_collateral, None),
     "a new record that is a folder": (f"{RECORD}.new~{'0' * 16}", Path.mkdir, None),
     "a new record that is a link out": (f"{RECORD}.new~{'0' * 16}", leading_to("../outside/file"), None),
 }
@@ -260,6 +271,7 @@ def test_what_lies_beside_the_record(host: Host, name: str, make: Callable[[Path
     assert "\x1b" not in came.err
 
 
+COORDINATED: Final[dict[str, object]] = {"coordinator": "etcds://127.0.0.1:1"}
 FILES: dict[str, tuple[dict[str, object], Callable[[Path], object], str]] = {
     "no CA": ({"pccs": "https://127.0.0.1:1", "pccs-ca": "given"}, nothing, "No such file"),
     "a CA that is a folder": ({"pccs": "https://127.0.0.1:1", "pccs-ca": "given"}, Path.mkdir, "cannot be used"),
@@ -269,6 +281,18 @@ FILES: dict[str, tuple[dict[str, object], Callable[[Path], object], str]] = {
         "cannot be used",
     ),
     "a CA that is the record": ({"pccs": "https://127.0.0.1:1", "pccs-ca": RECORD}, nothing, "cannot be used"),
+    "no CA of a coordinator": (COORDINATED | {"coordinator-ca": "given"}, nothing, "cannot be used"),
+    "a CA of a coordinator that is a folder": (COORDINATED | {"coordinator-ca": "given"}, Path.mkdir, "cannot be used"),
+    "a certificate that is the record": (
+        COORDINATED | {"coordinator-cert": RECORD, "coordinator-key": RECORD},
+        nothing,
+        "cannot be used",
+    ),
+    "a key without end": (
+        COORDINATED | {"coordinator-cert": "given", "coordinator-key": "given"},
+        holding(b"x" * 5_000_000),
+        "cannot be used",
+    ),
     "no change": ({"recover": True, "change": "given"}, nothing, "cannot be read"),
     "a change that is a folder": ({"recover": True, "change": "given"}, Path.mkdir, "cannot be read"),
     "a change without end": ({"recover": True, "change": "given"}, leading_to("/dev/zero"), "has more than"),
@@ -395,6 +419,44 @@ def test_a_host_that_gives_no_thread_is_told_that_there_is_no_evidence(host: Hos
     ends_in_one_sentence(came)
     came = host.run(host.case("serve", asking))  # with threads it comes to a keyring, whose policy nobody has signed
     assert came.status == REJECTED
+    running.stop()
+
+
+def orders(host: Host, current: str, member: str) -> dict[str, tuple[bytes, str]]:
+    """What a host can send that no measured admin has signed for this domain as it is, and why it is refused."""
+    rotate, promote = Rotate(domain=host.domain, current=current), Promote(domain=host.domain, member=member, epoch=1)
+    retire = Retire(domain=host.domain, generation=current)
+    forget = Forget(domain=host.domain, member=member, epoch=1, sequence=1)
+    elsewhere = sign_order(msgspec.structs.replace(rotate, domain=OTHER_DOMAIN), key("ada"))
+    passed = sign_order(msgspec.structs.replace(rotate, current="0" * 32), key("ada"))
+    taken = msgspec.structs.replace(retire, signatures=sign_order(rotate, key("ada")).signatures)
+    unsigned = {name_of(one): (one, "not-signed") for one in (rotate, promote, retire, forget)}
+    others: dict[str, tuple[Order, str]] = {
+        "by nobody of the image's": (sign_order(rotate, key("mallory")), "not-signed"),
+        "for another domain": (elsewhere, "another-domain"),
+        "for what is past": (passed, "not-the-next-change"),
+        "with the signature of another": (taken, "not-signed"),
+    }
+    return {name: (text_of(one).encode(), reason) for name, (one, reason) in (unsigned | others).items()} | {
+        "no JSON": (b"rotate", ""),
+        "deep": (b"[" * 30_000, ""),
+        "a megabyte": (b" " * 2**20, "too-large"),
+    }
+
+
+def test_an_order_counts_by_the_signatures_of_the_measured_admins_alone(host: Host) -> None:
+    """The host reaches the operations listener, and nobody on it is the owner."""
+    running = host.machine.start()
+    now = host.machine.status()
+    with httpx.Client(base_url=f"http://{host.machine.ops}", trust_env=False, timeout=DEADLINE) as client:
+        for name, (data, reason) in orders(host, str(now["generations"][0]["id"]), str(now["member"])).items():
+            answer = client.post(ORDERS_PATH, content=data)
+            assert answer.is_client_error, name
+            assert answer.json().get("reason", "") == reason, name
+    after = host.machine.status()
+    assert {name: after[name] for name in ("epoch", "sequence", "role", "generations")} == {
+        name: now[name] for name in ("epoch", "sequence", "role", "generations")
+    }
     running.stop()
 
 

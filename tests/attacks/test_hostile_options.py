@@ -27,7 +27,7 @@ from tests.fakes.processes import DEADLINE, ROOT
 from rkeyserver.cli import doctor, enclave, identity, serve
 from rkeyserver.cli.command import Said
 from rkeyserver.config import Config
-from rkeyserver.enclave_options import MAX_OPTIONS
+from rkeyserver.enclave_options import COMMANDS, MAX_OPTIONS, REFUSED
 
 PROGRAM: Final = ROOT / "tests" / "fakes" / "enclave_program.py"
 
@@ -127,12 +127,8 @@ def test_an_honest_document_begins_its_command(told: list[Config], tmp_path: Pat
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda more: st.lists(more, max_size=4)
 )
-OPTION = st.sampled_from([
-    *("keystore", "host", "peer", "domain", "wait-ms", "once", "recover", "change", "listen", "ops", "audit", "pccs"),
-    *("pccs-ca", "collateral", "provision", "log-level", "json"),
-    *("coordinator", "coordinator-ca", "coordinator-cert", "coordinator-key", "lease"),
-    *("policy", "admins", "socket", "machine", "platform", "config"),
-])  # fmt: skip
+KNOWN: Final = {name for form in COMMANDS.values() for name in form.__struct_encode_fields__}
+OPTION = st.sampled_from(sorted(KNOWN | set(REFUSED) | {"platform", "config"}))
 DOCUMENTS = st.binary(max_size=300) | st.builds(
     lambda command, options: document(command, **options),
     st.sampled_from(["serve", "doctor", "identity"]) | st.text(),
@@ -140,6 +136,7 @@ DOCUMENTS = st.binary(max_size=300) | st.builds(
 )
 
 
+# One folder serves all examples: each writes the file anew.
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 @given(DOCUMENTS)
 def test_whatever_the_document_is_it_says_where_and_never_what_to_accept(

@@ -135,7 +135,7 @@ def post(path: str, body: bytes) -> bytes:
 
 def said(process: int) -> bytes:
     """What a process was started as; nothing if it is gone."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # it is gone
         return Path(f"/proc/{process}/cmdline").read_bytes()
     return b""
 

@@ -55,7 +55,7 @@ class Liar:
                 self.send_response(200)
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # who asked has left: he reads no more than he wants
                     self.wfile.write(data)
 
             def ask(self, body: bytes) -> Any:

@@ -280,7 +280,7 @@ def test_a_handshake_that_was_recorded(attack: Attack) -> None:
 
 
 def _pump(source: socket.socket, sink: socket.socket, kept: list[bytes]) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # either side has left
         while part := source.recv(4096):
             kept.append(part)
             sink.sendall(part)
@@ -412,7 +412,7 @@ OLD_TLS = {"TLS 1.1": ssl.TLSVersion.TLSv1_1, "TLS 1.0": ssl.TLSVersion.TLSv1}
 
 
 @pytest.mark.parametrize("version", OLD_TLS.values(), ids=OLD_TLS)
-@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")  # Python warns of what is tried here
 def test_older_tls(attack: Attack, version: ssl.TLSVersion) -> None:
     with attack.given.refuses(Reason.TLS_FAILED):
         assert attack.ask(attack.honest.key, attack.honest.certificate(), version=version) == b""

@@ -741,7 +741,7 @@ class Serving:
 def serving(scene: Scene, tmp_path: Path) -> Iterator[Serving]:
     made = Serving(scene, tmp_path)
     yield made
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # a test may have closed it
         made.instance.audit.close()
 
 

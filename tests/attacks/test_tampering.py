@@ -145,6 +145,7 @@ def apply(change: tuple[str, int, Any], message: bytes) -> bytes:
     return message[:at] + put + message[at + what :]
 
 
+# Too slow: each is a whole exchange, with its quotes.
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(kind=st.sampled_from(KINDS), change=changes)
 def test_whatever_is_changed_the_standby_gets_that_keyring_or_none(
@@ -171,6 +172,7 @@ def test_whatever_is_changed_the_standby_gets_that_keyring_or_none(
     received.keyring.close()
 
 
+# Too slow: whole messages are drawn.
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(kind=st.sampled_from((*KINDS, ChallengeBody, RequestClaims, GrantClaims)), data=st.binary(max_size=400))
 def test_whatever_is_read_is_a_message_or_refused(kind: type[Message], data: bytes) -> None:

@@ -145,7 +145,7 @@ failed = {{}}
 for name in {names!r}:
     try:
         importlib.import_module(name)
-    except BaseException as error:
+    except BaseException as error:  # a module may raise anything, SystemExit too
         failed[name] = repr(error)
 specs = [getattr(module, "__spec__", None) for module in sys.modules.values()]
 print(json.dumps([failed, list(sys.modules), [spec.origin for spec in specs if spec]]))

@@ -163,7 +163,7 @@ def _environment() -> Mapping[str, str]:
 def _children(parent: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
             match = re.match(r"([0-9]+) \(.*\) . ([0-9]+) ", path.read_text())
             if match and int(match[2]) == parent:
                 found.append(int(match[1]))

@@ -31,7 +31,7 @@ class Proxy:
         return Address("127.0.0.1", self._listener.getsockname()[1])
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it was closed
             while True:
                 here, _ = self._listener.accept()
                 there = socket.create_connection((self._to.host, self._to.port))
@@ -40,7 +40,7 @@ class Proxy:
                     threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
 
     def _carry(self, one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # either side has left
             while part := one.recv(self._piece):
                 time.sleep(self._lag)
                 if not self.parted.is_set():
@@ -50,7 +50,7 @@ class Proxy:
 
     def close(self) -> None:
         for one in (self._listener, *self._ends):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it has ended already
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
 

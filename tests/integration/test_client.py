@@ -133,13 +133,13 @@ class Stub:
         self._thread.start()
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it was closed
             while True:
                 connection, _ = self._listener.accept()
                 self.connections += 1
                 self._kept.append(connection)
                 if self._answer is not None:
-                    with contextlib.suppress(OSError):
+                    with contextlib.suppress(OSError):  # the client has left
                         # All of the request: what is closed before it is sent is another case.
                         while (part := connection.recv(65536)) and not part.endswith(b"}"):
                             pass
@@ -253,7 +253,7 @@ class Once(Stub):
     """Answers the first request of each connection well, and closes at the second without a word."""
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it was closed
             while True:
                 connection, _ = self._listener.accept()
                 self.connections += 1
@@ -291,7 +291,7 @@ class Ahead(Stub):
     """Answers the first request of each connection, and, a moment later, once more, unasked, with another secret."""
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it was closed
             while True:
                 connection, _ = self._listener.accept()
                 self.connections += 1

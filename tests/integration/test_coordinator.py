@@ -104,8 +104,8 @@ def test_one_of_five_is_primary_and_when_it_is_gone_another(shared: Cluster) -> 
             await second.change()
             check_history(*histories(made))
             for one in others(rest, second):
-                await one.until(lambda one=one: one.coordinated.status()["holder"] == member_id(second.number))  # type: ignore[misc]
-                await one.until(lambda one=one: one.coordinated.status()["committed"] == second.own._asdict())  # type: ignore[misc]
+                await one.until(lambda one=one: one.coordinated.status()["holder"] == member_id(second.number))  # type: ignore[misc]  # mypy infers no default's type
+                await one.until(lambda one=one: one.coordinated.status()["committed"] == second.own._asdict())  # type: ignore[misc]  # the same
 
     asyncio.run(run())
 

@@ -397,7 +397,7 @@ def tiny_disk(postgres: Cluster, name: str) -> Iterator[None]:
         postgres.sql(f"CREATE TABLESPACE {name} LOCATION '{folder}'", database="postgres")
         postgres.sql(f"ALTER TABLE rkeyserver_records SET TABLESPACE {name}", database=name)
         fill = Path(folder) / "fill"
-        with contextlib.suppress(OSError), fill.open("wb", buffering=0) as file:
+        with contextlib.suppress(OSError), fill.open("wb", buffering=0) as file:  # until it is full
             while True:
                 file.write(bytes(4096))
         yield

@@ -411,7 +411,7 @@ HOLDERS: dict[str, tuple[Callable[[], Iterator[bytes]], list[str], int]] = {
 
 def serve(listener: socket.socket, parts: Iterator[bytes]) -> None:
     """Answer one client, until it has gone."""
-    with contextlib.suppress(OSError), listener.accept()[0] as client:
+    with contextlib.suppress(OSError), listener.accept()[0] as client:  # it has gone
         client.settimeout(DEADLINE)
         client.recv(65536)
         for part in parts:

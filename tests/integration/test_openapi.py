@@ -103,6 +103,7 @@ def answers(
 
     @settings(
         max_examples=EXAMPLES, deadline=None, database=None, derandomize=True,
+        # Of health: what is generated is Schemathesis's, and each example asks a server.
         phases=[Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(case=operation.as_strategy(generation_mode=mode))

@@ -241,9 +241,9 @@ class Answering:
         while True:
             try:
                 connection, _ = self.held.accept()
-            except OSError:
+            except OSError:  # it was closed
                 return
-            with connection, contextlib.suppress(OSError):
+            with connection, contextlib.suppress(OSError):  # who asked has left
                 connection.recv(65536)
                 connection.sendall(self.answer)
                 connection.shutdown(socket.SHUT_WR)

@@ -24,9 +24,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             found = check(model, defined, Path(folder), seconds=SECONDS)
         if found.errors:
-            print(f"{name} ({model}.pml, {defined}) does not hold:\n{found.said}\n{found.steps}")  # noqa: T201
+            print(f"{name} ({model}.pml, {defined}) does not hold:\n{found.said}\n{found.steps}")  # noqa: T201 - for who asked
             return 1
-        print(f"{name} ({model}.pml, {defined}) holds: {found.states} states.", flush=True)  # noqa: T201
+        print(f"{name} ({model}.pml, {defined}) holds: {found.states} states.", flush=True)  # noqa: T201 - the same
     return 0
 
 

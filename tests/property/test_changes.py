@@ -316,8 +316,9 @@ class Domain(RuleBasedStateMachine):
 
 TestDomain = Domain.TestCase
 TestDomain.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+    # Too slow: each step signs and reads policies.
+    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
 
 
 steps = st.lists(st.tuples(groups(), numbers, st.booleans(), names), min_size=1, max_size=8)

@@ -168,7 +168,7 @@ class Walk:
             leads = [one for one in self.nodes if one.instance and one.instance.role is Role.PRIMARY]
             held = [one for one in self.nodes if one.keyring is not None]
             if not leads and held and self.network.time() > promoted:
-                best = max(held, key=lambda one: one.keyring.place)  # type: ignore[union-attr]
+                best = max(held, key=lambda one: one.keyring.place)  # type: ignore[union-attr]  # those that are held
                 keyring, instance = best.keyring, best.instance
                 assert keyring is not None
                 assert instance is not None
@@ -229,7 +229,7 @@ def walked(seed: int) -> None:
 
     try:
         run_timeless(run)
-    except BaseException as error:
+    except (Exception, asyncio.CancelledError) as error:  # whatever it is, with what came before it
         history = "\n".join(walk.network.told[-120:])
         raise AssertionError(f"seed {seed}: {error!r}\n{history}") from error
 

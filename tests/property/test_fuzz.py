@@ -48,8 +48,9 @@ FOUND: dict[str, dict[str, bytes]] = {
 
 
 bounded = settings(
-    max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False, database=None
-)
+    # Of health: seeds are large, and how long an example takes is the target's.
+    max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False, database=None,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)

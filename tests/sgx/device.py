@@ -52,7 +52,7 @@ def _present(name: str, state: State) -> bool:
     return name in _FILES and not (name == QUOTE and state.attestation_type == "none")
 
 
-class Attestation(mfusepy.Operations):  # type: ignore[misc] # the library has no types
+class Attestation(mfusepy.Operations):  # type: ignore[misc]  # the library has no types
     """The pseudo-files, over the state in `folder`."""
 
     use_ns = True  # asked for by the library; there are no times here

@@ -138,8 +138,15 @@ def test_nobody_but_the_measured_admins_lets_a_machine_in(closed: SgxMachines) -
     ended = told(host, "admit", f"sgx {new.ppid}", *signing(host, "mallory"))
     assert ended.status != 0
     assert told(host, "admit", f"sgx {new.ppid}").status == REFUSED, "the owner of the host is nobody here"
+    rotate = ("rotate", "--ops", host.ops)
+    assert rkeyserver(*rotate, cwd=host.folder).status == REFUSED, "as little for a new key"
+    assert rkeyserver(*rotate, "--key", key_file(host, "mallory"), cwd=host.folder).status == REFUSED
     assert (host.record, new.run("-i", host.address, "--once", "--wait", "0").status) == (before, REFUSED)
     assert not new.keystore.exists()
+    (old,) = generations(host)
+    said = done(rkeyserver(*rotate, "--key", key_file(host, "ada"), cwd=host.folder))
+    assert generations(host)[0] == old
+    assert f"Generation {generations(host)[1]} is current." in said
 
 
 def test_an_image_of_other_admins_takes_no_key_of_theirs(closed: SgxMachines) -> None:

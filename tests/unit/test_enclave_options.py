@@ -174,6 +174,13 @@ def test_a_hostile_document_is_one_clear_error(data: bytes, says: str) -> None:
     assert len(str(raised.value)) < 10_000
 
 
+def test_something_hostile_is_said_in_each_option() -> None:
+    said = {
+        name for data, _ in HOSTILE.values() for name in re.findall(r'"([a-z-]+)":', data.decode("utf-8", "replace"))
+    }
+    assert {name for form in COMMANDS.values() for name in form.__struct_encode_fields__} <= said | set(PATHS)
+
+
 def test_what_the_launcher_may_not_write_it_says_by_the_option() -> None:
     with pytest.raises(Misuse, match=r"--host is .*; wanted is a list"):
         written("serve", USUAL | {"host": ["a:1"] * 65})

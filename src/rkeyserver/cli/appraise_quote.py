@@ -5,7 +5,11 @@ The verdict is the server's own: quote.view(), verify(), appraise(). What is pri
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import struct
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +27,7 @@ from rkeyserver.attestation.sgx.explain import NOT_LOOKED_AT
 from rkeyserver.attestation.sgx.explain import explain as explain_evidence
 from rkeyserver.attestation.sgx.foreign import foreign
 from rkeyserver.attestation.sgx.material import Material, name
+from rkeyserver.attestation.sgx.parts import reading
 from rkeyserver.attestation.sgx.verify import SgxVerifier
 from rkeyserver.cli.appraise_input import collateral_for, decoded, hex64, moment
 from rkeyserver.clock import Clock, utc
@@ -132,10 +137,17 @@ def _policy(path: str) -> Policy:
     return parse_policy(files.read_text(Path(path), MAX_POLICY_FILE, "policy", stdin=True))
 
 
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    with warnings.catch_warnings(action="ignore"), reading("quote's certificate chain"):  # as where it is explained
+        yield
+
+
 def _says_simulated(material: Material) -> bool:
     try:
-        return any(name(one).endswith(_SIMULATED_NAMES) for one in material.chain)
-    except Exception:  # noqa: BLE001 - then it does not say so
+        with _reading():
+            return any(name(one).endswith(_SIMULATED_NAMES) for one in material.chain)
+    except (Rejected, struct.error):  # what cannot be read does not say so
         return False
 
 
@@ -187,7 +199,8 @@ def _evidence(material: Material) -> dict[str, dict[str, Any]]:
         return shown
     shown["quoting_enclave"] = fields.report(material.parts.qe_report)
     shown["quoting_enclave"]["authentication_data"] = material.parts.authentication.hex()
-    try:
+    # What of it cannot be read, the check of the same name says. KeyError: the extension lacks a value.
+    with contextlib.suppress(Rejected, KeyError), _reading():
         shown["certificates"] = {
             f"{number}_{key}": value
             for number, one in enumerate(material.chain, start=1)
@@ -199,6 +212,4 @@ def _evidence(material: Material) -> dict[str, dict[str, Any]]:
         }
         kind = fields.SGX_TYPES.get(material.pck.sgx_type, "unknown")
         shown["processor"] = dataclasses.asdict(material.pck) | {"sgx_type_name": kind}
-    except Exception:  # noqa: BLE001, S110 - the check of the same name says what is wrong with it
-        pass
     return shown

@@ -109,7 +109,7 @@ def serves(address: Address) -> bool:
     try:
         asked.request("GET", "/healthz")
         return asked.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
+    except (OSError, http.client.HTTPException):  # it is not there yet, or something else is
         return False
     finally:
         asked.close()

@@ -97,7 +97,7 @@ class Connections:
         self._lock = threading.Lock()  # a thread of the parent's may have held it
         ended, self._kept = self._kept, {}
         for _, connection in (one for kept in ended.values() for one in kept):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it is closed already
                 os.close(connection.detach())
 
 

@@ -92,7 +92,7 @@ class Streams:
         ended, self._kept = self._kept, {}
         for _, (_, writer) in (one for kept in ended.values() for one in kept):
             writer.close()
-            with contextlib.suppress(OSError, TimeoutError):
+            with contextlib.suppress(OSError, TimeoutError):  # however it ends, it has
                 async with asyncio.timeout(1):
                     await writer.wait_closed()
 

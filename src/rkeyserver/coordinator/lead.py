@@ -233,7 +233,7 @@ class Coordinated:
                     until=asked + lease.seconds,
                     over=asyncio.get_running_loop().create_future(),
                 )
-        except BaseException:
+        except BaseException:  # whatever it is, no lease stays with who is not primary by it
             await self._give_back(Holding(lease, 0))
             raise
         await self._give_back(Holding(lease, 0))
@@ -268,7 +268,7 @@ class Coordinated:
             term.failed = True
             self._failed(error)
             self._over(term, f"Elected, it could not take over. {error}")
-        except Exception:
+        except Exception:  # a bug: told by whoever waits for this; others can be primary meanwhile
             self._over(term, "Elected, it could not take over, for an error of the program.")
             raise
 

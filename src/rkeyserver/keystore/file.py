@@ -118,7 +118,7 @@ class FileKeystore:
         """Whether a file of that path is, or may become, part of this keystore: the record, its lock, its copies."""
         try:
             found = path.resolve()
-        except (OSError, RuntimeError):
+        except (OSError, RuntimeError):  # links in a circle, a folder that nobody may enter: no file of ours
             return False
         mine = found.parent == self._folder and (
             found == self._record

@@ -130,7 +130,7 @@ def _cannot_lock(path: Path, error: OSError) -> RkeyError:
 def _inode(file: Path | int) -> tuple[int, int] | None:
     try:
         found = os.fstat(file) if isinstance(file, int) else file.lstat()
-    except OSError:
+    except OSError:  # what is not there is not the lock that is held
         return None
     return found.st_dev, found.st_ino
 

@@ -111,7 +111,7 @@ def refuse_mount_point(record: Path, mountinfo: Path = _MOUNTINFO) -> None:
         wanted = wanted.replace(bytes([character]), b"\\%03o" % character)
     try:
         lines = mountinfo.read_bytes().splitlines()
-    except OSError:
+    except OSError:  # without /proc the rename tells, later and in the same words
         return
     mounted = any(line.split(b" ")[_MOUNT_POINT_FIELD : _MOUNT_POINT_FIELD + 1] == [wanted] for line in lines)
     if mounted and not record.is_dir():

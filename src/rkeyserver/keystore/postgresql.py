@@ -142,7 +142,7 @@ class Postgresql:
 
     def _undone(self, connection: Connection, error: Exception | None) -> RkeyError | LostConnectionError:
         """Undo the transaction; the error of ours for one of PostgreSQL's."""
-        with contextlib.suppress(self._psycopg.Error):
+        with contextlib.suppress(self._psycopg.Error):  # a connection that is lost has undone it: looked at below
             connection.rollback()
         if connection.closed:
             self._drop()
@@ -225,13 +225,14 @@ class Postgresql:
         """As backend.Backend."""
         wire = self._wire
         if wire is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it is cut already
                 wire.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """As backend.Backend."""
         if self._locked and self._connection is not None and not self._connection.closed:
-            # The server may take its time to notice an end; the next process must not wait for that.
+            # The server may take its time to notice an end; the next process must not wait for that. Where it cannot
+            # be told, the end of the connection tells it.
             with contextlib.suppress(LostConnectionError, UnknownCommitError, RkeyError), self._transaction() as now:
                 now.rows("SELECT pg_advisory_unlock(%s)", (self._owner.number,))
         self._drop()

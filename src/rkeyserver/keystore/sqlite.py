@@ -103,7 +103,7 @@ class Sqlite:
         """As backend.Backend: the database, what SQLite keeps beside it, and locks."""
         try:
             found = path.resolve()
-        except (OSError, RuntimeError):
+        except (OSError, RuntimeError):  # links in a circle, a folder that nobody may enter: no file of ours
             return False
         if found.parent != self._path.parent:
             return False
@@ -153,7 +153,7 @@ def _transaction(path: Path, mode: str, *, write: bool) -> Iterator[_Now]:
         try:
             yield _Now(connection)
         except BaseException:  # whatever it is, nothing half done stays
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error):  # closing it, below, does the same
                 connection.execute("ROLLBACK")
             raise
         try:

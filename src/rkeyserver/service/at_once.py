@@ -270,10 +270,11 @@ class _OwnBuffer(asyncio.BufferedProtocol):
 
     def __init__(self, inside: CallersProtocol) -> None:
         self._inside = inside
-        self.connection_lost = inside.connection_lost  # type: ignore[method-assign]
-        self.pause_writing = inside.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = inside.resume_writing  # type: ignore[method-assign]
-        self.eof_received = inside.eof_received  # type: ignore[method-assign]
+        # The loop finds the one inside at once, with no call of ours between.
+        self.connection_lost = inside.connection_lost  # type: ignore[method-assign]  # that is meant
+        self.pause_writing = inside.pause_writing  # type: ignore[method-assign]  # the same
+        self.resume_writing = inside.resume_writing  # type: ignore[method-assign]  # the same
+        self.eof_received = inside.eof_received  # type: ignore[method-assign]  # the same
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # asyncio's is wider
         """As the one inside."""

@@ -13,5 +13,5 @@ def in_background() -> None:
     and a writer that then waits for the interpreter's lock that the loop still holds. Where it is not allowed nothing
     is lost but that.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # as above
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

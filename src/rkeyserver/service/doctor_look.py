@@ -139,7 +139,7 @@ class Look:
         return found.record
 
     def _missing(self) -> RkeyError:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # an audit file that cannot be read is a finding of its own
             if line := had_a_keyring(self.config.audit_path):
                 return Corrupt(
                     f"There is no record at {self.config.keystore}, but by its audit file there was a keyring: {line}",

@@ -69,7 +69,7 @@ def local_socket(path: Path, mode: int = 0o666) -> Iterator[socket.socket]:
         try:
             yield listener
         finally:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it is gone, or its folder is: nothing of ours is left there
                 if path.lstat().st_ino == made:
                     path.unlink()
 

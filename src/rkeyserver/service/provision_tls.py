@@ -132,7 +132,7 @@ class TlsConnection:
         """Carry it out; the client's certificate, DER: proved is that the client has its key, and nothing else."""
         await self._until(self._tls.do_handshake)
         certificate = self._tls.get_peer_certificate(as_cryptography=True)
-        if certificate is None:  # pragma: no cover - TLS has refused such a client
+        if certificate is None:  # TLS has refused such a client
             raise Rejected(Reason.TLS_FAILED, "The client has shown no certificate.")
         if self._tls.get_peer_cert_chain():
             raise Rejected(Reason.MALFORMED, "The client shows more than one certificate.")
@@ -145,7 +145,7 @@ class TlsConnection:
     async def write(self, data: memoryview) -> None:
         """Send all of `data`, and that nothing follows."""
         await self._until(lambda: self._tls.sendall(data))
-        with contextlib.suppress(SSL.Error):
+        with contextlib.suppress(SSL.Error):  # the other side has ended it already
             self._tls.shutdown()
         await self._flush()
 

@@ -98,7 +98,9 @@ class Ahead:
 
         Raises: Unavailable if it answers nothing, or more than any answer has.
         """
-        for left in reversed(range(TRIES)):
+        left = TRIES
+        while True:
+            left -= 1
             try:
                 async with asyncio.timeout(SECONDS):
                     return await self._once(method, path, body)
@@ -107,7 +109,6 @@ class Ahead:
                     raise self._silent(error) from error
             except (httpx.TransportError, TimeoutError) as error:
                 raise self._silent(error) from error
-        raise AssertionError  # pragma: no cover - the last try returns or raises
 
     async def _once(self, method: str, path: str, body: bytes) -> Response:
         headers = {"content-type": "application/json"} if body else {}

@@ -196,7 +196,7 @@ class _Inside(asyncio.Transport):
     def close(self) -> None:
         """End TLS and the connection, once all is sent."""
         if not self._outer.raw.is_closing():
-            with contextlib.suppress(SSL.Error):
+            with contextlib.suppress(SSL.Error):  # before the handshake is over there is nothing to end
                 self._outer.tls.shutdown()
             self._outer.flush()
             self._outer.raw.close()

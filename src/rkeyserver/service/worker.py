@@ -86,7 +86,7 @@ def main(platform: str, fd: int) -> None:
     """The whole life of the process; `fd` is its end of the socket."""
     interpreter.begin()
     in_background()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # where that is not allowed, nothing is lost but the loop's right of way
         os.nice(NICE)
     with socket.socket(fileno=fd) as channel, contextlib.suppress(ConnectionError):
         work(channel, load_verifier(platform))

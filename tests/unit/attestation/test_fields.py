@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 
 import pytest
@@ -164,6 +165,12 @@ def test_the_extension_of_a_platform_with_its_configuration() -> None:
     assert found.platform_instance_id == "02" * 16
 
 
+def nested(content: bytes) -> bytes:
+    """An entry that holds entries, as those of the TCB and of the configuration do."""
+    identifier = certificates._der(0x06, certificates._SGX_ARCS, bytes([7]))
+    return certificates._der(0x30, identifier, certificates._der(0x30, content))
+
+
 WRONG: dict[str, bytes] = {
     "empty": b"",
     "cut": GOOD[:-1],
@@ -173,6 +180,8 @@ WRONG: dict[str, bytes] = {
     "another identifier": b"\x30\x0a\x30\x08\x06\x02\x2a\x03\x04\x02\x00\x00",
     "a number for the PPID": GOOD.replace(b"\x04\x10" + b"\1" * 16, b"\x02\x10" + b"\1" * 16),
     "an entry of one": b"\x30\x04\x30\x02\x06\x00",
+    "entries in an entry of an entry": with_more(nested(nested(b""))),
+    "five hundred of them": with_more(functools.reduce(lambda one, _: nested(one), range(500), b"")),
 }
 
 

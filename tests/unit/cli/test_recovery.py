@@ -206,7 +206,7 @@ def answering(status: int, body: bytes, pause: float = 0) -> Iterator[Address]:
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", "0")))
             time.sleep(pause)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # who asked has left
                 self.send_response(status)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()

@@ -25,7 +25,7 @@ def answering(listener: socket.socket, answer: bytes) -> Iterator[list[bytes]]:
 
     def serve() -> None:
         listener.settimeout(DEADLINE)
-        with contextlib.suppress(OSError), listener.accept()[0] as client:
+        with contextlib.suppress(OSError), listener.accept()[0] as client:  # who asked has left
             client.settimeout(DEADLINE)
             read.append(client.recv(65536))
             client.sendall(answer)

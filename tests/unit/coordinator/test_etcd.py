@@ -40,7 +40,7 @@ class Scripted:
                 status, answer = script.answers[self.path]
                 self.send_response(status)
                 self.end_headers()
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # who asked has left: he reads no more than he wants
                     self.wfile.write(answer)
 
             def log_message(self, *_: object) -> None:

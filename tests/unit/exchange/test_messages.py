@@ -42,6 +42,7 @@ from rkeyserver.exchange.messages import (
 from rkeyserver.keyring.keyring import MAX_KEYRING
 from rkeyserver.sealing.record import KnownMember
 
+# Too slow: whole messages are drawn, and how long that takes is the machine's.
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 names = st.text("0123456789abcdefghijklmnopqrstuvwxyz:._-", min_size=1, max_size=128)
 nonces = st.binary(min_size=32, max_size=32)

@@ -42,6 +42,7 @@ def split(secret: bytes, threshold: int, count: int, **said: str) -> list[bytes]
 
 
 @given(st.binary(min_size=32, max_size=32), st.data())
+# Too slow: a share is split and encrypted in each.
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_so_many_give_the_secret_back_and_one_fewer_do_not(secret: bytes, data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 6))

@@ -584,6 +584,7 @@ def unicode(text: str) -> str:
 
 
 @given(ANYTHING, ANYTHING, ANYTHING)
+# One folder serves all examples: each begins with no file.
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_text_makes_a_second_line(path: Path, found: str, address: str, status: str) -> None:
     path.unlink(missing_ok=True)

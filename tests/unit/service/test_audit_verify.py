@@ -251,6 +251,7 @@ def test_a_file_that_may_not_be_read_is_named(log: Path, monkeypatch: pytest.Mon
 
 
 @given(st.data())
+# One log serves all examples: each changes a copy.
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_no_byte_before_the_last_line_is_changed_unseen(log: Path, data: st.DataObject) -> None:
     whole = log.read_bytes()
@@ -379,7 +380,7 @@ def test_a_disk_that_fails_after_it_took_the_line(tmp_path: Path, monkeypatch: p
 def test_what_is_appended_or_cut_while_it_runs_shows(log: Path) -> None:
     with log_at(log, signs=False) as audit:
         audit.write_now(decision(8))
-        follows, _ = verify([log]).head.append(b'{"at":"x","event":"open"')  # type: ignore[union-attr]
+        follows, _ = verify([log]).head.append(b'{"at":"x","event":"open"')  # type: ignore[union-attr]  # it has one here
         with log.open("ab") as file:
             file.write(follows)
         audit.write_now(decision(9))
@@ -479,10 +480,10 @@ def test_there_is_no_checkpoint_without_a_key_or_a_line(tmp_path: Path) -> None:
 def test_another_domain_s_key_takes_the_place_of_the_first(tmp_path: Path) -> None:
     with log_at(tmp_path / "log") as audit:
         first = audit._key
-        assert audit.signs_for == first.domain  # type: ignore[union-attr]
+        assert audit.signs_for == first.domain  # type: ignore[union-attr]  # it has one here
         audit.sign_with(the_key())
         with pytest.raises(ValueError, match="released"):
-            first.sign(b"")  # type: ignore[union-attr]
+            first.sign(b"")  # type: ignore[union-attr]  # as above
         assert "CheckpointKey of domain" in repr(audit._key)
 
 

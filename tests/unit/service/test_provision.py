@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL
 from tests.fakes.application import REQUEST, SECONDS, Application, ask, entry, provision, secret_in, tls
 from tests.fakes.keyrings import generation
 from tests.fakes.machines import HostTime, machine
@@ -25,11 +26,11 @@ from rkeyserver.appraisal.policy import parse_policy
 from rkeyserver.attestation.evidence import Identity
 from rkeyserver.attestation.sgx import ra_tls
 from rkeyserver.clock import Clock
-from rkeyserver.errors import Reason, Unavailable
+from rkeyserver.errors import Reason, Rejected, Unavailable
 from rkeyserver.platforms.simulated.platform import SimulatedPlatform
 from rkeyserver.service import kept_open, provision_tls
 from rkeyserver.service import provision as provision_module
-from rkeyserver.service.provision import generation_of
+from rkeyserver.service.provision import PER_SECOND, generation_of
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +191,27 @@ def test_what_is_no_name_is_passed_over(given: Giving, name: bytes) -> None:
     asks = Asks()
     identity._named(asks)  # type: ignore[arg-type]  # as much of one as is used
     assert not asks.used
+
+
+def test_who_has_shown_no_certificate_is_refused_though_tls_has_let_him_in() -> None:
+    class Lax:
+        def do_handshake(self) -> None: ...
+
+        def get_peer_certificate(self, *, as_cryptography: bool) -> None:
+            assert as_cryptography
+
+        def bio_read(self, _: int) -> bytes:
+            raise SSL.WantReadError
+
+    class Nowhere:
+        def write(self, _: bytes) -> None: ...
+
+        async def drain(self) -> None: ...
+
+    connection = provision_tls.TlsConnection(Lax(), asyncio.StreamReader, Nowhere())  # type: ignore[arg-type]  # as above
+    with pytest.raises(Rejected, match="has shown no certificate") as raised:
+        asyncio.run(connection.handshake())
+    assert raised.value.reason is Reason.TLS_FAILED
 
 
 def test_only_so_many_names_are_remembered(given: Giving) -> None:
@@ -353,15 +375,16 @@ def test_one_address_has_so_many_requests_in_the_works(
         assert given.ask(application) == b""
 
 
-def test_one_application_asks_too_often_and_another_does_not(given: Giving, application: Application) -> None:
+def test_one_application_asks_too_often(given: Giving, application: Application) -> None:
     given.with_tables(provision(), entry("db"))
+    clock = [0.0]
     given.provisioner._rates.burst = 1
+    given.provisioner._rates.now = lambda: clock[0]
     shown = application.certificate()
     assert secret_in(given.ask(application, shown))
     with given.refuses("unavailable"):
         assert given.ask(application, shown) == b""
-    given.provisioner._rates.burst = 100  # whoever was not there yet begins with it
-    given.provisioner._rates._left.pop(f"db {application.platform.attester_identity().machine}")
+    clock[0] = 1 / PER_SECOND
     assert secret_in(given.ask(application, shown))
     assert [one["verdict"] for one in given.scene.lines()] == ["accepted"] * 2, "of one too many there is no line"
 

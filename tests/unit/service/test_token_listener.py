@@ -118,7 +118,7 @@ def with_actions() -> ByToken:
     def does(caller: Any, body: bytes) -> Answer:
         return Answer((str(caller).encode(), body))
 
-    return ByToken(Fake(policy()), {"/v1/derive": does}, app(Fake(None)).app, "own")  # type: ignore[arg-type]
+    return ByToken(Fake(policy()), {"/v1/derive": does}, app(Fake(None)).app, "own")  # type: ignore[arg-type]  # as above
 
 
 def test_an_action_of_who_is_known_is_answered_at_once_as_his() -> None:

@@ -99,8 +99,11 @@ def ppid_of(chain: bytes) -> str:
     return found
 
 
-def _values(der: bytes) -> Iterator[tuple[bytes, bytes | int]]:
-    """Every value under the OID that leads to it, by what follows the extension's own OID."""
+def _values(der: bytes, *, inside: bool = False) -> Iterator[tuple[bytes, bytes | int]]:
+    """Every value under the OID that leads to it, by what follows the extension's own OID.
+
+    inside: it is what an entry of the extension holds (the TCB, the configuration), and these hold no more of the kind.
+    """
     for tag, sequence in _elements(der):
         if tag != _SEQUENCE:
             raise ValueError("the SGX extension is no sequence")
@@ -109,7 +112,9 @@ def _values(der: bytes) -> Iterator[tuple[bytes, bytes | int]]:
             if not oid.startswith(_ARCS):
                 raise ValueError("the SGX extension has an identifier of another kind")
             if kind == _SEQUENCE:
-                yield from _values(_wrapped(content))
+                if inside:
+                    raise ValueError("the SGX extension is nested too deeply")
+                yield from _values(_wrapped(content), inside=True)
             elif kind == _BOOLEAN:
                 yield oid[len(_ARCS) :], content != b"\0"
             elif kind in _NUMBERS:
