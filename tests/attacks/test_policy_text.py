@@ -42,12 +42,12 @@ SECONDS = 5.0  # far more than it takes, far less than it took
 @pytest.mark.parametrize("text", SLOW.values(), ids=SLOW)
 def test_what_is_slow_to_read_is_refused_fast(text: str) -> None:
     for whole in (text, f"{GOOD}\n{text}"):
-        start = time.monotonic()
+        start = time.process_time()  # how busy the machine is says nothing of it
         with pytest.raises(Misuse):
             parse_policy(whole)
         with pytest.raises(Misuse):
             parse_admins(whole)
-        assert time.monotonic() - start < SECONDS
+        assert time.process_time() - start < SECONDS
 
 
 def test_the_line_that_is_too_long_to_read_is_named() -> None:
