@@ -90,7 +90,7 @@ def doctor(machine: SgxMachine, *peers: SgxMachine, keystore: Path | None = None
     after = files_of(machine.folder)
     # One that serves writes down meanwhile which members it knows, and whom it has handed the keyring. A record that is
     # being written has a name of its own until it is whole.
-    names = {name for name in before.keys() | after.keys() if not name.startswith(".rkey.bin.")}
+    names = {name for name in before.keys() | after.keys() if not name.startswith("rkey.bin.new~")}
     changed = {name for name in names if before.get(name) != after.get(name)}
     assert changed <= {"rkey.bin", "rkey.bin.audit.jsonl"}
     assert all(after[name].startswith(before[name]) for name in changed - {"rkey.bin"}), "lines are only added"
