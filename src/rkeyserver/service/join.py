@@ -146,8 +146,7 @@ class Joiner:
                 self.instance.heard_again(received, str(host))
                 return
         elif isinstance(own, Opened) and own.keyring.extends(received.keyring):
-            if self.instance.keyring is not own.keyring:
-                open_own(self.config, self.instance, own.keyring)
+            self._open(own.keyring)
             log.warning("Host %s is behind: this instance's own keyring is an extension of what it has.", host)
             received.keyring.close()
             return
@@ -169,6 +168,12 @@ class Joiner:
         if isinstance(own, Opened) and own.keyring is not self.instance.keyring:
             own.keyring.close()
 
+    def _open(self, own: Keyring) -> None:
+        """Serve from the own record, where nothing is served yet that it lacks."""
+        served = self.instance.keyring
+        if served is None or (served is not own and own.extends(served)):
+            open_own(self.config, self.instance, own)
+
     async def _reunited(self, received: Received, own: Keyring, host: Address) -> bool:
         """Deal with a later state that lacks generations of the own one; whether it is settled.
 
@@ -179,8 +184,7 @@ class Joiner:
         if theirs.domain != own.domain or theirs.place < own.place or theirs.extends(own):
             return False
         if theirs.header.primary == instance.members.own:
-            if instance.keyring is not own:
-                open_own(self.config, instance, own)
+            self._open(own)
             instance.know_host(received, str(host))
             try:
                 await self.steward.reunite(received, str(host))

@@ -19,7 +19,7 @@ from tests.fakes.hints import hint_at
 from tests.fakes.keyrings import MEMBER, OTHER_SECRET, OWNER, SECRET, generation, id_of
 from tests.fakes.loop import run_timeless
 from tests.fakes.platform import FakePlatform
-from tests.fakes.scene import DEFAULT, PEER, Scene, is_closed
+from tests.fakes.scene import DEFAULT, OWN, PEER, Scene, is_closed
 from tests.fakes.sealer import FakeSealer
 from tests.fakes.signing import HERE as THIS
 from tests.fakes.signing import admins_table, policy_text
@@ -36,7 +36,7 @@ from rkeyserver.exchange.messages import MintStatement, MintStatementClaims, dec
 from rkeyserver.exchange.standby import Asking, Received, held_of
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
-from rkeyserver.service import fetch
+from rkeyserver.service import fetch, join
 from rkeyserver.service.adopt import Nothing, Opened, Own, look
 from rkeyserver.service.audit import Line
 from rkeyserver.service.follow import BACKGROUND_DELAY, HINT_SECONDS, Follower
@@ -1163,27 +1163,48 @@ def test_a_record_that_cannot_be_read_stays_where_no_host_answers(scene: Scene, 
 
 def same_domain_broken(scene: Scene) -> None:
     """A record of this machine's whose header can be read, and which does not open."""
-    record = bytearray(scene.holds_record_of(scene.keyring("a")))
+    record = bytearray(scene.holds_record_of(scene.keyring("a", sequence=2)))
     record[-1] ^= 1
     scene.store.record = bytes(record)
 
 
 UNDER_IT: dict[str, Callable[[Scene], object]] = {
-    "one of before": lambda scene: scene.holds_record_of(scene.keyring("a")),
+    "one of before": lambda scene: scene.holds_record_of(scene.keyring("a", sequence=2)),
     "a damaged one": same_domain_broken,
 }
 
 
+OFFERED: dict[str, dict[str, Any]] = {
+    "a later one than what lies there": {"sequence": 3},
+    "what lies there": {"sequence": 2},
+    "an earlier one": {"sequence": 1},
+    "an own one that went apart": {"sequence": 3, "secret": SECRET, "primary": OWN.member},
+}
+
+
 @pytest.mark.parametrize("put", UNDER_IT.values(), ids=UNDER_IT)
+@pytest.mark.parametrize("offered", OFFERED.values(), ids=OFFERED)
 def test_a_record_put_under_a_running_instance_does_not_take_it_back(
-    scene: Scene, hosts_of: HostsOf, put: Callable[[Scene], object]
+    scene: Scene,
+    hosts_of: HostsOf,
+    monkeypatch: pytest.MonkeyPatch,
+    put: Callable[[Scene], object],
+    offered: dict[str, Any],
 ) -> None:
     """By whoever has its disk or database, and a machine that has an older state and was taken off since."""
     text = DEFAULT.text + "# of now\n"
     keyring = scene.keyring("a", "b", sequence=5, policy=text)
     scene.instance.hold(keyring)
     put(scene)
-    hosts = hosts_of(a=[scene.received("a", sequence=3), NO_ANSWER])
+    names = ("c",) if "primary" in offered else ("a",)
+    hosts = hosts_of(a=[scene.received(*names, **offered), NO_ANSWER])
+    looked: list[Own] = []
+
+    def looking(*parts: Any) -> Own:
+        looked.append(look(*parts))
+        return looked[-1]
+
+    monkeypatch.setattr(join, "look", looking)
 
     async def check() -> None:
         with pytest.raises(TimeoutError):
@@ -1192,6 +1213,7 @@ def test_a_record_put_under_a_running_instance_does_not_take_it_back(
     run_timeless(check)
     assert scene.instance.keyring is keyring
     assert not is_closed(keyring)
+    assert all(is_closed(one.keyring) for one in looked if isinstance(one, Opened)), "key memory is not endless"
     assert scene.store.writes == 0
     assert {policy.text for policy in hosts.policies} == {text}
 
