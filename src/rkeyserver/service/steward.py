@@ -13,7 +13,7 @@ from typing import Final
 
 from rkeyserver.appraisal.change import last_sequence
 from rkeyserver.appraisal.narrowing import narrows
-from rkeyserver.appraisal.orders import Forget, Order, Promote, Retire, Rotate, check_order
+from rkeyserver.appraisal.orders import Forget, Order, Promote, Retire, Rotate, check_order, signed_bytes
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.appraisal.succession import believe
 from rkeyserver.errors import Misuse, Reason, Rejected, RkeyError, Unavailable
@@ -56,13 +56,15 @@ class Steward:
     """Makes the next states of one instance's keyring.
 
     listen: asks the other instances for a later state, and raises if there is one. commit: has a new state agreed on
-    before it is stored, and raises if it is not.
+    before it is stored, and raises if it is not. _forgotten: what was signed of orders to forget that were carried out:
+    of a member that has come back in the same state such an order would say so again.
     """
 
     instance: Instance
     listen: Callable[[], Awaitable[None]] = nobody_to_ask
     commit: Commit = no_coordinator
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _forgotten: set[bytes] = field(default_factory=set, init=False)
 
     def held(self) -> tuple[Keyring, Policy]:
         """What there is to change.
@@ -220,6 +222,13 @@ class Steward:
                 f"{keyring.header.epoch}, sequence {keyring.header.sequence}.",
                 advice="Nothing was changed. Make it anew.",
             )
+        signed = signed_bytes(order) if order.signatures else b""
+        if signed in self._forgotten:
+            raise Rejected(
+                Reason.NOT_THE_NEXT_CHANGE,
+                f"The order to forget member {order.member} was carried out before, in this very state.",
+                advice="Nothing was changed. In the next state, after any change, a new one can be signed.",
+            )
         instance = self.instance
         await instance.reach_store()
         gone = instance.members.forget(order.member)
@@ -236,6 +245,8 @@ class Steward:
         except RkeyError:
             instance.members.remember(gone)
             raise
+        if signed:
+            self._forgotten.add(signed)
         await self._activate_if_it_may(*self.held())
         return self._done("forget", instance.keyring or keyring)
 

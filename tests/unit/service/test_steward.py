@@ -427,6 +427,19 @@ def test_who_is_forgotten_comes_back_by_its_own_word_only(scene: Scene) -> None:
     assert list(scene.instance.members.known) == [THIRD, OTHER_MEMBER]
 
 
+def test_a_signed_order_to_forget_is_used_once(scene: Scene) -> None:
+    """Else whoever has it could take a member that has come back off the list, just before something is retired."""
+    text = policy_text(HERE, PEER.ppid, admins=("alice",))
+    domain = Domain(scene, ("a", "b"), said={"policy": text})
+    domain.knows(OTHER_MEMBER)
+    order = sign_order(domain.forget(OTHER_MEMBER), private_key("alice"))
+    domain.obey(order, owner=False)
+    domain.knows(OTHER_MEMBER)
+    refused(domain, order, Rejected, "was carried out before", owner=False)
+    refused(domain, sign_order(domain.retire("a"), private_key("alice")), Unavailable, "Not all have", owner=False)
+    domain.obey(domain.forget(OTHER_MEMBER))  # the owner's word is given anew each time
+
+
 def test_what_cannot_be_stored_is_tried_ever_more_seldom(scene: Scene) -> None:
     """A store that takes no write is waited for on the event loop, and each attempt is two lines in the audit file."""
     domain = Domain(scene)
