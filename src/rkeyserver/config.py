@@ -316,9 +316,15 @@ def check_pccs(urls: str) -> str:
 def _check_pccs(url: str) -> str:
     from urllib.parse import urlsplit  # noqa: PLC0415 - only who names one needs it
 
+    if "@" in url:
+        raise Misuse(
+            "The PCCS is an https URL with a user or password, which every process of this machine can read in the "
+            "arguments.",
+            advice="Change that password. None is used: leave it out.",
+        )
     try:
         found = urlsplit(url)
-        good = found.scheme == "https" and found.hostname and found.port != 0 and "@" not in found.netloc
+        good = found.scheme == "https" and found.hostname and found.port != 0
     except ValueError:
         good = False
     if not good or not url.isascii() or not url.isprintable() or set(url) & set(" ?#\\"):

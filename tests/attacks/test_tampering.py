@@ -270,6 +270,7 @@ FIELDS: Final[dict[str, tuple[type[Message], Change]]] = {
     "request, KEM key, long": (Request, in_request_claims(kem_public_key=bytes(1217))),
     "request, a credential's answer": (Request, in_request_claims(credential_mac=b"x")),
     "request, a credential": (Request, in_request_claims(credential=b"x")),
+    "request, a part of a digest": (Request, in_request_claims(digest=bytes(31))),
     "grant, claims, empty": (Grant, in_attested(Grant, claims=b"")),
     "grant, evidence, empty": (Grant, in_attested(Grant, evidence=b"")),
     "grant, evidence, long": (Grant, in_attested(Grant, evidence=bytes(MAX_EVIDENCE + 1))),

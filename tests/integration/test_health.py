@@ -153,9 +153,10 @@ def test_an_older_state_of_the_record_is_found_out(machines: Machines) -> None:
 
 
 def test_an_audit_file_that_is_gone_is_told(machines: Machines) -> None:
-    host = machines("host")
+    host, backup = machines("host"), machines("backup")
     host.start()
     Path(f"{host.keystore}.audit.jsonl").unlink()
+    assert backup.run("-i", host.address, "--wait", "0").status == UNAVAILABLE
     failing = bad(host)
     assert "was removed" in failing["audit"]
     assert ready(host)[1]["serving"] is True

@@ -59,6 +59,8 @@ WITHOUT: Final[dict[str, str]] = {
     "keystore/sql.py SqlKeystore.replace": "compares a name of ours",
     "keystore/sqlite.py Sqlite.owns": "compares names",
     "keystore/table.py Owner.number": "makes a number of a digest",
+    "sealing/record.py _read_again": "parse() of what it has made itself; tests/attacks/test_members.py",
+    "service/members.py _as_stored": "an address of a message that was decoded; tests/attacks/test_members.py",
     "platforms/simulated/certificates.py _issue": "makes a number of a digest",
     "platforms/simulated/pki.py Authority._chain": "reads a constant",
     "platforms/sigstruct.py sign": "makes a number of a signature of its own",

@@ -372,8 +372,9 @@ NO_PCCS = (
 
 @pytest.mark.parametrize("url", NO_PCCS)
 def test_a_pccs_is_asked_over_https_only(url: str) -> None:
-    with pytest.raises(Misuse, match="https"):
+    with pytest.raises(Misuse, match="https") as raised:
         from_command_line({"pccs": url})
+    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

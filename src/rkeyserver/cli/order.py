@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from rkeyserver import files
-from rkeyserver.appraisal.orders import Order, Promote, name_of, text_of
+from rkeyserver.appraisal.orders import Promote, text_of
 from rkeyserver.cli.choose import the_only, the_primary
 from rkeyserver.cli.command import Parser, Said, add_ops, ops_of
-from rkeyserver.cli.ordering import now_at, read, send, signed
+from rkeyserver.cli.ordering import now_at, read, said, send, signed
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +40,6 @@ def run(found: argparse.Namespace) -> Said:
         case "show":
             return Said(said(order))
         case "sign":
-            sys.stderr.write(f"Signing:\n{said(order)}")
             text = f"{text_of(signed(order, [Path(key) for key in found.key]))}\n"
             if found.output is None:
                 return Said(text)
@@ -50,11 +48,3 @@ def run(found: argparse.Namespace) -> Said:
         case _:
             ops = (the_only if isinstance(order, Promote) else the_primary)(ops_of(found))
             return Said(send(ops, order, now_at(ops)))
-
-
-def said(order: Order) -> str:
-    """What an order asks for, one line for each of its fields, and who has signed it."""
-    fields = {name: getattr(order, name) for name in order.__struct_fields__ if name != "signatures"}
-    lines = [f"order      {name_of(order)}", *(f"{name:<10} {value}" for name, value in fields.items())]
-    lines += [f"signed by  {one.key}" for one in order.signatures]
-    return "\n".join(lines) + "\n"

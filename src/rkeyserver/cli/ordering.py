@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from rkeyserver import files
-from rkeyserver.appraisal.orders import MAX_ORDER, Order, parse_order, sign_order, text_of
+from rkeyserver.appraisal.orders import MAX_ORDER, Order, name_of, parse_order, sign_order, text_of
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.cli.choose import the_primary
@@ -115,13 +116,23 @@ def give(
 
 
 def signed(order: Order, keys: Sequence[Path]) -> Order:
-    """The order with signatures by the keys in those files.
+    """The order with signatures by the keys in those files; what is signed is told on stderr.
 
-    Raises: Misuse.
+    What it was made from, any user of this machine may have answered. Raises: Misuse.
     """
+    if keys:
+        sys.stderr.write(f"Signing:\n{said(order)}")
     for key in keys:
         order = sign_order(order, load_admin_key(key))
     return order
+
+
+def said(order: Order) -> str:
+    """What an order asks for, one line for each of its fields, and who has signed it."""
+    fields = {name: getattr(order, name) for name in order.__struct_fields__ if name != "signatures"}
+    lines = [f"order      {name_of(order)}", *(f"{name:<10} {value}" for name, value in fields.items())]
+    lines += [f"signed by  {one.key}" for one in order.signatures]
+    return "\n".join(lines) + "\n"
 
 
 def read(file: Path) -> Order:

@@ -35,6 +35,12 @@ def parse_endpoints(text: str) -> Endpoints:
         raise Misuse(
             f"The coordinator is {text[:LONGEST]!r}; wanted is etcd://HOST:PORT[,HOST:PORT...], or etcds:// for TLS."
         )
+    if "@" in rest:
+        raise Misuse(
+            "The coordinator is named with a user or password, which every process of this machine can read in the "
+            "arguments. None is used.",
+            advice="Change that password. Leave it out, and name a certificate by --coordinator-cert.",
+        )
     addresses = tuple(parse_address(one, DEFAULT_PORT) for one in rest.split(","))
     if len(addresses) > MOST:
         raise Misuse(f"The coordinator has {len(addresses)} servers; at most {MOST} are asked.")

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,6 +76,13 @@ def _unusable(what: str, path: Path | None, error: OSError, wanted: str) -> Misu
     return Misuse(f"The coordinator's {what}, {path}, cannot be used: {reason}.", advice=f"Wanted is {wanted}.")
 
 
+class _NoCookies(CookieJar):
+    """Keeps none: what an engine sets would stay, and be sent back, for as long as this process lives."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Take nothing."""
+
+
 class Etcd:
     """The two keys of one domain in an etcd cluster. lease_seconds: of the lease, which etcd may make longer."""
 
@@ -93,6 +101,7 @@ class Etcd:
             limits=httpx.Limits(max_connections=2 * len(self._servers) + 2),
             trust_env=False,
             follow_redirects=False,
+            cookies=_NoCookies(),
             headers={"accept-encoding": "identity", "content-type": "application/json"},
             verify=credentials.context() if endpoints.tls else False,
         )
@@ -186,11 +195,12 @@ class Etcd:
         async with self._http.stream("POST", url, content=body, timeout=timeout) as response:
             if response.status_code != httpx.codes.OK:
                 raise self._failed(self._servers[self._asked], f"it answers {response.status_code}")
-            pending = b""
+            pending, size = b"", 0
             async for part in response.aiter_raw():
                 pending += part
+                size += len(part)
                 *lines, pending = pending.split(b"\n")
-                if len(pending) > MAX_ANSWER:
+                if size > MAX_ANSWER:  # of all lines: what tells of no change could be told without end
                     raise self._failed(self._servers[self._asked], f"it answers with over {MAX_ANSWER} bytes")
                 for line in lines:
                     if line:

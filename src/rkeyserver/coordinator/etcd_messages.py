@@ -16,6 +16,7 @@ from rkeyserver.errors import Unavailable, one_line
 
 MAX_ANSWER: Final = 64 * 1024  # bytes of a whole answer, and of a line of a watch
 _SHOWN: Final = 200
+LONGEST_LEASE: Final = 3600  # seconds; who is asked for less and grants more is renewed as often
 _NOT_FOUND: Final = 5  # of gRPC: there is no such lease
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -171,7 +172,7 @@ def read_grant(data: bytes) -> Lease:
     found = _decoded(data, _Lease)
     if found.id < 1 or found.ttl < 1:
         raise Unavailable("etcd grants no lease.")
-    return Lease(found.id, found.ttl)
+    return Lease(found.id, min(found.ttl, LONGEST_LEASE))
 
 
 def read_kept(data: bytes, lease: Lease) -> bool:

@@ -33,7 +33,7 @@ from rkeyserver.errors import Reason, Rejected, RkeyError, Unavailable
 
 RENEWALS: Final = 3  # in the time of a lease
 SPREAD: Final = 0.25  # of a lease: over that time candidates begin
-RETRY: Final = 0.1  # of a lease: between two attempts to renew it when nobody answers
+RETRY: Final = 0.1  # of a lease: between two attempts to renew it when nobody answers, and two looks of a candidate
 FAILED_LEASES: Final = 2  # for so many leases one that could not take over is no candidate
 GIVE_BACK: Final = 1.0  # seconds for giving a lease back
 _HELD: Final = "Nothing was changed; everything that is held is served."
@@ -194,7 +194,10 @@ class Coordinated:
                 self._note(seen)
                 if seen.primary is not None:
                     self._behind_since = None
+                    looked = self.clock()
                     await self.engine.changed(seen.revision)
+                    if self.clock() < looked + RETRY * self.seconds:  # an engine may say so without end
+                        await self.sleep(RETRY * self.seconds)
                 elif (left := self._waits_for_another(seen)) > 0:
                     await self.sleep(min(left, SPREAD * self.seconds))
                 else:

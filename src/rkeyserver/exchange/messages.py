@@ -22,6 +22,7 @@ PROTOCOL_VERSION: Final = 1
 NONCE_SIZE: Final = 32
 MAC_SIZE: Final = 32
 AUDIT_HEAD_SIZE: Final = 32
+DIGEST_SIZE: Final = 32
 KEM_PUBLIC_KEY_SIZE: Final = 1216
 MAX_IDENTITY: Final = 16 * 1024
 MAX_CIPHERTEXT: Final = 256 * 1024 + 2048
@@ -113,7 +114,7 @@ class RequestClaims(Message, frozen=True, tag="request-claims"):
     address: MemberAddress
     epoch: Count
     sequence: Count
-    digest: Annotated[bytes, msgspec.Meta(max_length=32)]
+    digest: Annotated[bytes, msgspec.Meta(max_length=DIGEST_SIZE)]
     audit_head: AuditHead
 
 

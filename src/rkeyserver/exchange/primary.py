@@ -25,7 +25,16 @@ from rkeyserver.errors import Reason, Rejected
 from rkeyserver.exchange import hpke
 from rkeyserver.exchange.attested import Context, Verifier, appraise_self, prove, vouch
 from rkeyserver.exchange.challenges import Challenges, Purpose
-from rkeyserver.exchange.messages import Grant, GrantClaims, Members, Request, RequestClaims, decode, encode
+from rkeyserver.exchange.messages import (
+    DIGEST_SIZE,
+    Grant,
+    GrantClaims,
+    Members,
+    Request,
+    RequestClaims,
+    decode,
+    encode,
+)
 from rkeyserver.exchange.mint_statement import state_mint
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import Owner
@@ -102,6 +111,8 @@ class Granter:
         claims = decode(request.attested.claims, RequestClaims)
         if claims.credential_mac or claims.credential:
             raise Rejected(Reason.MALFORMED, "The request answers a credential; this platform gave none.")
+        if len(claims.digest) not in {0, DIGEST_SIZE}:
+            raise Rejected(Reason.MALFORMED, f"The request names a state by {len(claims.digest)} bytes, not by 32.")
         proved = await prove(
             request.attested,
             context=Context.HAND_OVER_REQUEST,

@@ -17,7 +17,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from rkeyserver.errors import Corrupt
+from rkeyserver.errors import Corrupt, Unavailable
 from rkeyserver.framing import framed
 from rkeyserver.hex_types import Hex16, Hex32
 from rkeyserver.plain import in_words
@@ -30,6 +30,7 @@ _FOLDER: Final = "Is --machine the folder of the right simulated machine?"
 MAGIC: Final = b"rkeyserver-record/v1\n"
 MAX_HEADER: Final = 512 * 1024  # 1024 generations, 1024 members, and 16 recovery recipients with RSA keys of 4096 bits
 MAX_MEMBERS: Final = 1024
+MAX_MEMBERS_SIZE: Final = 336 * 1024  # bytes of them in a header: what the longest of all else leaves
 RECORD_KEY_SIZE: Final = 32
 
 _COUNT: Final = "a whole number from 0 on"
@@ -153,7 +154,7 @@ def seal(contents: Contents, plaintext: memoryview, sealer: PlatformSealer, reco
     """Seal `plaintext` (in key memory) for the machine that `sealer` stands for; returns the record's bytes.
 
     recovery: who else opens it together; None for nobody.
-    Raises: Unavailable if the platform gives no key now; as Sharing.split().
+    Raises: Unavailable if the platform gives no key now, or if it could not be read again; as Sharing.split().
     """
     identity = sealer.identity()
     with SecretBytes.random(RECORD_KEY_SIZE) as record_key:
@@ -178,7 +179,23 @@ def seal(contents: Contents, plaintext: memoryview, sealer: PlatformSealer, reco
             slots=slots,
         )
         head = MAGIC + msgspec.json.encode(header) + b"\n"
-        return head + seal_once(record_key.view, plaintext, head)
+        made = head + seal_once(record_key.view, plaintext, head)
+    _read_again(made)
+    return made
+
+
+def _read_again(made: bytes) -> None:
+    """Whether a record that was made can be read: else it would replace one that can.
+
+    Raises: Unavailable.
+    """
+    try:
+        parse(made)
+    except Corrupt as error:
+        raise Unavailable(
+            f"The record would not be one that opens again. {error.message}",
+            advice="Nothing was stored. This is a bug: please report it.",
+        ) from error
 
 
 def parse(record: bytes) -> Record:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import queue
@@ -296,7 +297,10 @@ class Audit:
         self.problem = ""
 
     def _append(self, entries: list[_Entry], *, sign: bool) -> None:
-        size = os.fstat(self._fd).st_size
+        found = os.fstat(self._fd)
+        if found.st_nlink == 0:
+            raise OSError(errno.ENOENT, "it was removed, and what is written to it is lost")
+        size = found.st_size
         if not self._whole or size != self._end.at:
             self._whole = False
             size = self._find_end()

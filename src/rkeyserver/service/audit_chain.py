@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Final, Self
+from typing import IO, Annotated, Any, Final, Self
 
 import msgspec
 
@@ -118,7 +118,7 @@ class Told(msgspec.Struct):
     machine: str = ""
     peer: _Peer | None = None
     transcript: str = ""
-    peer_head: str = ""
+    peer_head: Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")] = ""
     size: int = -1
     sha256: str = ""
     key: str = ""

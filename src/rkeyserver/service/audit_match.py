@@ -59,7 +59,7 @@ def _accepted(log: Log, event: str) -> Iterable[Link]:
 def _heads(logs: Sequence[Log]) -> dict[int, dict[bytes, int]]:
     """By log: which of the heads that any log names are digests of its lines."""
     named = {link.told.peer_head for log in logs for link in log.links} - {"", _NO_HEAD}
-    wanted = {bytes.fromhex(one) for one in named if len(one) == len(_NO_HEAD)}
+    wanted = {bytes.fromhex(one) for one in named}
     return {id(log): heads_in(log, wanted) if wanted else {} for log in logs}
 
 

@@ -42,7 +42,10 @@ class Election:
     async def _elected(self, elected: Elected) -> None:
         instance = self.steward.instance
         async with self.steward.lock:
-            if not elected.continues:
+            keyring, _ = self.steward.held()
+            # While it waited its state may have been replaced, or another one met that is later.
+            mine = keyring.header.primary == instance.members.own and not instance.stepped_down
+            if not elected.continues or not mine:
                 await self.steward.promote("the coordinator", at_least=elected.epoch)
             instance.elected = True
         log.warning("Elected: this instance is the primary.")

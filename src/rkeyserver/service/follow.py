@@ -12,6 +12,7 @@ from typing import Final
 from rkeyserver.address import Address, parse_address
 from rkeyserver.config import DEFAULT_PORT
 from rkeyserver.errors import Misuse, RkeyError, Unavailable
+from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.adopt import Opened
 from rkeyserver.service.hints import Hint, Step, next_step
 from rkeyserver.service.instance import Role
@@ -79,7 +80,7 @@ class Follower(Joiner):
                 elif hinted is not None and hinted.step is Step.SHOW:
                     await self.show(hinted.host)
                 else:
-                    host = await self.try_hosts(self._served(keyring), None if hinted is None else hinted.host)
+                    host = await self._try_hosts_with(keyring, None if hinted is None else hinted.host)
                     # A hint that came to nothing brings about no line, and what is held here has been shown.
                     came = hinted is None or self.instance.keyring is not keyring
                     if came and self.instance.role is Role.STANDBY:
@@ -96,6 +97,15 @@ class Follower(Joiner):
                 joined, delay = True, WAITING_DELAY
             if hinted is not None:
                 self._weigh(hinted)
+
+    async def _try_hosts_with(self, served: Keyring, first: Address | None) -> Address:
+        """As try_hosts(), for what is served, or for what lies in the keystore instead; that is erased then."""
+        own = self._served(served)
+        try:
+            return await self.try_hosts(own, first)
+        finally:
+            if isinstance(own, Opened) and own.keyring is not served and own.keyring is not self.instance.keyring:
+                own.keyring.close()
 
     async def _keep_members(self) -> None:
         """Store what is known of the members, within seconds, and do what was only waiting for one of them."""

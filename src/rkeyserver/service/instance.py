@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import enum
 import logging
+import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ TOLD: Final = frozenset(
     }
 )
 TOLD_SECONDS: Final = 10
+FIRST_STORE_PAUSE: Final = 1.5  # seconds; the first pause after a failure is twice that
+MOST_STORE_PAUSE: Final = 300.0
 REPLACED: Final = "file already exist, substitute by new file"
 RECEIVED: Final = "Successfully received the DomainKey from deploy server."
 
@@ -208,6 +211,8 @@ class Instance:
     decided: Counter[tuple[str, str]] = field(default_factory=Counter)
     latency: defaultdict[str, Latency] = field(default_factory=lambda: defaultdict(Latency))
     joins: Turns = field(default_factory=lambda: Turns(most=1))
+    _store_pause: float = field(default=FIRST_STORE_PAUSE, init=False)
+    _store_again: float = field(default=0.0, init=False)
 
     @property
     def role(self) -> Role:
@@ -282,9 +287,22 @@ class Instance:
         recovery = self._recovery_of(keyring)
         owner = self.members.owner()
         sealed = seal_keyring(keyring, self.platform, owner, now=self.clock.now(), recovery=recovery)
-        replaced = self.store.replace(sealed, keep_as)
+        try:
+            replaced = self.store.replace(sealed, keep_as)
+        except RkeyError:
+            self._store_pause = min(2 * self._store_pause, MOST_STORE_PAUSE)
+            self._store_again = time.monotonic() + self._store_pause
+            raise
+        self._store_pause, self._store_again = FIRST_STORE_PAUSE, 0.0
         self.members.unsaved = False
         return replaced
+
+    def may_store(self) -> bool:
+        """Whether the keystore may be tried for what nobody has asked for, after a failure ever more seldom.
+
+        It is waited for on the event loop: one that hangs each time would leave callers the pauses between.
+        """
+        return time.monotonic() >= self._store_again
 
     def save_members(self) -> None:
         """Store what is known of the other members, where the record does not say it yet.
@@ -293,7 +311,7 @@ class Instance:
 
         Raises: Unavailable.
         """
-        if not self.members.unsaved or self.keyring is None:
+        if not self.members.unsaved or self.keyring is None or not self.may_store():
             return
         header, problem = self._stored()
         place = self.keyring.place

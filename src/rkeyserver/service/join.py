@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from rkeyserver.address import Address
@@ -73,6 +73,10 @@ class Joiner:
     reach: Reach = field(default_factory=lambda: Reach(probe=_answers), init=False)
 
     def _asking(self, own: Own) -> Asking:
+        served = self.instance.keyring
+        if served is not None and not (isinstance(own, Opened) and own.keyring is served):
+            # Whatever lies there instead: a peer is judged by what is served, which is durable nowhere now.
+            return replace(self.asking(parse_policy(served.header.policy), served), holds=None)
         if isinstance(own, Opened):
             return self.asking(parse_policy(own.keyring.header.policy), own.keyring)
         return self.asking(self.given.policy or joiner_default(self.instance, self.given), None)
@@ -142,8 +146,7 @@ class Joiner:
                 self.instance.heard_again(received, str(host))
                 return
         elif isinstance(own, Opened) and own.keyring.extends(received.keyring):
-            if self.instance.keyring is not own.keyring:
-                open_own(self.config, self.instance, own.keyring)
+            self._open(own.keyring)
             log.warning("Host %s is behind: this instance's own keyring is an extension of what it has.", host)
             received.keyring.close()
             return
@@ -158,9 +161,18 @@ class Joiner:
         transcript = received.transcript.hex()
         with self.instance.deciding("join", domain=received.keyring.domain, peer=peer, transcript=transcript):
             keep = keep_as(own, received.keyring, self.config.domain)
+            if (served := self.instance.keyring) is not None:
+                # Nor does a record that was put back, or damaged, under a running instance take it back.
+                keep_as(Opened(served, b""), received.keyring, self.config.domain)
         self.instance.received(received, peer, keep)
         if isinstance(own, Opened) and own.keyring is not self.instance.keyring:
             own.keyring.close()
+
+    def _open(self, own: Keyring) -> None:
+        """Serve from the own record, where nothing is served yet that it lacks."""
+        served = self.instance.keyring
+        if served is None or (served is not own and own.extends(served)):
+            open_own(self.config, self.instance, own)
 
     async def _reunited(self, received: Received, own: Keyring, host: Address) -> bool:
         """Deal with a later state that lacks generations of the own one; whether it is settled.
@@ -171,18 +183,17 @@ class Joiner:
         instance, theirs = self.instance, received.keyring
         if theirs.domain != own.domain or theirs.place < own.place or theirs.extends(own):
             return False
-        known = self.apart.get(own.place.digest, set())
-        self.apart.clear()
-        self.apart[own.place.digest] = known | {theirs.place.digest}
         if theirs.header.primary == instance.members.own:
-            if instance.keyring is not own:
-                open_own(self.config, instance, own)
+            self._open(own)
             instance.know_host(received, str(host))
             try:
                 await self.steward.reunite(received, str(host))
             finally:
                 theirs.close()
             return True
+        known = self.apart.get(own.place.digest, set())
+        self.apart.clear()
+        self.apart[own.place.digest] = known | {theirs.place.digest}
         if instance.role is Role.PRIMARY:
             instance.step_down(f"Member {theirs.header.primary} is primary in a later state.")
             log.warning(

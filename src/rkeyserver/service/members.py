@@ -19,19 +19,24 @@ from rkeyserver.exchange.messages import RequestClaims
 from rkeyserver.exchange.standby import Received
 from rkeyserver.keyring.keyring import Place
 from rkeyserver.keyring.sealed import Owner
-from rkeyserver.sealing.record import MAX_MEMBERS, Header, KnownMember
+from rkeyserver.sealing.record import MAX_MEMBERS, MAX_MEMBERS_SIZE, Header, KnownMember, MemberAddress
 
 JUST_GIVEN_SECONDS: Final = 60
 _NO_DIGEST: Final = "00" * 32
+_LONGEST: Final = 1024  # bytes of one member in a record's header
 
 
 @dataclass
 class Members:
-    """own: this instance's id in the domain; unsaved: whether more is known than the record in the keystore says."""
+    """own: this instance's id in the domain; unsaved: whether more is known than the record in the keystore says.
+
+    forgotten: members that come back by their own word only, and by nobody else's.
+    """
 
     own: str
     known: OrderedDict[str, KnownMember] = field(default_factory=OrderedDict)
     unsaved: bool = False
+    forgotten: OrderedDict[str, None] = field(default_factory=OrderedDict, init=False)
 
     @classmethod
     def of(cls, header: Header) -> Self:
@@ -46,11 +51,11 @@ class Members:
         """Note what an accepted request says of its sender; whether it was unknown. host: where it came from."""
         new = claims.member not in self.known and claims.member != self.own
         address = f"{bracketed(host)}{claims.address}" if claims.address.startswith(":") else claims.address
-        self._note(
+        self._heard(
             KnownMember(
                 member=claims.member,
                 machine=machine,
-                address=address,
+                address=_as_stored(address),
                 epoch=claims.epoch,
                 sequence=claims.sequence,
                 digest=claims.digest.hex() or _NO_DIGEST,
@@ -63,7 +68,7 @@ class Members:
         """Note whom a keyring came from, which therefore holds it, and whom that one knows."""
         place = received.keyring.place
         giver = received.members.member
-        self._note(
+        self._heard(
             KnownMember(
                 member=giver,
                 machine=machine,
@@ -79,8 +84,15 @@ class Members:
     def told(self, members: Iterable[KnownMember]) -> None:
         """Take over whom a peer knows and this instance does not."""
         for one in members:
-            if one.member not in self.known:
+            if one.member not in self.known and one.member not in self.forgotten:
                 self._note(one)
+        self._make_room()
+
+    def _heard(self, one: KnownMember) -> None:
+        """Note what a member has said of itself."""
+        self.forgotten.pop(one.member, None)
+        self._note(one)
+        self._make_room()
 
     def _note(self, one: KnownMember) -> None:
         if one.member == self.own:
@@ -93,8 +105,17 @@ class Members:
             self.unsaved = True
         self.known[one.member] = one
         self.known.move_to_end(one.member)
+
+    def _make_room(self) -> None:
+        """Drop whom a record has no room for: one whose header is too long is stored, and never opens again."""
         while len(self.known) > MAX_MEMBERS:
             self.known.popitem(last=False)
+        if len(self.known) * _LONGEST <= MAX_MEMBERS_SIZE:
+            return
+        sizes = {member: len(msgspec.json.encode(one)) + 1 for member, one in self.known.items()}
+        size = sum(sizes.values())
+        while size > MAX_MEMBERS_SIZE:
+            size -= sizes[self.known.popitem(last=False)[0]]
 
     def forget(self, member: str) -> KnownMember:
         """Know that one no longer.
@@ -106,7 +127,15 @@ class Members:
                 f"No member {member} is known here.", advice="`rkeyserver peer list` says who is, by their ids."
             )
         self.unsaved = True
+        self.forgotten[member] = None
+        while len(self.forgotten) > MAX_MEMBERS:
+            self.forgotten.popitem(last=False)
         return self.known.pop(member)
+
+    def remember(self, one: KnownMember) -> None:
+        """Know one again that was to be forgotten."""
+        del self.forgotten[one.member]
+        self.known[one.member] = one
 
     def accepted_by(self, policy: Policy) -> list[KnownMember]:
         """Those whose machine the policy names. Whom it does not, is not waited for."""
@@ -132,6 +161,15 @@ class Members:
     def addresses(self) -> list[str]:
         """Where the others answer, by what they say; the last heard of first."""
         return [one.address for one in reversed(self.known.values()) if one.address]
+
+
+def _as_stored(address: str) -> str:
+    """An address as a record can have it; empty for one that it cannot."""
+    try:
+        found: str = msgspec.convert(address, MemberAddress)
+    except msgspec.ValidationError:
+        return ""
+    return found
 
 
 def _are_one(one: KnownMember, other: KnownMember) -> bool:

@@ -13,7 +13,7 @@ from typing import Final
 
 from rkeyserver.appraisal.change import last_sequence
 from rkeyserver.appraisal.narrowing import narrows
-from rkeyserver.appraisal.orders import Forget, Order, Promote, Retire, Rotate, check_order
+from rkeyserver.appraisal.orders import Forget, Order, Promote, Retire, Rotate, check_order, signed_bytes
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.appraisal.succession import believe
 from rkeyserver.errors import Misuse, Reason, Rejected, RkeyError, Unavailable
@@ -56,13 +56,15 @@ class Steward:
     """Makes the next states of one instance's keyring.
 
     listen: asks the other instances for a later state, and raises if there is one. commit: has a new state agreed on
-    before it is stored, and raises if it is not.
+    before it is stored, and raises if it is not. _forgotten: what was signed of orders to forget that were carried out:
+    of a member that has come back in the same state such an order would say so again.
     """
 
     instance: Instance
     listen: Callable[[], Awaitable[None]] = nobody_to_ask
     commit: Commit = no_coordinator
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _forgotten: set[bytes] = field(default_factory=set, init=False)
 
     def held(self) -> tuple[Keyring, Policy]:
         """What there is to change.
@@ -97,10 +99,14 @@ class Steward:
             )
 
     async def ask_others(self, keyring: Keyring) -> None:
-        """Whether `keyring` is still what is to be changed, once the others were listened to.
+        """Whether `keyring` is still what is to be changed, and here, once the others were listened to.
 
-        Raises: Unavailable.
+        Raises: Unavailable, Misuse.
         """
+        await self._listen(keyring)
+        self.check_primary(keyring)
+
+    async def _listen(self, keyring: Keyring) -> None:
         await self.listen()
         if self.instance.keyring is not keyring:
             raise Unavailable("The keyring was replaced while others were asked for a later state.")
@@ -138,7 +144,7 @@ class Steward:
             case Retire(_, generation):
                 return await self._retire(keyring, policy, generation, by)
             case Forget():
-                return await self._forget(order, keyring, policy, by)
+                return await self._forget(order, keyring, by)
 
     async def _promote(self, keyring: Keyring, member: str, epoch: int, by: str) -> Done:
         own = self.instance.members.own
@@ -157,7 +163,9 @@ class Steward:
             )
         if self.instance.role is Role.PRIMARY:
             raise Misuse("This instance is the primary already.")
-        await self.listen()  # whoever has a later state is followed first: it would be merged, and a retirement undone
+        # Whoever has a later state is followed first: it would be merged, and a retirement undone. And the order is for
+        # what comes after the state that it was judged by.
+        await self._listen(keyring)
         return await self.promote(by)
 
     async def promote(self, by: str, *, at_least: int = 0) -> Done:
@@ -206,13 +214,20 @@ class Steward:
             await self.put("retire", keyring, new, f"generation {generation}, by {by}")
         return self._done("retire", new, generation)
 
-    async def _forget(self, order: Forget, keyring: Keyring, policy: Policy, by: str) -> Done:
+    async def _forget(self, order: Forget, keyring: Keyring, by: str) -> Done:
         if (order.epoch, order.sequence) != (keyring.header.epoch, keyring.header.sequence):
             raise Rejected(
                 Reason.NOT_THE_NEXT_CHANGE,
                 f"The order is for epoch {order.epoch}, sequence {order.sequence}; this is epoch "
                 f"{keyring.header.epoch}, sequence {keyring.header.sequence}.",
                 advice="Nothing was changed. Make it anew.",
+            )
+        signed = signed_bytes(order) if order.signatures else b""
+        if signed in self._forgotten:
+            raise Rejected(
+                Reason.NOT_THE_NEXT_CHANGE,
+                f"The order to forget member {order.member} was carried out before, in this very state.",
+                advice="Nothing was changed. In the next state, after any change, a new one can be signed.",
             )
         instance = self.instance
         await instance.reach_store()
@@ -228,9 +243,11 @@ class Steward:
             )
             instance.save_members()
         except RkeyError:
-            instance.members.known[gone.member] = gone
+            instance.members.remember(gone)
             raise
-        await self._activate_if_it_may(keyring, policy)
+        if signed:
+            self._forgotten.add(signed)
+        await self._activate_if_it_may(*self.held())
         return self._done("forget", instance.keyring or keyring)
 
     async def acknowledged(self) -> None:
@@ -244,7 +261,7 @@ class Steward:
 
     async def _activate_if_it_may(self, keyring: Keyring, policy: Policy) -> None:
         members = self.instance.members
-        if keyring.pending is None or self.instance.role is not Role.PRIMARY:
+        if keyring.pending is None or self.instance.role is not Role.PRIMARY or not self.instance.may_store():
             return
         by = members.acknowledged(keyring.place, policy)
         if not by and members.holding(policy, self.instance.clock.now()):
@@ -317,10 +334,13 @@ class Steward:
     async def put_line(self, line: Line, keyring: Keyring, new: Keyring) -> None:
         """The same, with its line of the audit file. Who made `new`, erases it if it is not held then."""
         instance, before, after = self.instance, keyring.place, new.place
+        stepped_down = instance.stepped_down
         await instance.reach_store()
         await instance.audit.write(line)
         try:
             await self.commit(before, after)
+            if instance.stepped_down and not stepped_down:
+                raise Unavailable("Another primary's later state was met while this change was recorded.")
             self._store(keyring, new)
         except RkeyError as error:
             # A second line: the first says that it may be, this one that it was not.

@@ -31,14 +31,19 @@ class Scripted:
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.asked: list[tuple[str, Any]] = []
+        self.headers: list[tuple[str, str]] = []
+        self.cookies: list[str | None] = []
         script = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 script.asked.append((self.path, json.loads(body)))
+                script.cookies.append(self.headers["cookie"])
                 status, answer = script.answers[self.path]
                 self.send_response(status)
+                for name, value in script.headers:
+                    self.send_header(name, value)
                 self.end_headers()
                 with contextlib.suppress(OSError):  # who asked has left: he reads no more than he wants
                     self.wfile.write(answer)
@@ -183,3 +188,27 @@ def test_a_lease_may_be_longer_than_was_asked_for(server: Scripted) -> None:
 def test_why_of_what_says_little() -> None:
     assert why(ValueError("about it")) == "about it"
     assert why(ValueError()) == "ValueError"
+
+
+def test_what_an_engine_sets_is_not_kept(server: Scripted) -> None:
+    """Cookies would stay in memory, and come back with each request, for as long as the instance runs."""
+    server.answers["/v3/kv/txn"] = (200, EMPTY)
+    server.headers = [("set-cookie", "a=1; path=/"), ("set-cookie2", 'b="1"; version=1; path=/')]
+
+    async def check(engine: Etcd) -> None:
+        await engine.look()
+        await engine.look()
+        assert len(engine._http.cookies) == 0
+
+    run(check, server.address)
+    assert server.cookies == [None, None]
+
+
+def test_a_watch_that_tells_of_nothing_without_end(server: Scripted) -> None:
+    server.answers["/v3/watch"] = (200, b'{"result":{"header":{"cluster_id":"1"}}}\n' * (MAX_ANSWER // 8))
+
+    async def check(engine: Etcd) -> None:
+        with pytest.raises(Unavailable, match="over 65536 bytes"):
+            await engine.changed(1)
+
+    run(check, server.address)

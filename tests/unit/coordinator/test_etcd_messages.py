@@ -29,6 +29,8 @@ LEASE = Lease(4111120267821283589, 1)
 
 def test_what_is_read() -> None:
     assert messages.read_grant(GRANTED) == LEASE
+    endless = messages.read_grant(f'{{{HEADER},"ID":"7","TTL":"{2**31}"}}'.encode())
+    assert endless == Lease(7, messages.LONGEST_LEASE), "renewed, and looked at, as often as one of an hour"
     assert messages.read_kept(KEPT, LEASE)
     assert not messages.read_kept(GONE, LEASE)
     assert not messages.read_kept(KEPT, Lease(LEASE.id, 2)), "renewed for less than was granted"

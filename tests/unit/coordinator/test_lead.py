@@ -16,7 +16,7 @@ from tests.fakes.engine import MemoryEngine, Store
 from tests.fakes.loop import run_timeless
 
 from rkeyserver.coordinator.interface import Candidate, Elected, Entry, Holding, Lost, Place
-from rkeyserver.coordinator.lead import FAILED_LEASES, RENEWALS
+from rkeyserver.coordinator.lead import FAILED_LEASES, RENEWALS, RETRY
 from rkeyserver.coordinator.order import BEHIND_LEASES
 from rkeyserver.errors import Misuse, Reason, Unavailable
 
@@ -452,3 +452,22 @@ async def step(party: Party, what: str, who: int, more: Any) -> None:
 
 def test_the_first_state_is_nobodys() -> None:
     assert MINTED.primary not in {member_id(number) for number in range(1, 4)}
+
+
+def test_an_engine_that_tells_of_changes_without_end_is_asked_seldom() -> None:
+    """Each of its answers would else be the next question, and callers wait for the event loop."""
+
+    async def check() -> None:
+        party = Party(1)
+        (one,), (engine,) = party.members, party.engines
+        party.store.primary = Entry(authenticator().primary(member_id(2)), 2, 2, 0)
+
+        async def at_once(revision: int) -> None:  # noqa: ARG001 - it does not wait
+            engine.asked.append("changed")
+
+        engine.changed = at_once  # type: ignore[method-assign]  # that is the lie
+        async with one.running():
+            await asyncio.sleep(2 * LEASE)
+            assert 2 <= engine.asked.count("changed") <= 2 / RETRY + 1
+
+    run_timeless(check)

@@ -597,3 +597,13 @@ def test_no_text_makes_a_second_line(path: Path, found: str, address: str, statu
     assert line.get("found", "") == unicode(found)
     assert (line["peer"]["address"], line["peer"]["tcb_status"]) == (unicode(address), unicode(status))
     assert line["verdict"] == "refused"
+
+
+def test_where_the_file_was_removed_nothing_is_decided(audit: Audit, path: Path) -> None:
+    audit.write_now(LINE)
+    path.unlink()
+    with pytest.raises(Unavailable, match="it was removed"):
+        audit.write_now(LINE)
+    with pytest.raises(Unavailable, match="it was removed"):
+        asyncio.run(audit.write(LINE))
+    assert "was removed" in audit.looked_at()

@@ -635,3 +635,16 @@ def test_a_hand_over_that_did_not_arrive_is_told_and_not_refused(pair: tuple[Pat
     assert found.pairs == 1
     assert len(found.without) == 1
     assert "one, line 5: transcript 0000" in found.without[0]
+
+
+def test_a_log_that_names_a_head_which_is_none_is_told_of(tmp_path: Path) -> None:
+    """Of a machine whose host made it up: it has the form of a chain, and is compared with others."""
+    path = tmp_path / "log"
+    peer = Peer.of(CLAIMS, "10.0.0.1")
+    with log_at(path) as audit:
+        audit.write_now(
+            Line(event="join", verdict="accepted", domain=DOMAIN, peer=peer, transcript="ab", peer_head="zz" * 32)
+        )
+    with pytest.raises(Rejected, match="does not decode") as raised:
+        match([verify([path])])
+    assert raised.value.reason is Reason.LOG_BROKEN

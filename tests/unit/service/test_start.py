@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import logging
@@ -15,10 +16,10 @@ from typing import Any
 import pytest
 from tests.fakes.claims import NOW
 from tests.fakes.hints import hint_at
-from tests.fakes.keyrings import MEMBER, OTHER_SECRET, OWNER, SECRET, id_of
+from tests.fakes.keyrings import MEMBER, OTHER_SECRET, OWNER, SECRET, generation, id_of
 from tests.fakes.loop import run_timeless
 from tests.fakes.platform import FakePlatform
-from tests.fakes.scene import DEFAULT, PEER, Scene, is_closed
+from tests.fakes.scene import DEFAULT, OWN, PEER, Scene, is_closed
 from tests.fakes.sealer import FakeSealer
 from tests.fakes.signing import HERE as THIS
 from tests.fakes.signing import admins_table, policy_text
@@ -35,13 +36,15 @@ from rkeyserver.exchange.messages import MintStatement, MintStatementClaims, dec
 from rkeyserver.exchange.standby import Asking, Received, held_of
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
-from rkeyserver.service import fetch
+from rkeyserver.service import fetch, join
 from rkeyserver.service.adopt import Nothing, Opened, Own, look
+from rkeyserver.service.audit import Line
 from rkeyserver.service.follow import BACKGROUND_DELAY, HINT_SECONDS, Follower
 from rkeyserver.service.given import Given
 from rkeyserver.service.hints import Hint
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.join import FIRST_DELAY, FIRST_SECONDS, WAITING_DELAY, start_standby
+from rkeyserver.service.members import Members
 from rkeyserver.service.start import open_own, start_primary
 from rkeyserver.service.steward import Steward
 
@@ -1156,3 +1159,96 @@ def test_a_record_that_cannot_be_read_stays_where_no_host_answers(scene: Scene, 
     with pytest.raises(Unavailable):
         started(hosts_of(a=NO_ANSWER), wait=0.0)
     assert (scene.store.record, scene.store.kept) == (b"junk", {})
+
+
+def same_domain_broken(scene: Scene) -> None:
+    """A record of this machine's whose header can be read, and which does not open."""
+    record = bytearray(scene.holds_record_of(scene.keyring("a", sequence=2)))
+    record[-1] ^= 1
+    scene.store.record = bytes(record)
+
+
+UNDER_IT: dict[str, Callable[[Scene], object]] = {
+    "one of before": lambda scene: scene.holds_record_of(scene.keyring("a", sequence=2)),
+    "a damaged one": same_domain_broken,
+}
+
+
+OFFERED: dict[str, dict[str, Any]] = {
+    "a later one than what lies there": {"sequence": 3},
+    "what lies there": {"sequence": 2},
+    "an earlier one": {"sequence": 1},
+    "an own one that went apart": {"sequence": 3, "secret": SECRET, "primary": OWN.member},
+}
+
+
+@pytest.mark.parametrize("put", UNDER_IT.values(), ids=UNDER_IT)
+@pytest.mark.parametrize("offered", OFFERED.values(), ids=OFFERED)
+def test_a_record_put_under_a_running_instance_does_not_take_it_back(
+    scene: Scene,
+    hosts_of: HostsOf,
+    monkeypatch: pytest.MonkeyPatch,
+    put: Callable[[Scene], object],
+    offered: dict[str, Any],
+) -> None:
+    """By whoever has its disk or database, and a machine that has an older state and was taken off since."""
+    text = DEFAULT.text + "# of now\n"
+    keyring = scene.keyring("a", "b", sequence=5, policy=text)
+    scene.instance.hold(keyring)
+    put(scene)
+    names = ("c",) if "primary" in offered else ("a",)
+    hosts = hosts_of(a=[scene.received(*names, **offered), NO_ANSWER])
+    looked: list[Own] = []
+
+    def looking(*parts: Any) -> Own:
+        looked.append(look(*parts))
+        return looked[-1]
+
+    monkeypatch.setattr(join, "look", looking)
+
+    async def check() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(hosts.joiner().follow(joined=False), 100)
+
+    run_timeless(check)
+    assert scene.instance.keyring is keyring
+    assert not is_closed(keyring)
+    assert all(is_closed(one.keyring) for one in looked if isinstance(one, Opened)), "key memory is not endless"
+    assert scene.store.writes == 0
+    assert {policy.text for policy in hosts.policies} == {text}
+
+
+def test_an_own_later_state_that_could_not_be_taken_over_at_once_is_taken_over_then(
+    scene: Scene, hosts_of: HostsOf
+) -> None:
+    """Of a primary whose record was rolled back: what it had made since lies with others."""
+    keyring = scene.keyring("a", "b", sequence=2)
+    scene.instance.members = Members(MEMBER)
+    scene.holds_record_of(keyring)
+    scene.instance.hold(keyring)
+    later = [scene.received("a", "c", sequence=9, primary=MEMBER) for _ in range(3)]
+    place = later[0].keyring.place
+    hosts = hosts_of(a=later)
+    both = [generation(name) for name in "ac"]
+    hosts.hints["a"] = [hint_at(9, domain=DOMAIN, primary=MEMBER, digest=place.digest, generations=both)]
+    failures = [Unavailable("the disk is full")]
+
+    def fails_once() -> None:
+        if failures:
+            raise failures.pop()
+
+    async def at_once(line: Line) -> None:
+        scene.instance.audit.write_now(line)  # a clock that does not wait does not wait for a thread either
+
+    scene.store.before = fails_once
+    scene.instance.audit.write = at_once  # type: ignore[method-assign]  # as above
+    follower = dataclasses.replace(hosts.joiner(), config=Config(peers=(A,)))
+
+    async def check() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(follower.follow(joined=True), 100)
+
+    run_timeless(check)
+    assert failures == []
+    assert scene.instance.keyring is not None
+    assert set(scene.instance.keyring.generation_ids) == {generation(name) for name in "abc"}

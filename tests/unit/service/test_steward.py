@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +18,14 @@ from tests.fakes.signing import PEER as PEER_MACHINE
 
 from rkeyserver.appraisal.appraise import Verdict
 from rkeyserver.appraisal.orders import Forget, Order, Promote, Retire, Rotate, sign_order
+from rkeyserver.coordinator.interface import Elected
 from rkeyserver.errors import Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.messages import Members as MembersMessage
 from rkeyserver.exchange.standby import Received
 from rkeyserver.keyring.keyring import Keyring, Place
 from rkeyserver.sealing.record import KnownMember, parse
+from rkeyserver.service.audit import Line
+from rkeyserver.service.election import Election
 from rkeyserver.service.instance import Role
 from rkeyserver.service.members import Members
 from rkeyserver.service.steward import Done, Steward
@@ -351,3 +356,144 @@ def test_without_a_keyring_there_is_nothing_to_change(scene: Scene) -> None:
     steward = Steward(scene.instance)
     with pytest.raises(Unavailable, match="no keyring yet"):
         asyncio.run(steward.acknowledged())
+
+
+# What changes while something is waited for
+
+
+def test_who_steps_down_while_others_are_asked_changes_nothing(scene: Scene) -> None:
+    domain = Domain(scene)
+
+    async def steps_down() -> None:
+        scene.instance.step_down("Another one is primary in a later state.")
+
+    domain.steward.listen = steps_down
+    refused(domain, domain.rotate(), Unavailable, "later state")
+    assert scene.instance.role is Role.STANDBY
+
+
+def test_who_steps_down_while_a_change_is_recorded_does_not_store_it(scene: Scene) -> None:
+    domain = Domain(scene)
+
+    async def steps_down(_before: Place, _after: Place) -> None:
+        scene.instance.step_down("Another one is primary in a later state.")
+
+    domain.steward.commit = steps_down
+    refused(domain, domain.rotate(), Unavailable, "was met while this change was recorded")
+    assert scene.instance.role is Role.STANDBY
+    assert scene.decisions() == [("rotate", "accepted"), ("rotate", "refused")]
+
+
+def test_a_promotion_is_for_what_comes_after_the_state_that_was_looked_at(scene: Scene) -> None:
+    domain = Domain(scene, leads=False)
+    order = domain.promote()
+
+    async def follows() -> None:
+        scene.instance.hold(scene.keyring("a", epoch=7, sequence=9))
+
+    domain.steward.listen = follows
+    with pytest.raises(Unavailable, match="was replaced"):
+        domain.obey(order)
+    assert (domain.keyring.header.epoch, scene.instance.role) == (7, Role.STANDBY)
+
+
+def test_one_is_forgotten_while_another_state_comes(scene: Scene) -> None:
+    """What was held when the order came is erased by then."""
+    domain = Domain(scene)
+    domain.knows(OTHER_MEMBER, acknowledged=domain.keyring.place)
+    domain.obey(domain.rotate())
+    write = scene.instance.audit.write
+
+    async def meanwhile(line: Line) -> None:
+        await write(line)
+        if line.event == "forget":
+            scene.instance.hold(scene.keyring("a", "b", sequence=9))
+
+    scene.instance.audit.write = meanwhile  # type: ignore[method-assign]  # a thread's time is none to wait for
+    done = domain.obey(domain.forget(OTHER_MEMBER))
+    assert (done.sequence, OTHER_MEMBER in scene.instance.members.known) == (9, False)
+
+
+def test_who_is_forgotten_comes_back_by_its_own_word_only(scene: Scene) -> None:
+    domain = Domain(scene, ("a", "b"))
+    domain.knows(OTHER_MEMBER)
+    gone = scene.instance.members.known[OTHER_MEMBER]
+    domain.obey(domain.forget(OTHER_MEMBER))
+    told = dataclasses.replace(from_peer(scene, "a", "b"), members=MembersMessage(THIRD, [gone]))
+    scene.instance.know_host(told, "10.0.0.9:8888")
+    assert list(scene.instance.members.known) == [THIRD]
+    itself = dataclasses.replace(told, members=MembersMessage(OTHER_MEMBER, []))
+    scene.instance.know_host(itself, "10.0.0.8:8888")
+    assert list(scene.instance.members.known) == [THIRD, OTHER_MEMBER]
+
+
+def test_a_signed_order_to_forget_is_used_once(scene: Scene) -> None:
+    """Else whoever has it could take a member that has come back off the list, just before something is retired."""
+    text = policy_text(HERE, PEER.ppid, admins=("alice",))
+    domain = Domain(scene, ("a", "b"), said={"policy": text})
+    domain.knows(OTHER_MEMBER)
+    order = sign_order(domain.forget(OTHER_MEMBER), private_key("alice"))
+    domain.obey(order, owner=False)
+    domain.knows(OTHER_MEMBER)
+    refused(domain, order, Rejected, "was carried out before", owner=False)
+    refused(domain, sign_order(domain.retire("a"), private_key("alice")), Unavailable, "Not all have", owner=False)
+    domain.obey(domain.forget(OTHER_MEMBER))  # the owner's word is given anew each time
+
+
+def test_what_cannot_be_stored_is_tried_ever_more_seldom(scene: Scene) -> None:
+    """A store that takes no write is waited for on the event loop, and each attempt is two lines in the audit file."""
+    domain = Domain(scene)
+    domain.knows(OTHER_MEMBER, acknowledged=domain.keyring.place)
+    domain.obey(domain.rotate())
+    domain.knows(OTHER_MEMBER, acknowledged=domain.keyring.place)
+    tried: list[int] = []
+
+    def hangs() -> None:
+        tried.append(1)
+        raise Unavailable("the disk is full")
+
+    scene.store.before = hangs
+    with pytest.raises(Unavailable):
+        asyncio.run(domain.steward.acknowledged())
+    for _ in range(3):
+        asyncio.run(domain.steward.acknowledged())
+        scene.instance.members.unsaved = True
+        scene.instance.save_members()
+    assert (len(tried), domain.states()["new"]) == (1, "pending")
+    scene.store.before = lambda: None
+    scene.instance._store_again = 0
+    asyncio.run(domain.steward.acknowledged())
+    assert domain.states()["new"] == "current"
+
+
+# Who the coordinator says is primary
+
+
+async def elects(domain: Domain, **said: Any) -> None:
+    """What an election brings about. said: of the Elected."""
+    engine: Any = None
+    found = {"token": 7, "committed": None, "continues": True, "epoch": 1} | said
+    await Election(domain.steward, engine)._elected(Elected(**found))
+
+
+NOT_ITS_OWN: dict[str, Callable[[Scene], object]] = {
+    "it has stepped down": lambda scene: scene.instance.step_down("Another one is primary in a later state."),
+    "another one's was adopted": lambda scene: scene.instance.hold(scene.keyring("a", sequence=9, primary=THIRD)),
+}
+
+
+@pytest.mark.parametrize("meanwhile", NOT_ITS_OWN.values(), ids=NOT_ITS_OWN)
+def test_who_is_elected_leads_whatever_came_meanwhile(scene: Scene, meanwhile: Callable[[Scene], object]) -> None:
+    """Else it would keep the lease, and nobody would be primary."""
+    domain = Domain(scene)
+    scene.instance.elected = False
+    meanwhile(scene)
+    asyncio.run(elects(domain))
+    assert (scene.instance.role, domain.keyring.header.epoch) == (Role.PRIMARY, 1)
+
+
+def test_who_is_elected_with_its_own_last_state_goes_on(scene: Scene) -> None:
+    domain = Domain(scene)
+    scene.instance.elected = False
+    asyncio.run(elects(domain))
+    assert (scene.instance.role, domain.keyring.header.epoch, scene.store.writes) == (Role.PRIMARY, 0, 0)
