@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,10 +46,11 @@ class Fake:
     """As much of an instance as the application asks for."""
 
     policy: Policy | None
-    refused: list[str] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    told: list[str] = field(default_factory=list)
 
     def refuse(self, error: RkeyError, address: str) -> None:
-        self.refused.append(f"{address} {getattr(error, 'reason', error.code)}")
+        self.told.append(f"{address} {getattr(error, 'reason', error.code)}")
 
 
 async def asked(app: ByToken, token: str = TOKENS[0], host: str = "localhost") -> tuple[int, dict[str, Any]]:
@@ -88,6 +90,7 @@ def test_each_token_has_so_many_requests_at_once() -> None:
         status, found = await asked(made)
         assert (status, found["error"]) == (503, "unavailable")
         assert found["headers"][b"retry-after"] == b"1"
+        assert made.instance.refused == {"unavailable": 1}
         other = asyncio.create_task(asked(made, TOKENS[1]))
         await asyncio.sleep(0)
         go.set()
@@ -172,6 +175,7 @@ def test_actions_of_a_token_in_a_second() -> None:
             delays.append(call.delay)
             call.done()
         assert delays == [0.0] * int(PER_SECOND) + [REFUSED_DELAY] * 3
+        assert made.instance.refused == {"unavailable": 3}
 
     asyncio.run(run())
 
@@ -192,7 +196,7 @@ def test_wrong_tokens_wait_the_longer_the_more_of_them_there_are(monkeypatch: py
         answers = await asyncio.gather(*(asked(made, "rkt_wrong") for _ in range(30)))
         assert {status for status, _ in answers} == {401}
         assert {found["headers"][b"www-authenticate"] for _, found in answers} == {b"Bearer"}
-        assert instance.refused == ["::1 unknown-token"] * 30
+        assert instance.told == ["::1 unknown-token"] * 30
         assert made._waiting == {}
 
     asyncio.run(run())
