@@ -34,10 +34,11 @@ from tests.fakes.proxy import Proxy
 from rkeyserver.coordinator import order
 from rkeyserver.coordinator.endpoints import Endpoints
 from rkeyserver.coordinator.etcd import Credentials
-from rkeyserver.coordinator.interface import Elected, Lost, Place
+from rkeyserver.coordinator.interface import Elected, Lost
 from rkeyserver.coordinator.order import BEHIND_LEASES
 from rkeyserver.coordinator.values import primary_key, state_key
 from rkeyserver.errors import Misuse, Reason, Unavailable
+from rkeyserver.keyring.place import Place
 
 LEASE: Final = 1
 

@@ -16,8 +16,9 @@ from rkeyserver.cli import audit as cli_audit
 from rkeyserver.clock import Clock
 from rkeyserver.errors import Misuse, Rejected, RkeyError
 from rkeyserver.keyring.checkpoint_key import CheckpointKey
-from rkeyserver.service.audit import Audit, Line, Peer
+from rkeyserver.service.audit import Audit
 from rkeyserver.service.audit_chain import check_key, parse_checkpoint
+from rkeyserver.service.audit_line import Line, Peer
 from rkeyserver.service.audit_match import match
 from rkeyserver.service.audit_verify import Log, check_contains, verify
 

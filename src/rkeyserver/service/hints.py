@@ -9,7 +9,8 @@ import msgspec
 
 from rkeyserver.appraisal.change import last_sequence
 from rkeyserver.hex_types import Hex16, Hex32
-from rkeyserver.keyring.keyring import MAX_GENERATIONS, Keyring, Place
+from rkeyserver.keyring.keyring import MAX_GENERATIONS, Keyring
+from rkeyserver.keyring.place import Place
 from rkeyserver.sealing.record import Header
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]

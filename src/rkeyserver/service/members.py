@@ -17,7 +17,7 @@ from rkeyserver.appraisal.policy import Policy
 from rkeyserver.errors import Misuse
 from rkeyserver.exchange.messages import RequestClaims
 from rkeyserver.exchange.standby import Received
-from rkeyserver.keyring.keyring import Place
+from rkeyserver.keyring.place import Place
 from rkeyserver.keyring.sealed import Owner
 from rkeyserver.sealing.record import MAX_MEMBERS, MAX_MEMBERS_SIZE, Header, KnownMember, MemberAddress
 
