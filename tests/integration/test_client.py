@@ -249,8 +249,12 @@ WRAPPED: Final = b"\x01" + b"\x0a" * 16
 GOOD: Final = b'{"wrapped": "%s", "generation": "%s"}' % (base64.b64encode(WRAPPED), b"0a" * 16)
 
 
-class Once(Stub):
-    """Answers the first request of each connection well, and closes at the second without a word."""
+class Good(Stub):
+    """Answers the first request of each connection well, and does with it then what `then` does."""
+
+    def __init__(self, path: Path, then: Callable[[socket.socket], None]) -> None:
+        self._then = then
+        super().__init__(path, [])
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):  # it was closed
@@ -260,13 +264,25 @@ class Once(Stub):
                 self._kept.append(connection)
                 connection.recv(65536)
                 connection.sendall(http("200 OK", GOOD)[0])
-                connection.recv(65536)
-                connection.shutdown(socket.SHUT_RDWR)
+                self._then(connection)
+
+
+def close_at_the_second(connection: socket.socket) -> None:
+    """And without a word."""
+    connection.recv(65536)
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def answer_unasked(connection: socket.socket) -> None:
+    """A moment later, with another secret."""
+    time.sleep(0.05)
+    other = GOOD.replace(base64.b64encode(WRAPPED), base64.b64encode(WRAPPED + b"another's"))
+    connection.sendall(http("200 OK", other)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(tmp_path: Path, kind: str) -> None:
-    stub = Once(tmp_path / "once", [])
+    stub = Good(tmp_path / "once", close_at_the_second)
     try:
         if kind == "sync":
             with Client([stub.name], silent_seconds=DEADLINE) as client:
@@ -287,25 +303,9 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(tmp_path: P
         stub.close()
 
 
-class Ahead(Stub):
-    """Answers the first request of each connection, and, a moment later, once more, unasked, with another secret."""
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):  # it was closed
-            while True:
-                connection, _ = self._listener.accept()
-                self.connections += 1
-                self._kept.append(connection)
-                connection.recv(65536)
-                connection.sendall(http("200 OK", GOOD)[0])
-                time.sleep(0.05)
-                other = GOOD.replace(base64.b64encode(WRAPPED), base64.b64encode(WRAPPED + b"another's"))
-                connection.sendall(http("200 OK", other)[0])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_that_was_not_asked_for_is_nobodys(tmp_path: Path, kind: str) -> None:
-    stub = Ahead(tmp_path / "ahead", [])
+    stub = Good(tmp_path / "ahead", answer_unasked)
     try:
         if kind == "sync":
             with Client([stub.name], silent_seconds=DEADLINE) as client:
