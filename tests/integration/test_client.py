@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.fakes.listeners import full
 from tests.fakes.processes import DEADLINE, Machine, Machines, Running, environment, machines_in, opened, reserve
 from tests.integration.test_tokens import OTHER, TOKEN, base, entry, provision_ca, written
 
@@ -444,6 +445,22 @@ def test_threads_share_a_client(domain: Domain) -> None:
             assert all(pool.map(one, range(200)))
 
 
+def forked(domain: Domain, way: str, program: str) -> tuple[list[str], str, str]:
+    """What a program says that forks with a client; and which keys are right, of the child's label and the parent's."""
+    words = [domain.local] if way == "socket" else [domain.tls, str(domain.ca), TOKEN]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    child, parent = (base64.b64encode(derived(domain.primary, label)).decode() for label in ("db/c", "db/p"))
+    return done.stdout.split(), child, parent
+
+
 FORKED: Final = """
 import base64, os, sys, threading
 from rkeyserver.client import Client
@@ -474,19 +491,8 @@ print(before)
 
 @pytest.mark.parametrize("way", ["socket", "TLS"])
 def test_a_fork_goes_on_with_connections_of_its_own(domain: Domain, way: str) -> None:
-    words = [domain.local] if way == "socket" else [domain.tls, str(domain.ca), TOKEN]
-    done = subprocess.run(
-        [sys.executable, "-c", FORKED, *words],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    child, parent = (base64.b64encode(derived(domain.primary, label)).decode() for label in ("db/c", "db/p"))
-    assert sorted(done.stdout.split()) == sorted([child] * 3 + [parent])
+    said, child, parent = forked(domain, way, FORKED)
+    assert sorted(said) == sorted([child] * 3 + [parent])
 
 
 FORKED_IN_A_LOOP: Final = """
@@ -527,31 +533,14 @@ asyncio.run(run())
 
 @pytest.mark.parametrize("way", ["socket", "TLS"])
 def test_a_fork_in_an_event_loop_takes_nothing_from_the_parent(domain: Domain, way: str) -> None:
-    words = [domain.local] if way == "socket" else [domain.tls, str(domain.ca), TOKEN]
-    done = subprocess.run(
-        [sys.executable, "-c", FORKED_IN_A_LOOP, *words],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    child, parent = (base64.b64encode(derived(domain.primary, label)).decode() for label in ("db/c", "db/p"))
-    assert done.stdout.split() == [child, parent]
+    said, child, parent = forked(domain, way, FORKED_IN_A_LOOP)
+    assert said == [child, parent]
 
 
 def test_a_name_with_many_addresses_has_one_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each address is that of a listener whose queue is full, which answers nothing."""
-    with contextlib.ExitStack() as stack:
-        silent = stack.enter_context(socket.socket())
-        silent.bind(("127.0.0.1", 0))
-        silent.listen(0)
-        for _ in range(4):
-            one = stack.enter_context(socket.socket())
-            one.settimeout(0)
-            one.connect_ex(silent.getsockname())
-        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", silent.getsockname())] * 12
+    with full() as silent:
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", silent)] * 12
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: list(found))
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
