@@ -40,12 +40,8 @@ class Hint(msgspec.Struct, frozen=True):
         """Which state of its domain it is of."""
         return Place(self.epoch, self.sequence, self.primary, self.digest)
 
-    def is_after(self, held: Keyring) -> bool:
-        """Whether it is of a later state of the same domain than `held`."""
-        return self.domain == held.domain and self.place > held.place
-
     def is_after_record(self, header: Header) -> bool:
-        """The same of a record whose header alone can be read."""
+        """Whether it is of a later state of the same domain than a record whose header alone can be read."""
         return self.domain == header.domain and (self.epoch, self.sequence) > (header.epoch, header.sequence)
 
 
