@@ -37,9 +37,10 @@ from rkeyserver.service.drill import Drill
 from rkeyserver.service.follow import Follower
 from rkeyserver.service.given import Given
 from rkeyserver.service.held import held_for
-from rkeyserver.service.instance import Instance, no_collateral
+from rkeyserver.service.instance import Instance
 from rkeyserver.service.members import Members
 from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOrWithout, WithOwnEndorsements
+from rkeyserver.service.parts import no_collateral
 from rkeyserver.service.refresh import Refresher
 from rkeyserver.service.release import AttestedRelease
 from rkeyserver.service.steward import Steward

@@ -24,15 +24,23 @@ from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.keystore.store import Keystore
 from rkeyserver.platforms.interface import Platform
-from rkeyserver.sealing.record import Header, PlatformSlot, parse
-from rkeyserver.sealing.recovery import Recovery, Sharing, fingerprint
+from rkeyserver.sealing.record import Header, parse
+from rkeyserver.sealing.recovery import Recovery, Sharing
 from rkeyserver.secret import MemoryKind, SecretBytes
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.audit_line import Line, Peer, reason_of
 from rkeyserver.service.latency import Latency
 from rkeyserver.service.members import Members
-from rkeyserver.service.parts import Drilling, Provision, Recovering, Releases, TokenListening
-from rkeyserver.service.recipients import recipients_of
+from rkeyserver.service.parts import (
+    Drilling,
+    Provision,
+    Recovering,
+    Releases,
+    TokenListening,
+    no_collateral,
+    nobody_elected,
+)
+from rkeyserver.service.recipients import recipients_of, slots_of
 from rkeyserver.service.turns import Turns
 
 MAX_PEERS_SHOWN: Final = 1024
@@ -60,15 +68,6 @@ class Role(enum.StrEnum):
 
     PRIMARY = "primary"
     STANDBY = "standby"
-
-
-def no_collateral() -> dict[str, Any]:
-    """The status of an instance that holds none: its platform has its own, and peers send theirs."""
-    return {"pccs": "", "last_success": None, "last_error": "", "held": []}
-
-
-def nobody_elected(_why: str) -> None:
-    """Of an instance without a coordinator: there is nothing to give back."""
 
 
 @dataclass
@@ -357,18 +356,7 @@ class Instance:
             "hand_overs": self.granted,
             "released": self.released,
             "refused": dict(self.refused),
-            "members": [
-                {
-                    "member": one.member,
-                    "machine": one.machine,
-                    "address": one.address,
-                    "epoch": one.epoch,
-                    "sequence": one.sequence,
-                    "acknowledged": keyring is not None and one.digest == keyring.place.digest,
-                    "seen": utc(one.seen),
-                }
-                for one in self.members.known.values()
-            ],
+            "members": self.members.status(None if keyring is None else keyring.place),
             "peers": {machine: utc(at) for machine, at in self.peers.items()},
             "record_problem": problem,
             "audit": self.audit.status(),
@@ -377,7 +365,7 @@ class Instance:
             "provision": None if self.provision is None else self.provision.status(),
             "callers": None if self.tokens is None else self.tokens.status(),
             "drill": None if self.drill is None else self.drill.status(),
-            "slots": [] if header is None else _slots(header),
+            "slots": [] if header is None else slots_of(header),
             "recovering": None if self.recovering is None else self.recovering.progress,
             "ways_back": ways,
             "ways_back_total": sum(ways.values()),
@@ -398,16 +386,3 @@ class Instance:
         except RkeyError as error:
             return None, str(error)
         return None, "" if self.keyring is None else "The record is gone."
-
-
-def _slots(header: Header) -> list[dict[str, Any]]:
-    return [
-        {"type": "platform", "platform": one.platform, "policy": one.policy, "versions": one.versions}
-        if isinstance(one, PlatformSlot)
-        else {
-            "type": "recovery",
-            "threshold": one.threshold,
-            "recipients": [fingerprint(share.recipient) for share in one.shares],
-        }
-        for one in header.slots
-    ]

@@ -1,4 +1,4 @@
-"""What others give an instance, as it sees them: each is made elsewhere, and put into it by compose.py."""
+"""What others give an instance, as it sees them, and what stands for it where nobody does."""
 
 from __future__ import annotations
 
@@ -97,3 +97,12 @@ class TokenListening(Protocol):
 
     def status(self) -> dict[str, Any]:
         """Of it, for Instance.status()."""
+
+
+def no_collateral() -> dict[str, Any]:
+    """The status of an instance that holds none: its platform has its own, and peers send theirs."""
+    return {"pccs": "", "last_success": None, "last_error": "", "held": []}
+
+
+def nobody_elected(_why: str) -> None:
+    """Of an instance without a coordinator: there is nothing to give back."""
