@@ -32,10 +32,11 @@ async def _backup(host: Address, asking: Asking, exchanges: int, took: list[floa
         received.keyring.close()
 
 
-async def _run(folder: Path, port: int, backups: int, exchanges: int) -> list[float]:
-    clock, took = Clock(), list[float]()
+def asking_at(folder: Path) -> Asking:
+    """What a backup on the simulated machine of that folder asks with; made where there is none."""
+    clock = Clock()
     platform = SimulatedPlatform.open(folder, clock)
-    asking = Asking(
+    return Asking(
         attester=platform,
         verifiers={platform.name: InlineVerifier(platform.verify)},
         policy=default_policy(platform.name, mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id),
@@ -49,6 +50,10 @@ async def _run(folder: Path, port: int, backups: int, exchanges: int) -> list[fl
         holds=None,
         audit_head=lambda: bytes(32),
     )
+
+
+async def _run(folder: Path, port: int, backups: int, exchanges: int) -> list[float]:
+    asking, took = asking_at(folder), list[float]()
     host = Address("127.0.0.1", port)
     await asyncio.gather(*(_backup(host, asking, exchanges, took) for _ in range(backups)))
     return took

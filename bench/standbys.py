@@ -24,17 +24,14 @@ from typing import Any, Final
 
 import httpx
 
+from bench.clients import asking_at
 from bench.server import Server, server
 from rkeyserver.address import Address
-from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.orders import Rotate, text_of
-from rkeyserver.clock import Clock
 from rkeyserver.errors import RkeyError
 from rkeyserver.exchange.standby import Asking
-from rkeyserver.keyring.keyring import Place
-from rkeyserver.platforms.simulated.platform import SimulatedPlatform
+from rkeyserver.keyring.place import Place
 from rkeyserver.service import fetch
-from rkeyserver.service.verification import InlineVerifier
 
 STANDBYS: Final = 200
 HINT_SECONDS: Final = 3.0
@@ -115,22 +112,7 @@ def _rotate(target: Server) -> None:
 
 async def _run(folder: Path, target: Server) -> None:
     setattr(fetch, "client", _client)  # noqa: B010 - it is not one of its names
-    clock = Clock()
-    platform = SimulatedPlatform.open(folder / "machine", clock)
-    asking = Asking(
-        attester=platform,
-        verifiers={platform.name: InlineVerifier(platform.verify)},
-        policy=default_policy(platform.name, mrsigner=platform.mrsigner, isv_prod_id=platform.isv_prod_id),
-        clock=clock,
-        random=secrets.token_bytes,
-        held=None,
-        admins=None,
-        instance=secrets.token_bytes(16),
-        member="",
-        address=":8888",
-        holds=None,
-        audit_head=lambda: bytes(32),
-    )
+    asking = replace(asking_at(folder / "machine"), address=":8888")
     host = Address("127.0.0.1", target.port)
     standbys = [
         Standby(number, host, replace(asking, member=secrets.token_hex(16), instance=secrets.token_bytes(16)))

@@ -9,17 +9,19 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 
 from rkeyserver import files
 from rkeyserver.address import Address, parse_address
-from rkeyserver.coordinator.endpoints import parse_endpoints
 from rkeyserver.errors import Misuse
 from rkeyserver.hex_types import Hex16
 from rkeyserver.keystore.place import Place, parse_place
 from rkeyserver.plain import MOST_DOTS, in_words, too_many_dots
+
+if TYPE_CHECKING:
+    from rkeyserver.coordinator.endpoints import Endpoints
 
 DEFAULT_PORT: Final = 8888
 DEFAULT_PROVISION: Final = Address("", 4433)  # the port that Gramine's clients ask unless told otherwise
@@ -49,8 +51,8 @@ _PATHS: Final = frozenset(
 class Config:
     """One instance's configuration.
 
-    hosts: instances to ask for the keyring, in order; empty for a primary. peers: more instances of the domain, which
-    this one hears from; they make no standby of it. keystore: where the sealed record lies.
+    hosts: instances to ask for the keyring, in order; empty to ask nobody. peers: more instances of the domain, which
+    this one hears from; none of them is asked for a first keyring. keystore: where the sealed record lies.
     domain: the only domain that may be opened or adopted; None for whichever is there. wait: seconds to keep asking
     without an own record. once: fetch, store, exit. recover: collect shares until they open the record that lies there.
     change: what it does to the policy in it. listen: where peers connect. platform: None to detect hardware.
@@ -243,7 +245,7 @@ def make_config(file: Options, command_line: Options) -> Config:
     if "callers" in said:
         changes["callers"] = parse_address(said.pop("callers"), DEFAULT_CALLERS.port, any_host=True)
     if "coordinator" in said:
-        changes["coordinator"] = str(parse_endpoints(said.pop("coordinator")))
+        changes["coordinator"] = str(endpoints_of(said.pop("coordinator")))
     if "keystore" in said:
         changes["keystore"] = parse_place(said.pop("keystore"))
     for name, value in said.items():
@@ -251,6 +253,16 @@ def make_config(file: Options, command_line: Options) -> Config:
     config = replace(Config(), **changes)  # type: ignore[arg-type]  # msgspec has checked every value's type
     _check(config, ported=ported)
     return _with_pccs(config)
+
+
+def endpoints_of(coordinator: str) -> Endpoints:
+    """The servers that --coordinator names.
+
+    Raises: Misuse.
+    """
+    from rkeyserver.coordinator.endpoints import parse_endpoints  # noqa: PLC0415 - most instances have no coordinator
+
+    return parse_endpoints(coordinator)
 
 
 def _check(config: Config, *, ported: bool) -> None:
@@ -285,7 +297,7 @@ def _check_coordinator(config: Config) -> None:
         "coordinator-key": config.coordinator_key,
     }
     for name, path in files_given.items():
-        if path is not None and (config.coordinator is None or not parse_endpoints(config.coordinator).tls):
+        if path is not None and (config.coordinator is None or not endpoints_of(config.coordinator).tls):
             raise Misuse(
                 f"--{name} is for a coordinator that is asked over TLS; none is given.",
                 advice="Name it with --coordinator etcds://HOST:PORT.",

@@ -30,7 +30,7 @@ from tests.sgx.program import Composition, compose
 from rkeyserver import clock
 from rkeyserver.cli import doctor, enclave, identity, serve
 from rkeyserver.enclave_options import written
-from rkeyserver.service import compose as program
+from rkeyserver.service import run as program
 
 LOADED: Final = (doctor, identity, serve, program)
 SECONDS: Final = 20  # after which a case hangs

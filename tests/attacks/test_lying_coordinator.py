@@ -24,9 +24,10 @@ from rkeyserver.address import Address
 from rkeyserver.coordinator import order
 from rkeyserver.coordinator.endpoints import Endpoints
 from rkeyserver.coordinator.etcd_messages import MAX_ANSWER
-from rkeyserver.coordinator.interface import Lost, Place
+from rkeyserver.coordinator.interface import Lost
 from rkeyserver.coordinator.values import primary_key, state_key
 from rkeyserver.errors import Unavailable
+from rkeyserver.keyring.place import Place
 
 LEASE: Final = 1
 TXN: Final = "/v3/kv/txn"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +36,7 @@ from rkeyserver.cli import (
     unwrap,
     wrap,
 )
-from rkeyserver.cli.main import EXIT_INTERRUPTED
+from rkeyserver.cli.main import COMMANDS, EXIT_INTERRUPTED, SERVE
 from rkeyserver.config import (
     DEFAULT_CALLERS,
     DEFAULT_KEYSTORE,
@@ -165,3 +166,9 @@ def test_every_field_of_the_status_is_there(tmp_path: Path) -> None:
         found = host.status()
     documented = [name for row in table("`rkeyserver status`", 1) for name in re.findall(r"`(\w+)`", row[0])]
     assert sorted(documented) == sorted(found)
+
+
+def test_every_command_is_among_those_that_know_no_other() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (modules,) = [one["modules"] for one in contracts if one["name"] == "a command knows no other command"]
+    assert set(modules) == {f"rkeyserver.cli.{name}" for name in (*COMMANDS, SERVE)}

@@ -10,8 +10,9 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from rkeyserver.appraisal.change import PolicyChange, propose, public_line, sign
+from rkeyserver.appraisal.change import PolicyChange, propose, sign
 from rkeyserver.appraisal.policy import AdminsTable
+from rkeyserver.appraisal.signatures import public_line
 from tests.fakes.claims import document, table
 
 DOMAIN: Final = "d0" * 16

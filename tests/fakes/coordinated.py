@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from rkeyserver.coordinator.endpoints import Endpoints
 from rkeyserver.coordinator.etcd import Credentials, Etcd
-from rkeyserver.coordinator.interface import Elected, Engine, Lost, Place
+from rkeyserver.coordinator.interface import Elected, Engine, Lost
 from rkeyserver.coordinator.lead import Coordinated
 from rkeyserver.coordinator.values import Authenticator
 from rkeyserver.keyring.derivation import domain_id
+from rkeyserver.keyring.place import Place
 
 SECRET: Final = bytes(range(32))
 OTHER_SECRET: Final = bytes(range(1, 33))

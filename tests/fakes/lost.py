@@ -22,8 +22,9 @@ from rkeyserver.platforms.interface import Platform
 from rkeyserver.sealing.record import parse
 from rkeyserver.sealing.recovery import Recovery
 from rkeyserver.service.audit import Audit
-from rkeyserver.service.instance import Instance, recipients_of
+from rkeyserver.service.instance import Instance
 from rkeyserver.service.members import Members
+from rkeyserver.service.recipients import recipients_of
 from rkeyserver.service.recover import Recoverer, look_for_recovery
 from rkeyserver.service.sharing_inline import InlineSharing
 from rkeyserver.service.verification import InlineVerifier

@@ -11,7 +11,8 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from rkeyserver.appraisal.change import PolicyChange, last_sequence, propose, public_line, sign
+from rkeyserver.appraisal.change import PolicyChange, last_sequence, propose, sign
+from rkeyserver.appraisal.signatures import public_line
 from rkeyserver.keyring.keyring import KeyringHeader
 from tests.fakes.platform import ISV_PROD_ID, MRSIGNER
 

@@ -32,7 +32,7 @@ from rkeyserver.keyring.wrapping import unwrap, wrap
 from rkeyserver.sealing.record import parse
 from rkeyserver.service.adopt import look
 from rkeyserver.service.app import grant
-from rkeyserver.service.audit import Line
+from rkeyserver.service.audit_line import Line
 from rkeyserver.service.follow import Follower
 from rkeyserver.service.given import Given
 from rkeyserver.service.hints import Hint, hint_of

@@ -40,14 +40,35 @@ class _Failing:
 
 
 @dataclass
-class FaultyBackend:
-    """Implements backend.Backend over a real one."""
+class Behind:
+    """Implements backend.Backend by a real one; who derives from it changes something."""
 
     real: Backend
-    chance: random.Random
 
     def prepare(self) -> None:
         self.real.prepare()
+
+    def transaction(self, *, write: bool) -> contextlib.AbstractContextManager[Transaction]:
+        return self.real.transaction(write=write)
+
+    def lock(self) -> None:
+        self.real.lock()
+
+    def owns(self, path: Path) -> bool:
+        return self.real.owns(path)
+
+    def cut(self) -> None:
+        self.real.cut()
+
+    def close(self) -> None:
+        self.real.close()
+
+
+@dataclass
+class FaultyBackend(Behind):
+    """One that fails now and then."""
+
+    chance: random.Random
 
     @contextlib.contextmanager
     def transaction(self, *, write: bool) -> Iterator[Transaction]:
@@ -62,16 +83,7 @@ class FaultyBackend:
     def lock(self) -> None:
         if self.chance.random() < 0.03:
             raise Unavailable("the lock cannot be had now")
-        self.real.lock()
-
-    def owns(self, path: Path) -> bool:
-        return self.real.owns(path)
-
-    def cut(self) -> None:
-        self.real.cut()
-
-    def close(self) -> None:
-        self.real.close()
+        super().lock()
 
 
 @contextlib.contextmanager

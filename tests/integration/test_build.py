@@ -215,7 +215,7 @@ try:
     runpy.run_path(program, run_name="__main__")
 except SystemExit:
     pass
-import rkeyserver.service.compose, rkeyserver.appraisal.defaults
+import rkeyserver.service.run, rkeyserver.appraisal.defaults
 rkeyserver.appraisal.defaults.default_policy("simulated", mrsigner="00" * 32, isv_prod_id=1)
 specs = {name: getattr(module, "__spec__", None) for name, module in sys.modules.items()}
 print(json.dumps({name: spec.origin for name, spec in specs.items() if spec}))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.fakes.listeners import full
 from tests.fakes.processes import DEADLINE, Machine, Machines, Running, environment, machines_in, opened, reserve
 from tests.integration.test_tokens import OTHER, TOKEN, base, entry, provision_ca, written
 
@@ -249,8 +250,12 @@ WRAPPED: Final = b"\x01" + b"\x0a" * 16
 GOOD: Final = b'{"wrapped": "%s", "generation": "%s"}' % (base64.b64encode(WRAPPED), b"0a" * 16)
 
 
-class Once(Stub):
-    """Answers the first request of each connection well, and closes at the second without a word."""
+class Good(Stub):
+    """Answers the first request of each connection well, and does with it then what `then` does."""
+
+    def __init__(self, path: Path, then: Callable[[socket.socket], None]) -> None:
+        self._then = then
+        super().__init__(path, [])
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):  # it was closed
@@ -260,13 +265,25 @@ class Once(Stub):
                 self._kept.append(connection)
                 connection.recv(65536)
                 connection.sendall(http("200 OK", GOOD)[0])
-                connection.recv(65536)
-                connection.shutdown(socket.SHUT_RDWR)
+                self._then(connection)
+
+
+def close_at_the_second(connection: socket.socket) -> None:
+    """And without a word."""
+    connection.recv(65536)
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def answer_unasked(connection: socket.socket) -> None:
+    """A moment later, with another secret."""
+    time.sleep(0.05)
+    other = GOOD.replace(base64.b64encode(WRAPPED), base64.b64encode(WRAPPED + b"another's"))
+    connection.sendall(http("200 OK", other)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(tmp_path: Path, kind: str) -> None:
-    stub = Once(tmp_path / "once", [])
+    stub = Good(tmp_path / "once", close_at_the_second)
     try:
         if kind == "sync":
             with Client([stub.name], silent_seconds=DEADLINE) as client:
@@ -287,25 +304,9 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(tmp_path: P
         stub.close()
 
 
-class Ahead(Stub):
-    """Answers the first request of each connection, and, a moment later, once more, unasked, with another secret."""
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):  # it was closed
-            while True:
-                connection, _ = self._listener.accept()
-                self.connections += 1
-                self._kept.append(connection)
-                connection.recv(65536)
-                connection.sendall(http("200 OK", GOOD)[0])
-                time.sleep(0.05)
-                other = GOOD.replace(base64.b64encode(WRAPPED), base64.b64encode(WRAPPED + b"another's"))
-                connection.sendall(http("200 OK", other)[0])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_that_was_not_asked_for_is_nobodys(tmp_path: Path, kind: str) -> None:
-    stub = Ahead(tmp_path / "ahead", [])
+    stub = Good(tmp_path / "ahead", answer_unasked)
     try:
         if kind == "sync":
             with Client([stub.name], silent_seconds=DEADLINE) as client:
@@ -444,6 +445,22 @@ def test_threads_share_a_client(domain: Domain) -> None:
             assert all(pool.map(one, range(200)))
 
 
+def forked(domain: Domain, way: str, program: str) -> tuple[list[str], str, str]:
+    """What a program says that forks with a client; and which keys are right, of the child's label and the parent's."""
+    words = [domain.local] if way == "socket" else [domain.tls, str(domain.ca), TOKEN]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    child, parent = (base64.b64encode(derived(domain.primary, label)).decode() for label in ("db/c", "db/p"))
+    return done.stdout.split(), child, parent
+
+
 FORKED: Final = """
 import base64, os, sys, threading
 from rkeyserver.client import Client
@@ -474,19 +491,8 @@ print(before)
 
 @pytest.mark.parametrize("way", ["socket", "TLS"])
 def test_a_fork_goes_on_with_connections_of_its_own(domain: Domain, way: str) -> None:
-    words = [domain.local] if way == "socket" else [domain.tls, str(domain.ca), TOKEN]
-    done = subprocess.run(
-        [sys.executable, "-c", FORKED, *words],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    child, parent = (base64.b64encode(derived(domain.primary, label)).decode() for label in ("db/c", "db/p"))
-    assert sorted(done.stdout.split()) == sorted([child] * 3 + [parent])
+    said, child, parent = forked(domain, way, FORKED)
+    assert sorted(said) == sorted([child] * 3 + [parent])
 
 
 FORKED_IN_A_LOOP: Final = """
@@ -527,31 +533,14 @@ asyncio.run(run())
 
 @pytest.mark.parametrize("way", ["socket", "TLS"])
 def test_a_fork_in_an_event_loop_takes_nothing_from_the_parent(domain: Domain, way: str) -> None:
-    words = [domain.local] if way == "socket" else [domain.tls, str(domain.ca), TOKEN]
-    done = subprocess.run(
-        [sys.executable, "-c", FORKED_IN_A_LOOP, *words],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    child, parent = (base64.b64encode(derived(domain.primary, label)).decode() for label in ("db/c", "db/p"))
-    assert done.stdout.split() == [child, parent]
+    said, child, parent = forked(domain, way, FORKED_IN_A_LOOP)
+    assert said == [child, parent]
 
 
 def test_a_name_with_many_addresses_has_one_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each address is that of a listener whose queue is full, which answers nothing."""
-    with contextlib.ExitStack() as stack:
-        silent = stack.enter_context(socket.socket())
-        silent.bind(("127.0.0.1", 0))
-        silent.listen(0)
-        for _ in range(4):
-            one = stack.enter_context(socket.socket())
-            one.settimeout(0)
-            one.connect_ex(silent.getsockname())
-        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", silent.getsockname())] * 12
+    with full() as silent:
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", silent)] * 12
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: list(found))
         begun = time.monotonic()
         with pytest.raises(TimeoutError):

@@ -34,10 +34,11 @@ from tests.fakes.proxy import Proxy
 from rkeyserver.coordinator import order
 from rkeyserver.coordinator.endpoints import Endpoints
 from rkeyserver.coordinator.etcd import Credentials
-from rkeyserver.coordinator.interface import Elected, Lost, Place
+from rkeyserver.coordinator.interface import Elected, Lost
 from rkeyserver.coordinator.order import BEHIND_LEASES
 from rkeyserver.coordinator.values import primary_key, state_key
 from rkeyserver.errors import Misuse, Reason, Unavailable
+from rkeyserver.keyring.place import Place
 
 LEASE: Final = 1
 
@@ -129,12 +130,11 @@ def test_one_that_has_the_state_takes_over_within_twice_the_lease(shared: Cluste
 def test_who_leaves_gives_the_lease_back(shared: Cluster) -> None:
     async def run() -> None:
         lease = 8  # nobody waits for its end
-        async with members(shared.endpoints, 1, lease) as second:
-            async with members(shared.endpoints, 1, lease) as first:
-                holder = await one_primary(first + second)
-            other = (second if holder is first[0] else first)[0]
-            if holder is first[0]:
-                other.own = holder.own
+        async with contextlib.AsyncExitStack() as leaving:
+            first = await one_primary(await leaving.enter_async_context(members(shared.endpoints, 1, lease)))
+            async with members(shared.endpoints, 1, lease) as (other,):
+                other.own = first.own
+                await leaving.aclose()
                 await other.until(lambda: other.primary, lease / 2)
 
     asyncio.run(run())

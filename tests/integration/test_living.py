@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import time
 from collections.abc import Iterator
 
 import pytest
+from tests.fakes.listeners import full
 from tests.fakes.processes import Machine, Machines, reserve
 
 from rkeyserver.service.fetch import HELLO_SECONDS
 from rkeyserver.service.http_client import CONNECT_SECONDS
-
-
-@contextlib.contextmanager
-def dropping() -> Iterator[str]:
-    """An address whose queue of connections is full: the kernel drops what comes, as a broken network does."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.settimeout(0)
-            with contextlib.suppress(BlockingIOError):
-                filler.connect(listener.getsockname())
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextlib.contextmanager
@@ -51,10 +36,15 @@ def addresses(machines: Machines) -> Iterator[dict[str, str]]:
     host, stopped = machines("host"), machines("stopped")
     host.start()
     running = stopped.start("-i", host.address)
-    with refusing() as refuses, dropping() as drops:
+    with refusing() as refuses, full() as drops:
         running.process.send_signal(signal.SIGSTOP)
         try:
-            yield {"alive": host.address, "stopped": stopped.address, "refusing": refuses, "dropping": drops}
+            yield {
+                "alive": host.address,
+                "stopped": stopped.address,
+                "refusing": refuses,
+                "dropping": "{}:{}".format(*drops),
+            }
         finally:
             running.process.send_signal(signal.SIGCONT)
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import re
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
 import httpx
 import pytest
+from tests.fakes.listeners import answering
 from tests.fakes.processes import (
     DEADLINE,
     Ended,
@@ -161,30 +159,6 @@ def test_what_happens_to_the_record_meanwhile(machines: Machines, damage: Callab
     assert backup.run("-i", host.address, "--once").status == 0
 
 
-@contextmanager
-def answering(status: int, body: bytes) -> Iterator[int]:
-    """A server that is no instance; its port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 5  # whoever else connects and sends nothing
-
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join(DEADLINE)
-
-
 def asked(port: int, folder: Path) -> Ended:
     return rkeyserver("status", "--ops", f"127.0.0.1:{port}", cwd=folder)
 
@@ -203,10 +177,10 @@ FOREIGN: dict[str, tuple[int, bytes]] = {
 
 @pytest.mark.parametrize(("status", "body"), FOREIGN.values(), ids=FOREIGN)
 def test_what_is_no_instance(tmp_path: Path, status: int, body: bytes) -> None:
-    with answering(status, body) as port:
-        ended = asked(port, tmp_path)
+    with answering(status, body) as there:
+        ended = asked(there.port, tmp_path)
     assert (ended.status, ended.out) == (UNAVAILABLE, "")
-    assert ended.err.startswith(f"rkeyserver: What is on 127.0.0.1:{port} ")
+    assert ended.err.startswith(f"rkeyserver: What is on {there} ")
     assert "Traceback" not in ended.err
 
 

@@ -189,7 +189,7 @@ def test_only_the_first_start_can_make_a_key_and_there_is_one() -> None:
     assert minting == {("first", "one")}
 
 
-def test_whatever_is_said_no_two_can_mint_and_no_two_are_primary() -> None:
+def test_whatever_is_said_no_two_can_mint_and_no_two_ask_nobody() -> None:
     """Every combination of what decides it; those that are refused are as good."""
     machines = [{"name": name, "node": f"node-{name}", "folder": "/srv"} for name in ("one", "two", "three")]
     said = [
@@ -215,14 +215,14 @@ def test_whatever_is_said_no_two_can_mint_and_no_two_are_primary() -> None:
         minting = [config for config in found if config.domain is None]
         assert len([config for config in found if not config.hosts]) <= 1
         assert not minting or (values["firstStart"] and not asked["upgrade"] and len(found) == 1)
-    # The first start, and with a domain, in an installation and in an upgrade: one machine that is primary or has
-    # hosts, two or three with any primary of theirs or none.
+    # The first start, and with a domain, in an installation and in an upgrade: one machine that asks nobody or has
+    # hosts, two or three with any one of theirs that asks nobody, or none.
     assert accepted == 1 + 2 * (3 + 6 + 6)
 
 
-def test_one_primary_or_none() -> None:
-    primaries = {path.stem: [m for m, config in configs(path.stem).items() if not config.hosts] for path in EXAMPLES}
-    assert primaries == {"first": ["one"], "primary-and-backups": ["one"], "at-rest": []}
+def test_one_asks_nobody_or_none_does() -> None:
+    alone = {path.stem: [m for m, config in configs(path.stem).items() if not config.hosts] for path in EXAMPLES}
+    assert alone == {"first": ["one"], "primary-and-backups": ["one"], "at-rest": []}
 
 
 def test_each_backup_asks_every_other_machine() -> None:

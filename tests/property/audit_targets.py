@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from functools import cache
 
 import msgspec
@@ -16,8 +17,9 @@ from rkeyserver.cli import audit as cli_audit
 from rkeyserver.clock import Clock
 from rkeyserver.errors import Misuse, Rejected, RkeyError
 from rkeyserver.keyring.checkpoint_key import CheckpointKey
-from rkeyserver.service.audit import Audit, Line, Peer
-from rkeyserver.service.audit_chain import check_key, parse_checkpoint
+from rkeyserver.service.audit import Audit
+from rkeyserver.service.audit_chain import Head, body_of, check_key, parse_checkpoint
+from rkeyserver.service.audit_line import Line, Peer
 from rkeyserver.service.audit_match import match
 from rkeyserver.service.audit_verify import Log, check_contains, verify
 
@@ -57,6 +59,13 @@ def go_on(data: bytes) -> None:
     assert path.read_bytes().startswith(data)
 
 
+def says_so(data: bytes) -> None:
+    """A line that says anything, in a chain that holds."""
+    fields = {"at": "x", "event": "begin", "machine": "3c" * 16, "size": 0, "sha256": hashlib.sha256().hexdigest()}
+    begin, head = Head.before("4d" * 16).append(body_of(fields))
+    match([verify([written(begin + head.append(data)[0])]), other()])
+
+
 def contains(data: bytes) -> None:
     logs()
     check_contains(verify([folder() / "audit-one"]), parse_checkpoint(data), "")
@@ -68,6 +77,16 @@ target(
     "audit file that is compared",
     lambda: [logs()[0]],
     lambda data: match([verify([written(data)]), other()]),
+    Rejected,
+)
+target(
+    "what a line of a compared log says",
+    lambda: [
+        line.replace(b"7" * 128, b"8" * 128).rpartition(b',"chain"')[0]
+        for line in logs()[0].splitlines()
+        if b"hand-over" in line
+    ],
+    says_so,
     Rejected,
 )
 target("checkpoint", lambda: [logs()[2]], contains, Misuse, Rejected)

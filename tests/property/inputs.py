@@ -23,9 +23,10 @@ from tests.fakes.machines import HostTime, machine
 from tests.fakes.platform import FakePlatform
 from tests.vectors import intel
 
-from rkeyserver.appraisal.change import parse_change, propose, public_line, sign, signers
+from rkeyserver.appraisal.change import parse_change, propose, sign, signers
 from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_policy
+from rkeyserver.appraisal.signatures import public_line
 from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.client import enclave
 from rkeyserver.clock import Clock

@@ -62,11 +62,12 @@ from tests.vectors import intel
 
 from rkeyserver import enclave_options
 from rkeyserver.address import Address, parse_address
-from rkeyserver.appraisal.change import parse_change, propose, public_line
+from rkeyserver.appraisal.change import parse_change, propose
 from rkeyserver.appraisal.measured import parse_measured
 from rkeyserver.appraisal.orders import Promote, Rotate, parse_order
 from rkeyserver.appraisal.orders import text_of as text_of_order
 from rkeyserver.appraisal.policy import AdminsTable, parse_admins, parse_policy, parse_recovery
+from rkeyserver.appraisal.signatures import public_line
 from rkeyserver.appraisal.succession import believe
 from rkeyserver.appraisal.token_callers import caller_of
 from rkeyserver.appraisal.toml_lines import line_of

@@ -70,7 +70,7 @@ WITHOUT: Final[dict[str, str]] = {
     "service/fetch.py fetch_claimed": "decode() of two messages, and any Rejected is None",
     "service/instance.py Instance._stored": "parse(), and any error of ours is told",
     "service/local_caller.py local_caller": "what the kernel says; tests/unit/service/test_local_socket.py",
-    "service/compose.py _come_to_a_keyring": "parse() of what look() has parsed",
+    "service/run.py _come_to_a_keyring": "parse() of what look() has parsed",
     "service/join.py start_standby": "parse() of what look() has parsed",
     "service/provision.py Provisioner._give": "ra_tls.parse(); tests/attacks/test_ra_tls.py",
     "service/recover.py Recoverer._to_recover": "parse() of what look() has parsed",

@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn
 # What a server loads anyhow; what is loaded late is loaded by the fork.
 LOADED: Final = (
     "rkeyserver.cli.serve",
-    "rkeyserver.service.compose",
+    "rkeyserver.service.run",
     "rkeyserver.platforms.simulated.platform",
     "uvloop",
 )

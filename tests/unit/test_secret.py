@@ -4,11 +4,11 @@ import copy
 import mmap
 import os
 import pickle
-import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.fakes.full_disk import room_for
 from tests.fakes.key_scan import HIDDEN, KEY_MEMORY, mappings
 
 from rkeyserver.errors import Unavailable
@@ -110,13 +110,8 @@ def test_who_can_read_it(kind: MemoryKind) -> None:
 
 
 def test_falls_back_where_files_may_not_be_so_large() -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (mmap.PAGESIZE - 1, limits[1]))
-    try:
-        with SecretBytes.random(32) as secret:
-            assert secret.kind is MemoryKind.LOCKED
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with room_for(mmap.PAGESIZE - 1), SecretBytes.random(32) as secret:
+        assert secret.kind is MemoryKind.LOCKED
 
 
 def test_no_memory_at_all_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from tests.vectors.spec_cases import FOLDER, SPEC
 from tests.vectors.test_spec_vectors import generator
 
-from rkeyserver.appraisal import callers, change, defaults, ed25519_keys, policy, policy_errors, rules
+from rkeyserver.appraisal import callers, change, defaults, ed25519_keys, policy, policy_errors, rules, signatures
 from rkeyserver.appraisal.measured import Measured
 from rkeyserver.attestation.sgx import ra_tls
 from rkeyserver.attestation.sgx.collateral import Collateral
@@ -275,7 +275,7 @@ TABLES: Final[dict[str, tuple[type[msgspec.Struct], str, str, int]]] = {
     "known member": (record.KnownMember, "record.md", "Members", 0),
     "generation": (generations.Generation, "keyring.md", "Bytes", 1),
     "policy change": (change.PolicyChange, "policy.md", "Changes", 0),
-    "signature": (change.Signature, "policy.md", "Changes", 1),
+    "signature": (signatures.Signature, "policy.md", "Changes", 1),
     "link": (change.Link, "policy.md", "Links", 0),
 }
 

@@ -8,13 +8,14 @@ chain of links proves is succession.py's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
 
 import msgspec
 
-from rkeyserver.appraisal.ed25519_keys import BARE_KEY, bare, public_key
+from rkeyserver.appraisal.ed25519_keys import bare
 from rkeyserver.appraisal.policy import MAX_POLICY, AdminsTable, parse_policy
+from rkeyserver.appraisal.signatures import Kind, Signatures, read_signed, require_enough, signers_of, with_signature
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.framing import framed
 from rkeyserver.hex_types import Hex16, Hex32
@@ -25,22 +26,10 @@ if TYPE_CHECKING:
 FORMAT: Final = "rkeyserver-policy-change/v1"
 LINK_FORMAT: Final = "rkeyserver-policy-link/v1"
 MAX_CHANGE: Final = 256 * 1024
-MAX_SIGNATURES: Final = 32
 
 _LABEL: Final = b"rkeyserver/v1 policy change"
 
-SshKey = Annotated[str, msgspec.Meta(pattern=rf"^{BARE_KEY}\Z")]
 Place = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
-
-
-class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One admin's. key: its OpenSSH public key, without a name; signature: Ed25519 (RFC 8032), 64 bytes in hex."""
-
-    key: SshKey
-    signature: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{128}\Z")]
-
-
-Signatures = Annotated[list[Signature], msgspec.Meta(max_length=MAX_SIGNATURES)]
 
 
 class PolicyChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,6 +96,9 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Document = TypeVar("Document", PolicyChange, Link)
+_CHANGE: Final = msgspec.json.Decoder(PolicyChange)
+_LINK: Final = msgspec.json.Decoder(Link)
+_KIND: Final = Kind("policy change", f"policy change ({FORMAT})", "rkeyserver policy propose", "Propose it anew.")
 
 
 def digest(policy: str) -> str:
@@ -128,7 +120,7 @@ def propose(*, domain: str, sequence: int, replaces: str, policy: str) -> Policy
 
 
 def _read_again(change: PolicyChange) -> PolicyChange:
-    return _parse(change.text().encode(), PolicyChange)
+    return _parse(change.text().encode(), _CHANGE)
 
 
 def parse_change(data: str | bytes) -> PolicyChange:
@@ -137,7 +129,7 @@ def parse_change(data: str | bytes) -> PolicyChange:
     Raises: Misuse.
     """
     data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-    return _parse(data.removesuffix(b"\n"), PolicyChange)
+    return _parse(data.removesuffix(b"\n"), _CHANGE)
 
 
 def parse_link(text: str) -> Link:
@@ -145,33 +137,15 @@ def parse_link(text: str) -> Link:
 
     Raises: Misuse.
     """
-    return _parse(text.encode("utf-8", "surrogatepass"), Link)
+    return _parse(text.encode("utf-8", "surrogatepass"), _LINK)
 
 
-def _parse(data: bytes, kind: type[Document]) -> Document:
+def _parse(data: bytes, decoder: msgspec.json.Decoder[Document]) -> Document:
     if len(data) > MAX_CHANGE:
         raise Misuse(
             f"The policy change has {len(data)} bytes; at most {MAX_CHANGE} are read.", advice="Shorten its policy."
         )
-    try:
-        found = msgspec.json.decode(data, type=kind)
-        canonical = msgspec.json.encode(found)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise Misuse(
-            f"This is no policy change ({FORMAT}): {error}.", advice="`rkeyserver policy propose` makes one."
-        ) from error
-    if canonical != data:
-        raise Misuse("The policy change is not in its canonical form: it was edited.", advice="Propose it anew.")
-    if len({one.key for one in found.signatures}) != len(found.signatures):
-        raise Misuse("The policy change has two signatures of one key.", advice="Have it signed anew.")
-    return found
-
-
-def public_line(key: Ed25519PrivateKey) -> str:
-    """The OpenSSH public key of a private one, without a name."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415 - late: what a start does not need
-
-    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return read_signed(data, decoder, _KIND)
 
 
 def sign(change: PolicyChange, key: Ed25519PrivateKey) -> PolicyChange:
@@ -179,10 +153,8 @@ def sign(change: PolicyChange, key: Ed25519PrivateKey) -> PolicyChange:
 
     Raises: Misuse if its policy cannot be read, or if it is full: somebody has put many signatures under it.
     """
-    line = public_line(key)
-    added = Signature(key=line, signature=key.sign(change.signed_bytes()).hex())
-    others = [one for one in change.signatures if one.key != line]
-    return _read_again(msgspec.structs.replace(change, signatures=[*others, added]))
+    signatures = with_signature(change.signatures, key, change.signed_bytes())
+    return _read_again(msgspec.structs.replace(change, signatures=signatures))
 
 
 def signers(change: PolicyChange | Link, admins: AdminsTable) -> list[str]:
@@ -191,23 +163,7 @@ def signers(change: PolicyChange | Link, admins: AdminsTable) -> list[str]:
     Raises: Misuse if its policy cannot be read.
     """
     link = change.link() if isinstance(change, PolicyChange) else change
-    signatures = {one.key: one.signature for one in link.signatures}
-    message = link.signed_bytes()
-    return [line for line in admins.keys if is_signed_by(line, signatures, message)]
-
-
-def is_signed_by(line: str, signatures: Mapping[str, str], message: bytes) -> bool:
-    """Whether the admin of that line has signed `message`. signatures: in hex, by the bare keys."""
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - only where something was signed
-
-    signature = signatures.get(bare(line))
-    if signature is None:
-        return False
-    try:
-        public_key(line).verify(bytes.fromhex(signature), message)
-    except InvalidSignature:
-        return False
-    return True
+    return signers_of(link.signatures, link.signed_bytes(), admins)
 
 
 def require_signed(change: PolicyChange, admins: AdminsTable, whose: str = "the admins") -> None:
@@ -215,15 +171,7 @@ def require_signed(change: PolicyChange, admins: AdminsTable, whose: str = "the 
 
     Raises: Rejected(NOT_SIGNED) with how many have, how many are wanted, and who is missing.
     """
-    found = signers(change, admins)
-    if len(found) < admins.threshold:
-        missing = [line for line in admins.keys if line not in found]
-        raise Rejected(
-            Reason.NOT_SIGNED,
-            f"Policy change {change.sequence} has {len(found)} valid signature(s) of {whose}; "
-            f"{admins.threshold} of {len(admins.keys)} wanted.",
-            advice=f"It can be signed by: {', '.join(missing)}.",
-        )
+    require_enough(signers(change, admins), admins, f"Policy change {change.sequence}", whose)
 
 
 def check_next(change: PolicyChange, *, domain: str, policy: str, changes: Sequence[str]) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from rkeyserver.appraisal.change import MAX_SIGNATURES, Signature, is_signed_by, public_line
 from rkeyserver.appraisal.policy import AdminsTable
+from rkeyserver.appraisal.signatures import Kind, Signatures, read_signed, require_enough, signers_of, with_signature
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.framing import framed
 from rkeyserver.hex_types import Hex16
@@ -23,7 +23,6 @@ MAX_ORDER: Final = 32 * 1024
 _LABEL: Final = b"rkeyserver/v1 order"
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-Signatures = Annotated[list[Signature], msgspec.Meta(max_length=MAX_SIGNATURES)]
 
 
 class Rotate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="order", tag="rkeyserver-rotate/v1"):
@@ -62,6 +61,8 @@ class Forget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 Order = Rotate | Retire | Promote | Forget
+_ORDER: Final[msgspec.json.Decoder[Order]] = msgspec.json.Decoder(Order)
+_KIND: Final = Kind("order", "order", "rkeyserver order", "Make it anew.")
 
 
 def parse_order(data: bytes) -> Order:
@@ -72,16 +73,7 @@ def parse_order(data: bytes) -> Order:
     data = data.removesuffix(b"\n")
     if len(data) > MAX_ORDER:
         raise Misuse(f"The order has {len(data)} bytes; at most {MAX_ORDER} are read.")
-    try:
-        found: Order = msgspec.json.decode(data, type=Order)
-        canonical = msgspec.json.encode(found)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise Misuse(f"This is no order: {error}.", advice="`rkeyserver order` makes one.") from error
-    if canonical != data:
-        raise Misuse("The order is not in its canonical form: it was edited.", advice="Make it anew.")
-    if len({one.key for one in found.signatures}) != len(found.signatures):
-        raise Misuse("The order has two signatures of one key.", advice="Have it signed anew.")
-    return found
+    return read_signed(data, _ORDER, _KIND)
 
 
 def text_of(order: Order) -> str:
@@ -105,10 +97,8 @@ def sign_order(order: Order, key: Ed25519PrivateKey) -> Order:
 
     Raises: Misuse if it is full.
     """
-    line = public_line(key)
-    added = Signature(key=line, signature=key.sign(signed_bytes(order)).hex())
-    others = [one for one in order.signatures if one.key != line]
-    return parse_order(text_of(msgspec.structs.replace(order, signatures=[*others, added])).encode())
+    signatures = with_signature(order.signatures, key, signed_bytes(order))
+    return parse_order(text_of(msgspec.structs.replace(order, signatures=signatures)).encode())
 
 
 def check_order(order: Order, *, domain: str, admins: AdminsTable | None, owner: bool) -> str:
@@ -127,15 +117,6 @@ def check_order(order: Order, *, domain: str, admins: AdminsTable | None, owner:
             "This domain has no admins whose signatures could stand under an order.",
             advice="Its owner may give it on the machine itself, where its platform trusts the host.",
         )
-    signatures = {one.key: one.signature for one in order.signatures}
-    message = signed_bytes(order)
-    found = [line for line in admins.keys if is_signed_by(line, signatures, message)]
-    if len(found) < admins.threshold:
-        missing = [line for line in admins.keys if line not in found]
-        raise Rejected(
-            Reason.NOT_SIGNED,
-            f"The order to {name_of(order)} has {len(found)} valid signature(s) of the admins; "
-            f"{admins.threshold} of {len(admins.keys)} wanted.",
-            advice=f"It can be signed by: {', '.join(missing)}.",
-        )
+    found = signers_of(order.signatures, signed_bytes(order), admins)
+    require_enough(found, admins, f"The order to {name_of(order)}")
     return ", ".join(found)

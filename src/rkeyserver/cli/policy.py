@@ -13,16 +13,10 @@ from typing import Annotated, Final
 import msgspec
 
 from rkeyserver import files
-from rkeyserver.appraisal.change import (
-    PolicyChange,
-    check_authority,
-    parse_change,
-    propose,
-    public_line,
-    sign,
-)
+from rkeyserver.appraisal.change import PolicyChange, check_authority, parse_change, propose, sign
 from rkeyserver.appraisal.narrowing import narrows, takes_from_users
 from rkeyserver.appraisal.policy import MAX_POLICY_FILE, Policy, parse_policy
+from rkeyserver.appraisal.signatures import public_line
 from rkeyserver.cli import talk
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.cli.choose import one_that_answers, the_primary

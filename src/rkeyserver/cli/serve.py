@@ -119,7 +119,7 @@ def run_with(config: Config) -> Said:
     Raises: RkeyError saying why it could not start.
     """
     log.set_up(config.log_level)
-    from rkeyserver.service.compose import run as run_instance  # noqa: PLC0415 - not for a mistake in the arguments
+    from rkeyserver.service.run import run as run_instance  # noqa: PLC0415 - not for a mistake in the arguments
 
     try:
         run_instance(config)

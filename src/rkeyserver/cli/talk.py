@@ -15,7 +15,7 @@ from rkeyserver.config import DEFAULT_OPS
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.service.http_client import body_of, client
 from rkeyserver.service.local_socket import reachable
-from rkeyserver.service.why import why
+from rkeyserver.why import why
 
 SECONDS: Final = 5.0
 CHANGE_SECONDS: Final = 30.0  # it verifies, writes to the disk and waits for it

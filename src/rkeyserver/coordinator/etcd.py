@@ -8,7 +8,6 @@ tells by what lies there, never by the answer alone.
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -25,6 +24,7 @@ from rkeyserver.coordinator.etcd_messages import MAX_ANSWER
 from rkeyserver.coordinator.interface import Entry, Lease, Outcome, Seen
 from rkeyserver.coordinator.values import primary_key, state_key
 from rkeyserver.errors import Misuse, Unavailable
+from rkeyserver.why import why
 
 LEAST_SECONDS: Final = 0.3
 MOST_SECONDS: Final = 3.0
@@ -263,17 +263,3 @@ def _is_written(primary: Entry | None, state: Entry | None, token: int, modified
         and state.modified > modified
         and state.value == value
     )
-
-
-def why(error: BaseException) -> str:
-    """What the system or TLS said of a connection that failed, in a few words."""
-    if isinstance(error, (TimeoutError, httpx.TimeoutException)):
-        return "no answer in time"
-    root = error
-    while below := root.__cause__ or root.__context__:
-        root = below
-    if isinstance(root, ssl.SSLError):  # its errno is no error of the system
-        return getattr(root, "verify_message", "") or (root.reason or "TLS failed").replace("_", " ").lower()
-    if isinstance(root, OSError) and root.errno and root.errno > 0:
-        return os.strerror(root.errno)
-    return str(error) or type(error).__name__

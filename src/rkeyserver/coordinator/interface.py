@@ -11,22 +11,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-
-class Place(NamedTuple):
-    """Which of two states of a domain is the later one: the higher, in this order of fields.
-
-    primary: the member that made it, hex16; digest: SHA-256 of the keyring's header, hex32.
-    """
-
-    epoch: int
-    sequence: int
-    primary: str
-    digest: str
-
-    def __str__(self) -> str:
-        return f"epoch {self.epoch}, sequence {self.sequence} of {self.primary}"
+from rkeyserver.keyring.place import Place
 
 
 @dataclass(frozen=True)

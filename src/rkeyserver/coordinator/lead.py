@@ -25,11 +25,11 @@ from rkeyserver.coordinator.interface import (
     Lost,
     OnElected,
     OnLost,
-    Place,
     Seen,
 )
 from rkeyserver.coordinator.values import Authenticator
 from rkeyserver.errors import Reason, Rejected, RkeyError, Unavailable
+from rkeyserver.keyring.place import Place
 
 RENEWALS: Final = 3  # in the time of a lease
 SPREAD: Final = 0.25  # of a lease: over that time candidates begin

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from rkeyserver.coordinator.interface import Elected, Entry, Place
+from rkeyserver.coordinator.interface import Elected, Entry
 from rkeyserver.coordinator.values import Authenticator
 from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable
+from rkeyserver.keyring.place import Place
 
 BEHIND_LEASES: Final = 3  # for so many leases a candidate that lacks the committed state waits for one that has it
 

@@ -13,11 +13,11 @@ from typing import Annotated, Final, Literal, Self, TypeVar
 
 import msgspec
 
-from rkeyserver.coordinator.interface import Place
 from rkeyserver.errors import Reason, Rejected
 from rkeyserver.framing import framed
 from rkeyserver.hex_types import Hex16, Hex32
 from rkeyserver.keyring.derivation import KEY_SIZE, Purpose, derive_into
+from rkeyserver.keyring.place import Place
 from rkeyserver.secret import SecretBytes
 
 MAX_VALUE: Final = 1024

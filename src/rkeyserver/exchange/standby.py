@@ -35,7 +35,8 @@ from rkeyserver.exchange.messages import (
     encode,
     identity_of,
 )
-from rkeyserver.keyring.keyring import Keyring, Place
+from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.place import Place
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Annotated, Final, Literal, NamedTuple, Self
+from typing import Annotated, Final, Literal, Self
 
 import msgspec
 
@@ -23,6 +23,7 @@ from rkeyserver.hex_types import Hex16
 from rkeyserver.keyring import generations
 from rkeyserver.keyring.derivation import KEY_SIZE, domain_id, generation_id
 from rkeyserver.keyring.generations import Count, Generation, GenerationState
+from rkeyserver.keyring.place import Place
 from rkeyserver.secret import MemoryKind, SecretBytes, copy_secret
 
 _LENGTH_SIZE: Final = 4
@@ -30,19 +31,6 @@ MAX_KEYRING: Final = 256 * 1024
 _MAX_POLICY: Final = 128 * 1024
 _MAX_CHANGES: Final = 256
 MAX_GENERATIONS: Final = 1024
-
-
-class Place(NamedTuple):
-    """Which of two states of a domain is the later one: the one whose place is higher, in this order of fields.
-
-    digest: SHA-256 of the keyring's header, hex. It tells two states apart that one primary made twice, after its
-    record was rolled back, and decides between them.
-    """
-
-    epoch: int
-    sequence: int
-    primary: str
-    digest: str
 
 
 class KeyringHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

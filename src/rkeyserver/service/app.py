@@ -20,10 +20,11 @@ from rkeyserver.exchange import messages
 from rkeyserver.exchange.armour import armoured_size
 from rkeyserver.exchange.primary import Proved
 from rkeyserver.keyring.keyring import Keyring
-from rkeyserver.service.audit import Line, Peer, reason_of
+from rkeyserver.service.audit_line import Line, Peer, reason_of
 from rkeyserver.service.hints import hint_of
-from rkeyserver.service.instance import Instance, Recovering, Releases, Role
+from rkeyserver.service.instance import Instance, Role
 from rkeyserver.service.limits import Shares
+from rkeyserver.service.parts import Recovering, Releases
 from rkeyserver.service.routes import (
     CONTENT_TYPE,
     HAND_OVER_PATH,

@@ -1,8 +1,7 @@
 """The audit file: one JSON line for every decision, on disk before the decision takes effect (design invariant 9).
 
-Its lines are a chain (service/audit_chain.py), so that what was changed later shows. What is here writes it.
-
-Over 400 lines, for one reason: whoever appends has to know the file's end, the head and the key in one lock.
+What a line says is service/audit_line.py's. Lines are a chain (service/audit_chain.py), so that what was changed later
+shows. What is here writes it.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ from typing import Any, Final, Self
 import msgspec
 
 from rkeyserver import files
-from rkeyserver.attestation.sgx.claims import SgxClaims
 from rkeyserver.clock import Clock, utc
-from rkeyserver.errors import LONGEST, Misuse, Rejected, RkeyError, Unavailable
+from rkeyserver.errors import LONGEST, Misuse, Unavailable
 from rkeyserver.keyring.checkpoint_key import CheckpointKey
 from rkeyserver.service.audit_chain import (
     CHAIN_ID_SIZE,
@@ -36,6 +34,7 @@ from rkeyserver.service.audit_chain import (
     checkpoint_bytes,
 )
 from rkeyserver.service.audit_end import End, digest_between, end_after, find_end
+from rkeyserver.service.audit_line import Line
 from rkeyserver.service.audit_look import check_is_one, had_a_keyring
 from rkeyserver.service.background import in_background
 
@@ -43,70 +42,6 @@ CHECKPOINT_LINES: Final = 64
 CHECKPOINT_SECONDS: Final = 300
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 log = logging.getLogger(__name__)
-
-
-def reason_of(error: RkeyError) -> str:
-    """The code of a refusal, in audit lines, counters and logs."""
-    if isinstance(error, Rejected | Unavailable) and error.reason is not None:
-        return str(error.reason)
-    return error.code
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """Who it was, as proved by evidence."""
-
-    address: str
-    platform: str
-    machine: str
-    mrenclave: str
-    mrsigner: str
-    isv_prod_id: int
-    isv_svn: int
-    tcb_status: str
-
-    @classmethod
-    def of(cls, claims: SgxClaims, address: str) -> Self:
-        """The peer at `address` that these claims are proved of."""
-        return cls(
-            address=address,
-            platform=claims.platform,
-            machine=claims.ppid,
-            mrenclave=claims.mrenclave,
-            mrsigner=claims.mrsigner,
-            isv_prod_id=claims.isv_prod_id,
-            isv_svn=claims.isv_svn,
-            tcb_status=claims.tcb_status,
-        )
-
-
-class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One decision. transcript: of hello, challenge and request, SHA-512, hex; the same at both ends of a hand-over.
-
-    peer_head: the head of the peer's own log, as its evidence vouched for it, hex.
-
-    event: mint, open, hand-over, join, acknowledge, recover, provision, release, contribution to a recovery, drill
-    where its outcome changes, or audit where lines can be written again; of a primary also policy, rotate, activate,
-    retire, promote, reunite and forget; verdict: accepted or refused. label: of the application that was given a key.
-    labels, generations: of the keys that an enclave asked for.
-    """
-
-    event: str
-    verdict: str
-    domain: str = ""
-    sequence: int = -1
-    peer: Peer | None = None
-    policy: str = ""
-    reason: str = ""
-    found: str = ""
-    transcript: str = ""
-    peer_head: str = ""
-    label: str = ""
-    labels: tuple[str, ...] = ()
-    generations: tuple[str, ...] = ()
-
-    def refused(self, error: RkeyError) -> Line:
-        """The same decision, refused after all: a line before it may have said that it was accepted."""
-        return msgspec.structs.replace(self, verdict="refused", reason=reason_of(error), found=error.message)
 
 
 @dataclass(frozen=True)

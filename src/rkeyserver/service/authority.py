@@ -24,8 +24,9 @@ from rkeyserver.appraisal.narrowing import narrows, takes_from_users
 from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.errors import Rejected, RkeyError
 from rkeyserver.keyring.keyring import Keyring
-from rkeyserver.service.audit import Line, reason_of
-from rkeyserver.service.instance import Instance, check_recoverable
+from rkeyserver.service.audit_line import Line, reason_of
+from rkeyserver.service.instance import Instance
+from rkeyserver.service.recipients import check_recoverable
 from rkeyserver.service.steward import Steward
 
 log = logging.getLogger(__name__)

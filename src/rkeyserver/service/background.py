@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import os
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 def in_background() -> None:
@@ -15,3 +21,20 @@ def in_background() -> None:
     """
     with contextlib.suppress(OSError):  # as above
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+@contextlib.asynccontextmanager
+async def beside(endless: Callable[[], Coroutine[Any, Any, None]], without: str) -> AsyncIterator[None]:
+    """A context with a task of its own for what never ends by itself. without: what is said if an error ends it."""
+
+    def report(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s, which is a bug.", without, exc_info=error)
+
+    task = asyncio.create_task(endless())
+    task.add_done_callback(report)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

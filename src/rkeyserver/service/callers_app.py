@@ -25,7 +25,7 @@ from rkeyserver.keyring.wrapping import MAX_PLAINTEXT, rewrap, unwrap, wrap
 from rkeyserver.secret import erase
 from rkeyserver.service.app import NO_KEYRING
 from rkeyserver.service.at_once import Answer
-from rkeyserver.service.audit import reason_of
+from rkeyserver.service.audit_line import reason_of
 from rkeyserver.service.callers_requests import MAX_BODY, DeriveRequest, T, UnwrapRequest, WrapRequest, read_request
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.policy_app import told

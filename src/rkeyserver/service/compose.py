@@ -1,76 +1,58 @@
-"""The one place that names concrete back ends and puts an instance together.
-
-It is long because it is the only one: each part that can be chosen is chosen here, and nowhere else.
-"""
+"""The one place that names concrete back ends and puts an instance together. How it then lives is run.py's."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
-import ipaddress
 import logging
 import os
 import random
 import secrets
-import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rkeyserver.address import Address
 from rkeyserver.appraisal.measured import Measured, parse_measured
 from rkeyserver.appraisal.policy import Policy
 from rkeyserver.attestation.evidence import Attester
 from rkeyserver.clock import Clock
-from rkeyserver.config import Config
-from rkeyserver.coordinator.endpoints import parse_endpoints
-from rkeyserver.coordinator.interface import Place as Committed
+from rkeyserver.config import Config, endpoints_of
 from rkeyserver.errors import Corrupt, Misuse
 from rkeyserver.exchange.attested import Verifier
 from rkeyserver.exchange.primary import Granter
 from rkeyserver.exchange.releaser import Releaser
 from rkeyserver.exchange.standby import Asking, held_of
 from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.place import Place
 from rkeyserver.keystore.file import FileKeystore
 from rkeyserver.keystore.store import Keystore
 from rkeyserver.platforms import registry
 from rkeyserver.platforms.interface import Platform
 from rkeyserver.platforms.registry import SGX, SIMULATED
-from rkeyserver.sealing.record import parse
+from rkeyserver.sealing.recovery import Sharing
 from rkeyserver.secret import MemoryKind, SecretBytes, harden_process
-from rkeyserver.service.adopt import Nothing, Opened, look
 from rkeyserver.service.audit import Audit
-from rkeyserver.service.bound import binding_of
 from rkeyserver.service.drill import Drill
-from rkeyserver.service.election import Election
 from rkeyserver.service.follow import Follower
 from rkeyserver.service.given import Given
 from rkeyserver.service.held import held_for
-from rkeyserver.service.instance import Instance, no_collateral
-from rkeyserver.service.join import start_standby
-from rkeyserver.service.local_socket import local_socket
+from rkeyserver.service.instance import Instance
 from rkeyserver.service.members import Members
 from rkeyserver.service.on_demand import OnDemand, QuoteVerifier, WithOrWithout, WithOwnEndorsements
-from rkeyserver.service.provision import Provisioner
-from rkeyserver.service.recover import Recoverer, look_for_recovery
+from rkeyserver.service.parts import no_collateral
 from rkeyserver.service.refresh import Refresher
 from rkeyserver.service.release import AttestedRelease
-from rkeyserver.service.seen import Seen
-from rkeyserver.service.serve import Afterwards, open_sockets, serve
-from rkeyserver.service.sharing import ProcessSharing
-from rkeyserver.service.sharing_inline import InlineSharing
-from rkeyserver.service.start import start_primary
 from rkeyserver.service.steward import Steward
 from rkeyserver.service.surroundings import HOW_TO_HIDE
-from rkeyserver.service.token_listener import TokenListener
 from rkeyserver.service.verification import InlineVerifier, VerifierPool
 from rkeyserver.service.vouching import AttesterWithHeld, VerifierWithHeld
 
 if TYPE_CHECKING:
     from rkeyserver.coordinator.etcd import Credentials
+    from rkeyserver.coordinator.interface import Coordinator
+    from rkeyserver.service.recover import Recoverer
+    from rkeyserver.service.seen import Seen
 
 MAX_WORKERS: Final = 4
 log = logging.getLogger(__name__)
@@ -94,6 +76,7 @@ def open_keystore(config: Config, platform: Platform) -> Keystore:
     if isinstance(config.keystore, Path):
         return FileKeystore.open(config.keystore)
     from rkeyserver.keystore.databases import open_database  # noqa: PLC0415 - no file needs one
+    from rkeyserver.service.bound import binding_of  # noqa: PLC0415 - as above
 
     identity = platform.identity()
     return open_database(config.keystore, identity.platform, identity.machine, binding_of)
@@ -104,6 +87,8 @@ def look_at_machine(config: Config, clock: Clock) -> Seen:
 
     Raises: as open_platform(), and Misuse for what is not this platform's host's to say.
     """
+    from rkeyserver.service.seen import Seen  # noqa: PLC0415 - only the doctor looks
+
     name = _name(config)
     given = Given.read(config, _measured()) if name == SGX else None
     platform = _platform(config, clock, looking=True)
@@ -152,6 +137,17 @@ def _verifier(platform: Platform) -> VerifierPool | InlineVerifier:
     return InlineVerifier(registry.load_verifier(platform.name))
 
 
+def _sharing(platform: Platform) -> Sharing:
+    """What splits and combines shares: a process of its own, or this one where there can be none."""
+    if platform.starts_processes:
+        from rkeyserver.service.sharing import ProcessSharing  # noqa: PLC0415 - one of the two is enough
+
+        return ProcessSharing()
+    from rkeyserver.service.sharing_inline import InlineSharing  # noqa: PLC0415 - as above
+
+    return InlineSharing()
+
+
 def warn_of_memory(platform: Platform) -> None:
     """Say so where neither the kernel nor the platform hides key memory.
 
@@ -166,19 +162,6 @@ def warn_of_memory(platform: Platform) -> None:
             )
 
 
-def warn_of_readers(ops: list[socket.socket]) -> None:
-    """Say so where the operations listener can be reached from other machines."""
-    for listener in ops:
-        host, port = listener.getsockname()[:2]
-        if not ipaddress.ip_address(host).is_loopback:
-            log.warning(
-                "Operations on %s are open to the network (--ops): anyone who reaches it reads, without a password, "
-                "the domain's ids and policy, its machines, who was given the key and when, what was refused, and "
-                "why a restart would fail. Name an address of the loopback, or keep others out with a firewall.",
-                Address(host, port),
-            )
-
-
 @dataclass(frozen=True)
 class Parts:
     """What an instance is made of; closed when its context ends."""
@@ -187,7 +170,7 @@ class Parts:
     steward: Steward
     joiner: Follower
     given: Given
-    recoverer: Recoverer
+    recoverer: Callable[[], Recoverer]
     refresher: Refresher | None
     quotes: QuoteVerifier
     drill: Drill
@@ -264,7 +247,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             audit=audit,
             clock=clock,
             granter=granter,
-            sharing=ProcessSharing() if platform.starts_processes else InlineSharing(),
+            sharing=_sharing(platform),
             say=_say,
             members=Members(secrets.token_hex(16)),
             started=clock.now(),
@@ -293,6 +276,11 @@ def assemble(config: Config) -> Iterator[Parts]:
                 audit_head=lambda: audit.head,
             )
 
+        def recoverer() -> Recoverer:
+            from rkeyserver.service.recover import Recoverer  # noqa: PLC0415 - a domain recovers once, if ever
+
+            return Recoverer(config, instance, secrets.token_bytes, given.admins, given.change, joining)
+
         joiner = Follower(config, instance, given, steward, asking, random.random, random.sample)
         steward.listen = joiner.listen
         yield Parts(
@@ -300,7 +288,7 @@ def assemble(config: Config) -> Iterator[Parts]:
             steward,
             joiner,
             given,
-            Recoverer(config, instance, secrets.token_bytes, given.admins, given.change, joining),
+            recoverer,
             refresher,
             quotes,
             drill,
@@ -359,117 +347,43 @@ def _say(text: str) -> None:
         log.warning("Could not print %r: %s.", text, error.strerror)
 
 
-async def _run(config: Config) -> None:
-    with assemble(config) as parts, contextlib.ExitStack() as stack:
-        async with parts.kept_fresh():
-            await _live(config, parts, stack)
+def check_coordinator(config: Config) -> None:
+    """Whether the coordinator can be asked with the files that are named for it: that is said at the start.
+
+    Raises: Misuse.
+    """
+    if config.coordinator is not None and endpoints_of(config.coordinator).tls:
+        _credentials(config).context()
 
 
-async def _live(config: Config, parts: Parts, stack: contextlib.ExitStack) -> None:
-    """Fetch once, or serve."""
-    if config.once:
-        await parts.before_asking()
-        await start_standby(config, parts.instance, parts.joiner)
-        return
-    if config.coordinator is not None:
-        parts.instance.elected = False
-        if parse_endpoints(config.coordinator).tls:
-            _credentials(config).context()  # what is wrong with a file is said at the start
-    peers = [stack.enter_context(one) for address in config.listen for one in open_sockets(address)]
-    parts.instance.address = _answers_at(config.listen[0], peers[0])
-    ops = [stack.enter_context(one) for one in open_sockets(config.ops, "--ops")]
-    warn_of_readers(ops)
-    # Where the platform does not trust its host, the host's word on who has connected is worth nothing.
-    trusted = parts.instance.platform.trusts_host
-    local = [stack.enter_context(local_socket(config.socket_path))] if trusted else []
-    parts.instance.local_socket = config.socket_path.absolute() if trusted else None
-    begin = functools.partial(_begin, config, parts)
-    at = functools.partial(open_sockets, option="--provision")
-    provisioner = Provisioner(parts.instance, config.provision, parts.instance.platform, parts.quotes, at)
-    tokens = TokenListener(parts.instance, config.callers, functools.partial(open_sockets, option="--callers"))
-    async with provisioner.running(), tokens.running(), parts.drill.running():
-        await serve(parts.steward, peers, ops, local, begin, ops_name=config.ops.host)
+def coordinated(config: Config, instance: Instance) -> Coordinator | None:
+    """The part of this instance at the coordinator that is named, for the domain whose keyring it holds.
 
+    None where no coordinator is named, or no keyring is held yet.
 
-def _answers_at(asked: Address, listener: socket.socket) -> str:
-    """Where this instance answers, for its peers: where it listens on every address, the one that they see it at."""
-    port = int(listener.getsockname()[1])
-    host = asked.host if asked.host not in {"0.0.0.0", "::"} else ""  # noqa: S104 - every address
-    return str(Address(host, port)) if host else f":{port}"
-
-
-async def _begin(config: Config, parts: Parts) -> Afterwards:
-    """Come to a keyring; what goes on from then on."""
-    joined = await _come_to_a_keyring(config, parts)
-
-    async def afterwards() -> None:
-        async with _elected(config, parts):
-            await parts.joiner.follow(joined=joined)
-
-    return afterwards
-
-
-@contextlib.asynccontextmanager
-async def _elected(config: Config, parts: Parts) -> AsyncIterator[None]:
-    """A context in which the coordinator says who is primary, where there is one."""
-    instance, keyring = parts.instance, parts.instance.keyring
+    Raises: Misuse for a file that cannot be used; Unavailable if there is no key memory.
+    """
+    keyring = instance.keyring
     if config.coordinator is None or keyring is None:
-        yield
-        return
+        return None
     from rkeyserver.coordinator.etcd import Etcd  # noqa: PLC0415 - as in _credentials()
     from rkeyserver.coordinator.lead import Coordinated  # noqa: PLC0415 - as above
     from rkeyserver.coordinator.values import Authenticator  # noqa: PLC0415 - as above
 
-    def own() -> Committed:
+    def own() -> Place:
         # Whoever asks has held one since before, and another since.
-        return Committed(*(instance.keyring or keyring).place)
+        return (instance.keyring or keyring).place
 
-    endpoints = parse_endpoints(config.coordinator)
-    coordinated = Coordinated(
-        Etcd(endpoints, _credentials(config), keyring.domain, config.lease),
+    return Coordinated(
+        Etcd(endpoints_of(config.coordinator), _credentials(config), keyring.domain, config.lease),
         Authenticator.derive(keyring.domain_secret, keyring.domain),
         instance.members.own,
         own,
         config.lease,
     )
-    async with Election(parts.steward, coordinated).running():
-        yield
 
 
 def _credentials(config: Config) -> Credentials:
     from rkeyserver.coordinator.etcd import Credentials  # noqa: PLC0415 - most instances have no coordinator
 
     return Credentials(config.coordinator_ca, config.coordinator_cert, config.coordinator_key)
-
-
-async def _come_to_a_keyring(config: Config, parts: Parts) -> bool:
-    """Join, recover, open or mint; whether it is the newest that can be had."""
-    instance = parts.instance
-    if config.hosts:
-        await parts.before_asking()
-        return await start_standby(config, instance, parts.joiner)
-    if config.recover:
-        await parts.before_asking()
-        await parts.recoverer.run(look_for_recovery(instance))
-        return True
-    with instance.deciding("open"):
-        own = look(instance.store, instance.platform)
-    if isinstance(own, Nothing):
-        with instance.deciding("mint"):
-            await parts.joiner.check_alone()
-        await parts.before_minting()
-    elif isinstance(own, Opened):
-        instance.own(parse(own.record).header)
-    await start_primary(config, instance, own, parts.given)
-    return True
-
-
-def run(config: Config) -> None:
-    """Run one instance until it is told to stop, or with `once` until it has the keyring.
-
-    Raises: RkeyError saying why it could not start.
-    """
-    import uvloop  # noqa: PLC0415 - only a server needs it
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(config))

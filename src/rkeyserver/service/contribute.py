@@ -14,7 +14,7 @@ from rkeyserver.exchange.messages import MAX_MESSAGE, RecoveryRequest
 from rkeyserver.service.fetch import EXCHANGE_SECONDS
 from rkeyserver.service.http_client import body_of, client
 from rkeyserver.service.routes import CONTENT_TYPE, RECOVERY_PATH
-from rkeyserver.service.why import why
+from rkeyserver.why import why
 
 MAX_PROGRESS: Final = 1024
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -20,7 +20,8 @@ from rkeyserver.errors import Corrupt, RkeyError, Unavailable
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import open_keyring
 from rkeyserver.sealing.record import parse
-from rkeyserver.service.audit import Line
+from rkeyserver.service.audit_line import Line
+from rkeyserver.service.background import beside
 from rkeyserver.service.instance import Instance
 
 FIRST_SECONDS: Final = 60.0
@@ -87,16 +88,9 @@ class Drill:
     _of: tuple[Keyring, bytes] | None = field(default=None, init=False, repr=False)
     _on_record: Failure | None = field(default=None, init=False)
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> contextlib.AbstractAsyncContextManager[None]:
         """run() in a task of its own, for as long as the context lasts."""
-        task = asyncio.create_task(self.run())
-        task.add_done_callback(_report)
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
+        return beside(self.run, "No drill is run any more")
 
     async def run(self) -> None:
         """Drill until cancelled: FIRST_SECONDS after the start, then every EVERY_SECONDS or so."""
@@ -226,8 +220,3 @@ def _compare(opened: Keyring, served: Keyring) -> None:
 def _state(keyring: Keyring) -> str:
     header = keyring.header
     return f"epoch {header.epoch}, sequence {header.sequence}, generations {', '.join(keyring.generation_ids)}"
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("No drill is run any more, which is a bug.", exc_info=error)

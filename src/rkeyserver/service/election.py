@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from rkeyserver.coordinator.interface import Coordinator, Elected, Lost
-from rkeyserver.coordinator.interface import Place as Committed
-from rkeyserver.keyring.keyring import Place
 from rkeyserver.service.steward import Steward
 
 log = logging.getLogger(__name__)
@@ -26,7 +24,7 @@ class Election:
     async def running(self) -> AsyncIterator[None]:
         """A context in which it is a candidate, and changes nothing but what is committed."""
         instance = self.steward.instance
-        self.steward.commit = self._commit
+        self.steward.commit = self.coordinator.commit
         instance.coordination = self.coordinator.status
         instance.resign = self.coordinator.resign
         try:
@@ -35,9 +33,6 @@ class Election:
         finally:
             instance.elected = False
             instance.coordination = None
-
-    async def _commit(self, before: Place, after: Place) -> None:
-        await self.coordinator.commit(Committed(*before), Committed(*after))
 
     async def _elected(self, elected: Elected) -> None:
         instance = self.steward.instance

@@ -34,7 +34,7 @@ from rkeyserver.service.http_client import CONNECT_SECONDS, body_of, client
 from rkeyserver.service.living import living
 from rkeyserver.service.routes import CONTENT_TYPE, HAND_OVER_PATH, HELLO_PATH, HINT_PATH
 from rkeyserver.service.vouching import in_its_time
-from rkeyserver.service.why import why
+from rkeyserver.why import why
 
 EXCHANGE_SECONDS: Final = 20.0
 HELLO_SECONDS: Final = 5.0  # of these, for the first answer: who is silent so long is passed by

@@ -9,7 +9,8 @@ import msgspec
 
 from rkeyserver.appraisal.change import last_sequence
 from rkeyserver.hex_types import Hex16, Hex32
-from rkeyserver.keyring.keyring import MAX_GENERATIONS, Keyring, Place
+from rkeyserver.keyring.keyring import MAX_GENERATIONS, Keyring
+from rkeyserver.keyring.place import Place
 from rkeyserver.sealing.record import Header
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -39,12 +40,8 @@ class Hint(msgspec.Struct, frozen=True):
         """Which state of its domain it is of."""
         return Place(self.epoch, self.sequence, self.primary, self.digest)
 
-    def is_after(self, held: Keyring) -> bool:
-        """Whether it is of a later state of the same domain than `held`."""
-        return self.domain == held.domain and self.place > held.place
-
     def is_after_record(self, header: Header) -> bool:
-        """The same of a record whose header alone can be read."""
+        """Whether it is of a later state of the same domain than a record whose header alone can be read."""
         return self.domain == header.domain and (self.epoch, self.sequence) > (header.epoch, header.sequence)
 
 

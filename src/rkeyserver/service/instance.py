@@ -1,7 +1,4 @@
-"""One running instance: its keyring, its role, its counters. Everything that serves looks here.
-
-It is long because nearly all of it is one table: what an instance has, what others give it, and what status tells.
-"""
+"""One running instance: its keyring, its role, its counters. Everything that serves looks here."""
 
 from __future__ import annotations
 
@@ -14,11 +11,10 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from rkeyserver import __version__
-from rkeyserver.appraisal.ed25519_keys import bare
-from rkeyserver.appraisal.policy import Policy, RecoveryTable, parse_policy
+from rkeyserver.appraisal.policy import Policy, parse_policy
 from rkeyserver.clock import Clock, utc
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError
 from rkeyserver.exchange.primary import Granter
@@ -28,12 +24,23 @@ from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.keystore.store import Keystore
 from rkeyserver.platforms.interface import Platform
-from rkeyserver.sealing.record import Header, PlatformSlot, parse
-from rkeyserver.sealing.recovery import Recovery, Sharing, fingerprint
+from rkeyserver.sealing.record import Header, parse
+from rkeyserver.sealing.recovery import Recovery, Sharing
 from rkeyserver.secret import MemoryKind, SecretBytes
-from rkeyserver.service.audit import Audit, Line, Peer, reason_of
+from rkeyserver.service.audit import Audit
+from rkeyserver.service.audit_line import Line, Peer, reason_of
 from rkeyserver.service.latency import Latency
 from rkeyserver.service.members import Members
+from rkeyserver.service.parts import (
+    Drilling,
+    Provision,
+    Recovering,
+    Releases,
+    TokenListening,
+    no_collateral,
+    nobody_elected,
+)
+from rkeyserver.service.recipients import recipients_of, slots_of
 from rkeyserver.service.turns import Turns
 
 MAX_PEERS_SHOWN: Final = 1024
@@ -61,109 +68,6 @@ class Role(enum.StrEnum):
 
     PRIMARY = "primary"
     STANDBY = "standby"
-
-
-def no_collateral() -> dict[str, Any]:
-    """The status of an instance that holds none: its platform has its own, and peers send theirs."""
-    return {"pccs": "", "last_success": None, "last_error": "", "held": []}
-
-
-class Recovering(Protocol):
-    """A recovery under way (service.recover)."""
-
-    @property
-    def request(self) -> bytes:
-        """What the recipients are asked: a RecoveryRequest."""
-
-    @property
-    def progress(self) -> dict[str, int]:
-        """How many shares are here, and how many it takes."""
-
-    def take(self, body: bytes) -> dict[str, int]:
-        """Take a RecoveryContribution, armoured or not; the progress after it.
-
-        Raises: Rejected if it is none that helps, Unavailable if it cannot be recorded: then nothing has changed.
-        """
-
-
-class Releases(Protocol):
-    """What releases derived keys to enclaves elsewhere (service.release)."""
-
-    def challenge(self, hello: bytes) -> bytes:
-        """The challenge for a hello.
-
-        Raises: Rejected, Unavailable.
-        """
-
-    async def release(self, request: bytes, address: str) -> bytes:
-        """The keys for a request, once that is decided and recorded.
-
-        Raises: Rejected, Unavailable.
-        """
-
-
-class Provision(Protocol):
-    """What gives applications their keys (service.provision)."""
-
-    def changed(self) -> None:
-        """Another keyring is held: look at its policy."""
-
-    def status(self) -> dict[str, Any]:
-        """Of it, for Instance.status()."""
-
-    def ca_certificate(self, generation: str) -> bytes:
-        """The certificate of the domain's CA, PEM. generation: as a policy names one; empty for the policy's own.
-
-        Raises: Unavailable if there is none.
-        """
-
-
-class Proved(Protocol):
-    """What one drill came to (service.drill)."""
-
-    @property
-    def failure(self) -> str | None:
-        """Why it failed, as a code; None where it passed."""
-
-    @property
-    def found(self) -> str:
-        """One sentence."""
-
-    def shown(self) -> dict[str, Any]:
-        """As JSON."""
-
-
-class Drilling(Protocol):
-    """What opens the record from time to time, to see that it does (service.drill)."""
-
-    passed: int
-    failed: int
-
-    def now(self) -> Proved:
-        """Open it now.
-
-        Raises: Unavailable if no keyring is served.
-        """
-
-    def proof(self) -> Proved | None:
-        """What holds of the record that lies there; None if no keyring is served."""
-
-    def status(self) -> dict[str, Any]:
-        """Of it, for Instance.status()."""
-
-
-class TokenListening(Protocol):
-    """What answers callers with a token (service.token_listener)."""
-
-    def changed(self) -> None:
-        """Another keyring is held: look at its policy."""
-
-    def status(self) -> dict[str, Any]:
-        """Of it, for Instance.status()."""
-
-
-def nobody_elected(_why: str) -> None:
-    """Of an instance without a coordinator: there is nothing to give back."""
 
 
 @dataclass
@@ -452,18 +356,7 @@ class Instance:
             "hand_overs": self.granted,
             "released": self.released,
             "refused": dict(self.refused),
-            "members": [
-                {
-                    "member": one.member,
-                    "machine": one.machine,
-                    "address": one.address,
-                    "epoch": one.epoch,
-                    "sequence": one.sequence,
-                    "acknowledged": keyring is not None and one.digest == keyring.place.digest,
-                    "seen": utc(one.seen),
-                }
-                for one in self.members.known.values()
-            ],
+            "members": self.members.status(None if keyring is None else keyring.place),
             "peers": {machine: utc(at) for machine, at in self.peers.items()},
             "record_problem": problem,
             "audit": self.audit.status(),
@@ -472,7 +365,7 @@ class Instance:
             "provision": None if self.provision is None else self.provision.status(),
             "callers": None if self.tokens is None else self.tokens.status(),
             "drill": None if self.drill is None else self.drill.status(),
-            "slots": [] if header is None else _slots(header),
+            "slots": [] if header is None else slots_of(header),
             "recovering": None if self.recovering is None else self.recovering.progress,
             "ways_back": ways,
             "ways_back_total": sum(ways.values()),
@@ -493,32 +386,3 @@ class Instance:
         except RkeyError as error:
             return None, str(error)
         return None, "" if self.keyring is None else "The record is gone."
-
-
-def recipients_of(table: RecoveryTable) -> tuple[str, ...]:
-    """The public keys of a policy's recovery recipients; the name that may stand behind an SSH key is no part of it."""
-    return tuple(bare(one) for one in table.recipients)
-
-
-def check_recoverable(policy: Policy) -> None:
-    """Whether shares can be made for the recovery recipients of a policy: before it takes effect.
-
-    Raises: Misuse naming the one that is no public key.
-    """
-    if policy.recovery is not None:
-        from rkeyserver.sealing.shares import check_recipients  # noqa: PLC0415 - only where there are any
-
-        check_recipients(recipients_of(policy.recovery))
-
-
-def _slots(header: Header) -> list[dict[str, Any]]:
-    return [
-        {"type": "platform", "platform": one.platform, "policy": one.policy, "versions": one.versions}
-        if isinstance(one, PlatformSlot)
-        else {
-            "type": "recovery",
-            "threshold": one.threshold,
-            "recipients": [fingerprint(share.recipient) for share in one.shares],
-        }
-        for one in header.slots
-    ]

@@ -25,7 +25,7 @@ from rkeyserver.service.adopt import (
     look,
     record_of,
 )
-from rkeyserver.service.audit import Line, Peer
+from rkeyserver.service.audit_line import Line, Peer
 from rkeyserver.service.given import Given
 from rkeyserver.service.instance import Instance, Role
 from rkeyserver.service.living import Reach

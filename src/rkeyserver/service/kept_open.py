@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from rkeyserver.errors import RkeyError
+from rkeyserver.service.background import beside
 
 FIRST_RETRY: Final = 2.0
 MOST_RETRY: Final = 60.0
@@ -33,12 +34,10 @@ class KeptOpen:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """A context in which it is kept."""
-        task = asyncio.create_task(self._run())
         try:
-            yield
+            async with beside(self._run, self.without):
+                yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
             await self.close()
 
     def changed(self) -> None:

@@ -12,7 +12,7 @@ from starlette.types import Scope
 from rkeyserver.appraisal.callers import LocalCaller
 from rkeyserver.errors import Unavailable
 from rkeyserver.service.at_once import Call, refusal
-from rkeyserver.service.audit import reason_of
+from rkeyserver.service.audit_line import reason_of
 from rkeyserver.service.authority import Authority
 from rkeyserver.service.callers_app import MAX_ASKED, Callers, caller_routes
 from rkeyserver.service.local_caller import LOCAL_CALLER, is_owner

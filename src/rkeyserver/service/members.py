@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 
 from rkeyserver.appraisal.policy import Policy
+from rkeyserver.clock import utc
 from rkeyserver.errors import Misuse
 from rkeyserver.exchange.messages import RequestClaims
 from rkeyserver.exchange.standby import Received
-from rkeyserver.keyring.keyring import Place
+from rkeyserver.keyring.place import Place
 from rkeyserver.keyring.sealed import Owner
 from rkeyserver.sealing.record import MAX_MEMBERS, MAX_MEMBERS_SIZE, Header, KnownMember, MemberAddress
 
@@ -161,6 +162,21 @@ class Members:
     def addresses(self) -> list[str]:
         """Where the others answer, by what they say; the last heard of first."""
         return [one.address for one in reversed(self.known.values()) if one.address]
+
+    def status(self, place: Place | None) -> list[dict[str, Any]]:
+        """Of the others, for Instance.status(). place: of the state that is held here."""
+        return [
+            {
+                "member": one.member,
+                "machine": one.machine,
+                "address": one.address,
+                "epoch": one.epoch,
+                "sequence": one.sequence,
+                "acknowledged": place is not None and one.digest == place.digest,
+                "seen": utc(one.seen),
+            }
+            for one in self.known.values()
+        ]
 
 
 def _as_stored(address: str) -> str:

@@ -19,7 +19,7 @@ from rkeyserver.attestation.sgx.model import Model
 from rkeyserver.attestation.sgx.pcs import MAX_BODY, Answer, Document, collateral_of, path
 from rkeyserver.errors import Misuse, Unavailable
 from rkeyserver.service.http_client import body_of, tls_client
-from rkeyserver.service.why import why
+from rkeyserver.why import why
 
 FETCH_SECONDS: Final = 20.0  # for all four answers, however slowly they come
 MAX_RETRY_AFTER: Final = 3600

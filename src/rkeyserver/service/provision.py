@@ -28,7 +28,7 @@ from rkeyserver.keyring.derivation import Purpose, derive_into
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.secret import SecretBytes
 from rkeyserver.service.app import MAX_SHARE
-from rkeyserver.service.audit import Line, Peer, reason_of
+from rkeyserver.service.audit_line import Line, Peer, reason_of
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.kept_open import KeptOpen
 from rkeyserver.service.limits import Guard, Shares, client_of

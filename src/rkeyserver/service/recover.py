@@ -32,8 +32,9 @@ from rkeyserver.sealing.record import Record, parse
 from rkeyserver.sealing.recovery import RecoverySlot, fingerprint, share_set_of
 from rkeyserver.secret import SecretBytes
 from rkeyserver.service.adopt import Nothing, Opened, Own, Unopenable, look
-from rkeyserver.service.audit import Line, Peer
-from rkeyserver.service.instance import Instance, check_recoverable, recipients_of
+from rkeyserver.service.audit_line import Line, Peer
+from rkeyserver.service.instance import Instance
+from rkeyserver.service.recipients import check_recoverable, recipients_of
 from rkeyserver.service.start import open_own
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -17,6 +17,7 @@ from rkeyserver.attestation.sgx.model import Model
 from rkeyserver.clock import DAY, utc
 from rkeyserver.errors import RkeyError, Unavailable
 from rkeyserver.exchange.attested import Verifier
+from rkeyserver.service.background import beside
 from rkeyserver.service.held import WARN_DAYS, HeldCollateral
 
 FIRST_SECONDS: Final = 10.0  # how long a start waits for the first answer, where nothing is held
@@ -64,16 +65,9 @@ class Refresher:
             self._tried.set()
             await self.sleep(pause * (1 + self.jitter() / 4))
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> contextlib.AbstractAsyncContextManager[None]:
         """run() in a task of its own, for as long as the context lasts."""
-        task = asyncio.create_task(self.run())
-        task.add_done_callback(_report)
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
+        return beside(self.run, "Collateral is no longer refreshed")
 
     async def first(self) -> None:
         """Wait, not for long, until the first fetch was tried, if nothing is held: a hand-over needs it."""
@@ -164,8 +158,3 @@ class Refresher:
             "last_error": self.last_error,
             "held": self.held.status(),
         }
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("Collateral is no longer refreshed, which is a bug.", exc_info=error)

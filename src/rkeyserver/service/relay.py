@@ -36,7 +36,7 @@ from rkeyserver.service.notify import notify
 from rkeyserver.service.policy_app import told
 from rkeyserver.service.routes import DERIVE_PATH, PING_PATH, REWRAP_PATH, UNWRAP_PATH, WRAP_PATH
 from rkeyserver.service.serve import STOPPED_BY, http_config
-from rkeyserver.service.why import why
+from rkeyserver.why import why
 
 SECONDS: Final = 10.0  # for one request there and back
 CONNECT_SECONDS: Final = 3.0

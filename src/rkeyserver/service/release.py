@@ -17,7 +17,7 @@ from rkeyserver.appraisal.policy import Policy
 from rkeyserver.errors import Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.releaser import Found, Proved, Releaser
 from rkeyserver.keyring.keyring import Keyring
-from rkeyserver.service.audit import Line, Peer, reason_of
+from rkeyserver.service.audit_line import Line, Peer, reason_of
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.rates import REFUSED_DELAY, Rates
 from rkeyserver.service.vouching import in_its_time

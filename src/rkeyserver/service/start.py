@@ -20,9 +20,10 @@ from rkeyserver.service.adopt import (
     check_may_mint,
     check_own_domain,
 )
-from rkeyserver.service.audit import Line
+from rkeyserver.service.audit_line import Line
 from rkeyserver.service.given import Given
-from rkeyserver.service.instance import Instance, check_recoverable
+from rkeyserver.service.instance import Instance
+from rkeyserver.service.recipients import check_recoverable
 from rkeyserver.service.vouching import in_its_time
 
 log = logging.getLogger(__name__)

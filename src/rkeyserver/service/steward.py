@@ -19,9 +19,10 @@ from rkeyserver.appraisal.succession import believe
 from rkeyserver.errors import Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.standby import Received
 from rkeyserver.keyring.generations import GenerationState
-from rkeyserver.keyring.keyring import Keyring, Place
+from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.place import Place
 from rkeyserver.keyring.sealed import set_aside_name
-from rkeyserver.service.audit import Line, Peer, reason_of
+from rkeyserver.service.audit_line import Line, Peer, reason_of
 from rkeyserver.service.instance import Instance, Role
 
 _SHOWN: Final = 5

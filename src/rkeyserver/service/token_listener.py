@@ -32,7 +32,7 @@ from rkeyserver.errors import Misuse, Rejected, RkeyError, Unavailable
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.app import NO_KEYRING
 from rkeyserver.service.at_once import Call, callers_protocol, refusal
-from rkeyserver.service.audit import reason_of
+from rkeyserver.service.audit_line import reason_of
 from rkeyserver.service.callers_app import MAX_ASKED, Callers, Does, caller_routes
 from rkeyserver.service.instance import Instance
 from rkeyserver.service.kept_open import KeptOpen

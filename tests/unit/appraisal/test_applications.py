@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.application import entry, provision
 from tests.fakes.claims import CLAIMS, NOW, claims_with, document, table
@@ -170,6 +170,7 @@ WHO = st.fixed_dictionaries(
 
 
 @given(entries=st.lists(WHO, min_size=1, max_size=4))
+@settings(deadline=None)
 def test_in_a_policy_that_is_read_no_enclave_is_two(entries: list[dict[str, Any]]) -> None:
     every = [
         claims_with(ppid=ppid, mrenclave=code, mrsigner=signer, isv_prod_id=product)

@@ -13,9 +13,7 @@ from tests.fakes.admins import DOMAIN, OTHER_DOMAIN, admins, bare_line, change, 
 
 from rkeyserver.appraisal.change import (
     MAX_CHANGE,
-    MAX_SIGNATURES,
     PolicyChange,
-    Signature,
     appended,
     check_authority,
     check_next,
@@ -28,6 +26,7 @@ from rkeyserver.appraisal.change import (
     signers,
 )
 from rkeyserver.appraisal.policy import MAX_POLICY, AdminsTable, parse_policy
+from rkeyserver.appraisal.signatures import MAX_SIGNATURES, Signature
 from rkeyserver.appraisal.succession import Held, believe, check_succession
 from rkeyserver.errors import Misuse, Reason, Rejected
 from rkeyserver.framing import framed

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.processes import DEADLINE
 
-from rkeyserver.appraisal.change import public_line
+from rkeyserver.appraisal.signatures import public_line
 from rkeyserver.cli import passphrase
 from rkeyserver.cli.admin_key import load_admin_key
 from rkeyserver.errors import Misuse

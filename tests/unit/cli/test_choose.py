@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 import pytest
+from tests.fakes.listeners import answering
 from tests.fakes.processes import DEADLINE, reserve
 
 from rkeyserver.cli import policy, status
@@ -18,30 +17,6 @@ from rkeyserver.cli.choose import one_that_answers, the_only, the_primary
 from rkeyserver.cli.command import ops_of
 from rkeyserver.config import DEFAULT_OPS
 from rkeyserver.errors import Misuse, Unavailable
-
-
-@contextlib.contextmanager
-def saying(body: bytes) -> Iterator[str]:
-    """Something that answers each request with this; its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 5
-
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join(DEADLINE)
 
 
 @contextlib.contextmanager
@@ -56,10 +31,10 @@ def dead(*, silent: bool) -> Iterator[str]:
 def there() -> Iterator[dict[str, str]]:
     with contextlib.ExitStack() as stack:
         yield {
-            "primary": stack.enter_context(saying(b'{"role":"primary"}')),
-            "standby": stack.enter_context(saying(b'{"role":"standby"}')),
-            "else": stack.enter_context(saying(b"<html>")),
-            "a list": stack.enter_context(saying(b"[]")),
+            "primary": str(stack.enter_context(answering(200, b'{"role":"primary"}'))),
+            "standby": str(stack.enter_context(answering(200, b'{"role":"standby"}'))),
+            "else": str(stack.enter_context(answering(200, b"<html>"))),
+            "a list": str(stack.enter_context(answering(200, b"[]"))),
             "refusing": stack.enter_context(dead(silent=False)),
             "silent": stack.enter_context(dead(silent=True)),
         }

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
-import http.server
 import json
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +14,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from tests.fakes.keyrings import OWNER, keyring_of
+from tests.fakes.listeners import answering
 from tests.fakes.recipients import Recipient, age
 from tests.fakes.sealer import FakeSealer
 from tests.fakes.signing import policy_text
 
-from rkeyserver.address import Address
 from rkeyserver.appraisal.change import parse_change, propose, signers
 from rkeyserver.appraisal.defaults import default_policy
 from rkeyserver.appraisal.policy import AdminsTable, parse_policy
@@ -198,33 +193,6 @@ def test_what_was_not_printed_by_an_instance_is_named(tmp_path: Path) -> None:
 
 
 # Whatever answers at the other end
-
-
-@contextlib.contextmanager
-def answering(status: int, body: bytes, pause: float = 0) -> Iterator[Address]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("content-length", "0")))
-            time.sleep(pause)
-            with contextlib.suppress(OSError):  # who asked has left
-                self.send_response(status)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-        do_POST = do_GET  # noqa: N815 - its name
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield Address("127.0.0.1", int(server.server_address[1]))
-        finally:
-            server.shutdown()
-            thread.join(20)
 
 
 def test_what_an_instance_answers() -> None:

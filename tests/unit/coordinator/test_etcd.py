@@ -17,10 +17,11 @@ from tests.property.coordinator_targets import CREATED, EMPTY, ERROR, GRANTED, W
 
 from rkeyserver.address import Address
 from rkeyserver.coordinator.endpoints import Endpoints
-from rkeyserver.coordinator.etcd import Etcd, why
+from rkeyserver.coordinator.etcd import Etcd
 from rkeyserver.coordinator.etcd_messages import MAX_ANSWER
 from rkeyserver.coordinator.interface import Lease, Seen
 from rkeyserver.errors import Unavailable
+from rkeyserver.why import why
 
 LEASE = Lease(7, 1)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ from tests.fakes.coordinated import MINTED, Member, authenticator, check_history
 from tests.fakes.engine import MemoryEngine, Store
 from tests.fakes.loop import run_timeless
 
-from rkeyserver.coordinator.interface import Candidate, Elected, Entry, Holding, Lost, Place
+from rkeyserver.coordinator.interface import Candidate, Elected, Entry, Holding, Lease, Lost, Outcome
 from rkeyserver.coordinator.lead import FAILED_LEASES, RENEWALS, RETRY
 from rkeyserver.coordinator.order import BEHIND_LEASES
 from rkeyserver.errors import Misuse, Reason, Unavailable
+from rkeyserver.keyring.place import Place
 
 LEASE = 10
 
@@ -207,6 +209,17 @@ def test_a_candidate_that_was_behind_and_has_caught_up_waits_no_more() -> None:
     run_timeless(check)
 
 
+def have_taken(engine: MemoryEngine, during: Callable[[], AbstractContextManager[None]]) -> None:
+    """Have each take() of `engine` carried out in that context."""
+    take = engine.take
+
+    async def taken(lease: Lease, value: bytes) -> Outcome:
+        with during():
+            return await take(lease, value)
+
+    engine.take = taken  # type: ignore[method-assign]  # that is what is tried
+
+
 def test_committed_between_the_look_and_the_election() -> None:
     """Another was elected, committed, and was gone: who did not see it gives the lease back, and waits."""
 
@@ -214,13 +227,13 @@ def test_committed_between_the_look_and_the_election() -> None:
         party = Party(1)
         (one,), (engine,) = party.members, party.engines
         later = Entry(authenticator().state(Place(4, 4, member_id(9), "0" * 64)), 1, 1, 0)
-        take = engine.take
 
-        async def taken(*asked: Any) -> Any:
+        @contextlib.contextmanager
+        def after_another() -> Iterator[None]:
             party.store.state = later
-            return await take(*asked)
+            yield
 
-        engine.take = taken  # type: ignore[method-assign,assignment]  # that is what is tried
+        have_taken(engine, after_another)
         async with one.running():
             await asyncio.sleep(LEASE)
             assert not one.events
@@ -236,16 +249,16 @@ def test_an_election_without_an_answer_is_given_back(fault: str) -> None:
     async def check() -> None:
         party = Party(2)
         (one, other), (engine, _) = party.members, party.engines
-        take = engine.take
 
-        async def taken(*asked: Any) -> Any:
+        @contextlib.contextmanager
+        def faulty() -> Iterator[None]:
             setattr(engine, fault, True)
             try:
-                return await take(*asked)
+                yield
             finally:
                 setattr(engine, fault, False)
 
-        engine.take = taken  # type: ignore[method-assign,assignment]  # that is what is tried
+        have_taken(engine, faulty)
         async with one.running():
             await asyncio.sleep(LEASE)
             assert not one.primary

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.coordinated import OTHER_SECRET, authenticator, digest_of, member_id
 
-from rkeyserver.coordinator.interface import Entry, Place
+from rkeyserver.coordinator.interface import Entry
 from rkeyserver.coordinator.order import (
     Committed,
     Nothing,
@@ -19,6 +19,7 @@ from rkeyserver.coordinator.order import (
     state_of,
 )
 from rkeyserver.errors import Misuse, Reason, RkeyError, Unavailable
+from rkeyserver.keyring.place import Place
 
 VALUES = authenticator()
 ME, OTHER = member_id(1), member_id(2)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tests.fakes.coordinated import DOMAIN, OTHER_SECRET, authenticator, digest_of, member_id
 from tests.fakes.processes import ROOT
 
-from rkeyserver.coordinator.interface import Place
 from rkeyserver.coordinator.values import MAX_VALUE, primary_key, state_key
 from rkeyserver.errors import Reason, Rejected
 from rkeyserver.framing import framed
 from rkeyserver.keyring.derivation import Purpose
+from rkeyserver.keyring.place import Place
 
 VALUES = authenticator()
 PLACE = Place(2, 7, member_id(1), digest_of("header"))

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from tests.fakes.postgres import USER, Cluster
 from tests.fakes.processes import ROOT
+from tests.fakes.sql_faults import Behind
 
 from rkeyserver.errors import Corrupt, Misuse, RkeyError, Unavailable
 from rkeyserver.keystore import databases, postgresql, sql, sqlite
@@ -214,14 +215,8 @@ def test_files_of_the_database_are_its_own(tmp_path: Path) -> None:
 # Two that write
 
 
-@dataclass
-class Lockless:
+class Lockless(Behind):
     """A backend whose lock keeps nobody out, as after a failover to a server that does not know of it."""
-
-    real: Backend
-
-    def prepare(self) -> None:
-        self.real.prepare()
 
     def lock(self) -> None:
         pass
@@ -229,15 +224,6 @@ class Lockless:
     def transaction(self, *, write: bool) -> contextlib.AbstractContextManager[Transaction]:
         del write
         return self.real.transaction(write=False)
-
-    def owns(self, path: Path) -> bool:
-        return self.real.owns(path)
-
-    def cut(self) -> None:
-        self.real.cut()
-
-    def close(self) -> None:
-        self.real.close()
 
 
 def lockless(place: Place) -> SqlKeystore:

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import threading
@@ -19,11 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.fakes.audit_lines import decisions_in
 from tests.fakes.claims import CLAIMS, NOW, claims_with
+from tests.fakes.full_disk import room_for
 from tests.fakes.processes import environment
 
 from rkeyserver.clock import Clock
 from rkeyserver.errors import Misuse, Rejected, Unavailable
-from rkeyserver.service.audit import Audit, Line, Peer, _Entry
+from rkeyserver.service.audit import Audit, _Entry
+from rkeyserver.service.audit_line import Line, Peer
 from rkeyserver.service.audit_verify import verify
 
 WAIT = 20.0
@@ -283,17 +283,6 @@ def test_a_file_that_cannot_be_made_is_named(tmp_path: Path, below: str, says: s
 # What cannot be written
 
 
-@contextlib.contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Files of this process may grow to `size` bytes: the kernel then writes what fits, and refuses the rest."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_file_that_takes_nothing_refuses_the_decision(audit: Audit, path: Path) -> None:
     with room_for(0):
         for _ in range(2):
@@ -529,7 +518,8 @@ EFFECT = """
 import asyncio, os, sys
 from pathlib import Path
 from rkeyserver.clock import Clock
-from rkeyserver.service.audit import Audit, Line
+from rkeyserver.service.audit import Audit
+from rkeyserver.service.audit_line import Line
 audit = Audit.open(Path(sys.argv[1]), Clock())
 audit.write_now(Line(event="now", verdict="accepted"))
 os.write(1, b"EFFECT-now")

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -21,15 +20,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.fakes.audit_lines import decisions_in
 from tests.fakes.claims import CLAIMS, NOW
+from tests.fakes.full_disk import room_for
 from tests.fakes.keyrings import keyring_of
 from tests.fakes.processes import environment
 
 from rkeyserver.clock import Clock
 from rkeyserver.errors import Misuse, Reason, Rejected, Unavailable
 from rkeyserver.keyring.checkpoint_key import CheckpointKey
-from rkeyserver.service.audit import CHECKPOINT_LINES, CHECKPOINT_SECONDS, Audit, Line, Peer
+from rkeyserver.service.audit import CHECKPOINT_LINES, CHECKPOINT_SECONDS, Audit
 from rkeyserver.service.audit_chain import MAX_LINE, read_line
 from rkeyserver.service.audit_end import TAIL
+from rkeyserver.service.audit_line import Line, Peer
 from rkeyserver.service.audit_match import match
 from rkeyserver.service.audit_verify import check_contains, verify
 
@@ -323,16 +324,6 @@ def test_a_tail_in_which_no_end_is_found_begins_another_chain_and_that_shows(log
         verify([log])
 
 
-@contextlib.contextmanager
-def room_for(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def refused_at_last(audit: Audit) -> None:
     with contextlib.suppress(Unavailable):
         for sequence in range(1, 9):
@@ -397,7 +388,8 @@ WRITER = """
 import sys
 from pathlib import Path
 from rkeyserver.clock import Clock
-from rkeyserver.service.audit import Audit, Line
+from rkeyserver.service.audit import Audit
+from rkeyserver.service.audit_line import Line
 audit = Audit.open(Path(sys.argv[1]), Clock(), "1a" * 16)
 for sequence in range(int(sys.argv[2]), 10**9):
     audit.write_now(Line(event="open", verdict="accepted", sequence=sequence, found="x" * (sequence % 3000)))

@@ -18,14 +18,16 @@ from tests.fakes.scene import Scene, is_closed
 from tests.fakes.signing import HERE, NEW, PEER, change_of, policy_text
 
 from rkeyserver.appraisal.appraise import Verdict
-from rkeyserver.appraisal.change import Signature, digest, parse_change
+from rkeyserver.appraisal.change import digest, parse_change
+from rkeyserver.appraisal.signatures import Signature
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.messages import RequestClaims
 from rkeyserver.exchange.primary import Accepted, Proved, Sealed
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import Owner
 from rkeyserver.service.app import grant
-from rkeyserver.service.audit import Audit, Line
+from rkeyserver.service.audit import Audit
+from rkeyserver.service.audit_line import Line
 from rkeyserver.service.authority import Applied, Authority
 from rkeyserver.service.members import Members
 from rkeyserver.service.steward import Steward

@@ -29,7 +29,7 @@ from rkeyserver.platforms.registry import load_verifier
 from rkeyserver.platforms.simulated import tcb
 from rkeyserver.platforms.simulated.anchor import SIMULATED_ROOT
 from rkeyserver.platforms.simulated.pki import development_authority
-from rkeyserver.service.audit import reason_of
+from rkeyserver.service.audit_line import reason_of
 from rkeyserver.service.held import FROM_PEER, LEARN_SECONDS, HeldCollateral
 from rkeyserver.service.refresh import CHECK_SECONDS, FIRST_DELAY, MOST_DELAY, Refresher
 from rkeyserver.service.verification import InlineVerifier

@@ -14,7 +14,7 @@ from tests.fakes.scene import DEFAULT, PEER, Scene, is_closed
 from tests.unit.service.conftest import MakeScene
 
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
-from rkeyserver.service.audit import Peer, reason_of
+from rkeyserver.service.audit_line import Peer, reason_of
 from rkeyserver.service.instance import (
     MAX_PEERS_SHOWN,
     RECEIVED,

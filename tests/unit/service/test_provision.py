@@ -270,14 +270,14 @@ def test_a_generation_by_its_name(given: Giving) -> None:
 
 def test_the_certificates_quote_is_made_anew(given: Giving, monkeypatch: pytest.MonkeyPatch) -> None:
     until(lambda: given.listening, "it listens")
-    before = given.provisioner._identity
+    before, ca = given.provisioner._identity, given.ca
     given.with_tables(provision(), entry("db"))
     given.with_tables(provision(), entry("db", size=32))
     assert given.provisioner._identity is before  # another policy is no reason
     monkeypatch.setattr(provision_module, "RENEW_SECONDS", 0.01)
     given.with_tables(provision(), entry("db"))
     until(lambda: given.provisioner._identity is not before, "another one")
-    assert given.ca == given.ca
+    assert given.ca == ca
 
 
 def test_where_the_platform_gives_no_new_quote_the_old_one_stays(

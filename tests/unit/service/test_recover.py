@@ -17,8 +17,9 @@ from tests.fakes.machines import machine
 from tests.fakes.recipients import age, one_of_each
 from tests.fakes.sharing import WatchedSharing
 
-from rkeyserver.appraisal.change import PolicyChange, parse_change, propose, public_line, sign
+from rkeyserver.appraisal.change import PolicyChange, parse_change, propose, sign
 from rkeyserver.appraisal.policy import AdminsTable, Policy, parse_policy
+from rkeyserver.appraisal.signatures import public_line
 from rkeyserver.errors import Corrupt, Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.armour import Kind, armour, dearmour
 from rkeyserver.exchange.messages import RecoveryRequest, decode
@@ -29,7 +30,7 @@ from rkeyserver.sealing.record import parse
 from rkeyserver.sealing.recovery import Recovery
 from rkeyserver.service.audit import Audit
 from rkeyserver.service.held import HeldCollateral
-from rkeyserver.service.instance import check_recoverable
+from rkeyserver.service.recipients import check_recoverable
 from rkeyserver.service.vouching import AttesterWithHeld
 
 ADMIN = Ed25519PrivateKey.from_private_bytes(bytes(32))

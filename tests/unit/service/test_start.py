@@ -38,7 +38,7 @@ from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.keyring.sealed import seal_keyring
 from rkeyserver.service import fetch, join
 from rkeyserver.service.adopt import Nothing, Opened, Own, look
-from rkeyserver.service.audit import Line
+from rkeyserver.service.audit_line import Line
 from rkeyserver.service.follow import BACKGROUND_DELAY, HINT_SECONDS, Follower
 from rkeyserver.service.given import Given
 from rkeyserver.service.hints import Hint

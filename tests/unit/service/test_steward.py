@@ -22,9 +22,10 @@ from rkeyserver.coordinator.interface import Elected
 from rkeyserver.errors import Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.messages import Members as MembersMessage
 from rkeyserver.exchange.standby import Received
-from rkeyserver.keyring.keyring import Keyring, Place
+from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.place import Place
 from rkeyserver.sealing.record import KnownMember, parse
-from rkeyserver.service.audit import Line
+from rkeyserver.service.audit_line import Line
 from rkeyserver.service.election import Election
 from rkeyserver.service.instance import Role
 from rkeyserver.service.members import Members

@@ -59,13 +59,17 @@ def signed_bytes(link: Json) -> bytes:
     return framed(*(part.encode() for part in [*parts, *admins]))
 
 
-def sign(change: Json, seed: bytes) -> Json:
+def add_signature(document: Json, seed: bytes, message: bytes) -> Json:
+    """The document with a signature over `message`; one that it had of that key is replaced."""
     key = Ed25519PrivateKey.from_private_bytes(seed)
     public = b"\0\0\0\x0bssh-ed25519\0\0\0\x20" + key.public_key().public_bytes_raw()
     line = "ssh-ed25519 " + base64.b64encode(public).decode()
-    others = [one for one in change["signatures"] if one["key"] != line]
-    made = {"key": line, "signature": key.sign(signed_bytes(link_of(change))).hex()}
-    return change | {"signatures": [*others, made]}
+    others = [one for one in document["signatures"] if one["key"] != line]
+    return document | {"signatures": [*others, {"key": line, "signature": key.sign(message).hex()}]}
+
+
+def sign(change: Json, seed: bytes) -> Json:
+    return add_signature(change, seed, signed_bytes(link_of(change)))
 
 
 def check_signatures(signatures: Any) -> None:
@@ -114,16 +118,16 @@ def read_link(text: str) -> Json:
     return found
 
 
-def have_signed(link: Json, admins: Json) -> list[str]:
-    """The base64 of those of `admins` whose valid signature is there."""
-    signatures = {one["key"].split(" ")[1]: unhex(one["signature"]) for one in link["signatures"]}
+def have_signed(signatures_under: list[Json], message: bytes, admins: Json) -> list[str]:
+    """The base64 of those of `admins` of whom a valid signature over `message` is there."""
+    signatures = {one["key"].split(" ")[1]: unhex(one["signature"]) for one in signatures_under}
     found = []
     for line in admins["keys"]:
         key = admin_key(line)
         assert key is not None
         spelling = line.split(" ")[1]
         try:
-            Ed25519PublicKey.from_public_bytes(key).verify(signatures.get(spelling, bytes(64)), signed_bytes(link))
+            Ed25519PublicKey.from_public_bytes(key).verify(signatures.get(spelling, bytes(64)), message)
         except InvalidSignature:
             continue
         if spelling in signatures:
@@ -131,8 +135,12 @@ def have_signed(link: Json, admins: Json) -> list[str]:
     return found
 
 
+def signers(link: Json, admins: Json) -> list[str]:
+    return have_signed(link["signatures"], signed_bytes(link), admins)
+
+
 def require_enough(link: Json, admins: Json, failure: str) -> None:
-    require(len(have_signed(link, admins)) >= admins["threshold"], failure)
+    require(len(signers(link, admins)) >= admins["threshold"], failure)
 
 
 def check_change(case: Json) -> Json:
@@ -156,7 +164,7 @@ def check_change(case: Json) -> Json:
 def chain_after(case: Json) -> list[str]:
     change = check_change(case)
     now, link = admins_of(case["policy"]), link_of(change)
-    count = [key for admins in (now, link["admins"]) if admins is not None for key in have_signed(link, admins)]
+    count = [key for admins in (now, link["admins"]) if admins is not None for key in signers(link, admins)]
     link["signatures"] = [one for one in link["signatures"] if one["key"].split(" ")[1] in count]
     links = list(map(read_link, case["chain"]))
     if len(links) > 1 and links[-1]["admins"] == links[-2]["admins"]:
@@ -180,7 +188,7 @@ def links_of(keyring: Json) -> list[Json]:
 def walk(links: list[Json], admins: Json) -> None:
     trusted, believed = admins, None
     for link in links:
-        if len(have_signed(link, trusted)) >= trusted["threshold"]:
+        if len(signers(link, trusted)) >= trusted["threshold"]:
             believed, trusted = link, link["admins"] or admins
     require(links and believed is links[-1], "policy-not-believed")
 

@@ -14,7 +14,8 @@ from tests.vectors.spec_rkeyserver import OPERATIONS
 from tests.vectors.spec_writers.common import case, complete, numbered
 from tests.vectors.spec_writers.policy import table
 
-from rkeyserver.appraisal.change import PolicyChange, public_line
+from rkeyserver.appraisal.change import PolicyChange
+from rkeyserver.appraisal.signatures import public_line
 
 DOMAIN: Final = numbered(0x10, 16)
 NAMES: Final = ("ann", "bob", "cy", "dora", "eve")

@@ -10,7 +10,7 @@ from tests.vectors.spec_writers.change import SEEDS
 from tests.vectors.spec_writers.change import key as key_of
 from tests.vectors.spec_writers.common import case, complete, numbered
 
-from rkeyserver.appraisal.change import public_line
+from rkeyserver.appraisal.signatures import public_line
 
 DOMAIN, ONE = numbered(0xD0, 16), numbered(0x10, 16)
 

@@ -19,7 +19,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ .repository }}{{ with .tag }}:{{ . }}{{ end }}{{ with .digest }}@{{ . }}{{ end }}
 {{- end }}
 
-{{/* What a schema cannot say: names are different, nodes are, and the primary is one of them. */}}
+{{/* What a schema cannot say: names are different, nodes are, and who asks nobody is one of them. */}}
 {{- define "rkeyserver.check" -}}
 {{- if and .Values.firstStart .Release.IsUpgrade }}
 {{- fail "firstStart is for the installation alone: set domain to the id that `rkeyserver status` shows, and firstStart to false." }}
@@ -40,6 +40,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- fail (printf "primary: %s is none of machines: %s." .Values.primary (join ", " $names)) }}
 {{- end }}
 {{- if not (or .Values.firstStart .Values.primary .Values.hosts (gt (len $names) 1)) }}
-{{- fail "One machine, which is not the primary, and no hosts: it has nobody to ask for the key. Set primary or hosts." }}
+{{- fail "One machine, which is to ask, and no hosts: it has nobody to ask for the key. Set primary or hosts." }}
 {{- end }}
 {{- end }}

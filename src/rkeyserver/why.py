@@ -1,4 +1,4 @@
-"""What the system said of a connection that failed."""
+"""What the system or TLS said of a connection that failed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def why(error: BaseException) -> str:
     while below := root.__cause__ or root.__context__:
         root = below
     if isinstance(root, ssl.SSLError):  # its errno is no error of the system
-        return getattr(root, "verify_message", "") or root.reason or "TLS failed"
+        return getattr(root, "verify_message", "") or (root.reason or "TLS failed").replace("_", " ").lower()
     if isinstance(root, OSError) and root.errno and root.errno > 0:
         return os.strerror(root.errno)  # asyncio puts a sentence of its own into strerror
     return (isinstance(root, OSError) and root.strerror) or str(error) or type(error).__name__
