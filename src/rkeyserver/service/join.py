@@ -289,13 +289,14 @@ async def start_standby(config: Config, instance: Instance, joiner: Joiner) -> b
     with instance.deciding("open"):
         own = look(instance.store, instance.platform)
         check_may_ask(own, instance.platform.identity())
-    if isinstance(own, Opened):
+    asked_for = isinstance(own, Opened) and config.domain in (None, own.keyring.domain)
+    if isinstance(own, Opened) and asked_for:
         instance.own(parse(own.record).header)
         if own.keyring.header.primary == instance.members.own and not config.once:
             # It was promoted: the hosts that it once joined follow it, or will.
             open_own(config, instance, own.keyring)
             return True
-    if config.once or not isinstance(own, Opened) or config.domain not in (None, own.keyring.domain):
+    if config.once or not isinstance(own, Opened) or not asked_for:
         host = await joiner.until(own, config.wait)
         if not config.once:
             await joiner.show(host)

@@ -83,9 +83,14 @@ class Members:
         self.told(received.members.members)
 
     def told(self, members: Iterable[KnownMember]) -> None:
-        """Take over whom a peer knows and this instance does not."""
+        """Take over whom a peer knows and this instance does not.
+
+        A peer may know an instance by the id that it had before it lost its record: whoever was seen last stays.
+        """
         for one in members:
-            if one.member not in self.known and one.member not in self.forgotten:
+            if one.member in self.known or one.member in self.forgotten:
+                continue
+            if not any(_are_one(other, one) and other.seen >= one.seen for other in self.known.values()):
                 self._note(one)
         self._make_room()
 

@@ -277,7 +277,7 @@ class Steward:
         Raises: Rejected, Misuse, Unavailable; then nothing has changed.
         """
         async with self.lock:
-            keyring, policy = self.held()
+            keyring, _ = self.held()
             other = received.keyring
             mine = other.header.primary == self.instance.members.own
             if not mine and (self.instance.role is not Role.PRIMARY or other.place > keyring.place):
@@ -286,13 +286,12 @@ class Steward:
             if other.domain != keyring.domain or (keyring.extends(other) and not newer):
                 return
             text, changes = self._later_policy(keyring, other)
-            lost = narrows(policy, parse_policy(text))
             new = keyring.merged(
                 other,
                 self.instance.members.own,
                 policy=text,
                 changes=changes,
-                rotate=bool(lost),
+                rotate=_undoes_a_removal(keyring, other, text),
                 now=self.instance.clock.now(),
             )
             peer = Peer.of(received.verdict.claims, address)
@@ -373,6 +372,27 @@ class Steward:
             state=state,
             waiting=[one.member for one in behind],
         )
+
+
+def _undoes_a_removal(keyring: Keyring, other: Keyring, policy: str) -> bool:
+    """Whether, in the union of both under `policy`, a generation would wrap that somebody has who was taken off.
+
+    That is so where a side has that generation and accepts more than the union, or has rotated it away and the sides do
+    not have the same changes of the policy: one of them may have been a removal (design invariant 8).
+    """
+    leading, after = max(keyring, other, key=lambda one: one.place), parse_policy(policy)
+    wraps = _next(leading)
+    apart = keyring.header.changes != other.header.changes
+    return any(
+        narrows(parse_policy(one.header.policy), after) or (apart and _next(one) != wraps)
+        for one in (keyring, other)
+        if wraps in one.generation_ids
+    )
+
+
+def _next(keyring: Keyring) -> str:
+    """The generation that wraps, or is to wrap as soon as it is elsewhere too."""
+    return (keyring.pending or keyring.current).id
 
 
 def _some(names: list[str]) -> str:

@@ -1092,6 +1092,22 @@ def test_another_domain_at_the_host_leaves_the_own_record_served(scene: Scene, h
     assert scene.decisions() == [("join", "refused"), ("open", "accepted")]
 
 
+def test_a_domain_that_was_made_by_mistake_is_replaced_by_the_one_that_is_asked_for(
+    scene: Scene, hosts_of: HostsOf
+) -> None:
+    scene.instance.members = Members(MEMBER)
+    own = scene.keyring(primary=MEMBER)
+    before = scene.holds_record_of(own)
+    scene.instance.members = Members("ab" * 16)
+    joined: list[bool] = []
+    started(hosts_of(a=scene.received(secret=OTHER_SECRET)), joined, domain=OTHER_DOMAIN)
+    assert joined == [True]
+    assert scene.instance.keyring is not None
+    assert scene.instance.keyring.domain == OTHER_DOMAIN
+    assert scene.store.kept == {f"domain-{DOMAIN}.epoch-0.sequence-1": before}
+    assert scene.instance.members.own == "ab" * 16, "in the other domain it is another member"
+
+
 def test_with_a_record_and_a_host_that_answers_nothing_is_asked_again(scene: Scene, hosts_of: HostsOf) -> None:
     scene.holds_record_of(scene.keyring())
     joined: list[bool] = []

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 from tests.fakes.claims import NOW
 from tests.fakes.hints import OTHER_MEMBER
@@ -22,7 +23,7 @@ from rkeyserver.coordinator.interface import Elected
 from rkeyserver.errors import Misuse, Reason, Rejected, RkeyError, Unavailable
 from rkeyserver.exchange.messages import Members as MembersMessage
 from rkeyserver.exchange.standby import Received
-from rkeyserver.keyring.keyring import Keyring
+from rkeyserver.keyring.keyring import Keyring, KeyringHeader
 from rkeyserver.keyring.place import Place
 from rkeyserver.sealing.record import KnownMember, parse
 from rkeyserver.service.audit_line import Line
@@ -328,6 +329,62 @@ def test_the_policy_with_the_later_change_is_taken_over_and_what_it_takes_away_a
     reunited(domain, from_peer(scene, "a", "c", primary=THIRD, policy=narrow, changes=[link]))
     assert domain.keyring.header.policy == narrow
     assert domain.states() == {"a": "readable", "b": "current", "c": "readable", "new": "pending"}
+
+
+WIDE, NARROW = policy_text(HERE, PEER_MACHINE), policy_text(HERE)
+
+
+@dataclass(frozen=True)
+class Side:
+    """names: of its generations, the last one current, or pending if it waits; change: the number of the last one."""
+
+    names: tuple[str, ...] = ("a",)
+    policy: str = NARROW
+    change: int = 0
+    waits: bool = False
+
+    def said(self, first: KeyringHeader) -> dict[str, Any]:
+        states = ["readable"] * len(self.names) + (["current", "pending"] if self.waits else ["current"])
+        link = msgspec.structs.replace(change_of(first, self.policy), sequence=self.change or 1).link().text()
+        return {
+            "policy": self.policy,
+            "changes": [link] if self.change else [],
+            "generations": [
+                {"id": generation(name), "created": 1_000 + index, "state": state}
+                for index, (name, state) in enumerate(zip(self.names, states[-len(self.names) :], strict=True))
+            ],
+        }
+
+
+# This side, which is the later one and makes the union; the other one; and whether a generation is added.
+WRAPS_ON = {
+    "one was let in and taken off over there": (Side(), Side(("a", "c"), change=2), True),
+    "the same, and what was added for it waits": (Side(), Side(("a", "c"), change=2, waits=True), True),
+    "one was let in over there, but by an earlier change": (Side(change=2), Side(("c", "a"), WIDE, change=1), True),
+    "here is a generation that is not over there": (Side(("a", "b")), Side(("a", "c"), change=2), False),
+    "the same waits here": (Side(("a", "b"), waits=True), Side(("a", "c"), change=2), False),
+    "nobody has changed the policy": (Side(), Side(("a", "c")), False),
+    "what is only readable here is current over there": (Side(("a", "b")), Side(change=2), False),
+}
+
+
+@pytest.mark.parametrize(("mine", "theirs", "adds"), WRAPS_ON.values(), ids=WRAPS_ON)
+def test_who_was_taken_off_on_either_side_has_no_generation_that_wraps(
+    scene: Scene, mine: Side, theirs: Side, *, adds: bool
+) -> None:
+    first = scene.keyring("a", policy=WIDE).header
+    domain = Domain(scene, mine.names, said={"epoch": 1} | mine.said(first))
+    reunited(domain, from_peer(scene, *theirs.names, primary=THIRD, **theirs.said(first)))
+    assert (domain.states().get("new") == "pending") == adds
+
+
+def test_a_record_that_was_rolled_back_brings_nobody_back_who_was_taken_off(scene: Scene) -> None:
+    first = scene.keyring("a", policy=WIDE).header
+    mine, theirs = Side(("a", "b"), change=1), Side(("a", "c"), policy=WIDE + "\n", change=1)
+    domain = Domain(scene, mine.names, said=mine.said(first))
+    reunited(domain, from_peer(scene, *theirs.names, sequence=9, primary=MEMBER, **theirs.said(first)))
+    assert domain.keyring.header.policy == NARROW
+    assert domain.states() == {"a": "readable", "b": "readable", "c": "current", "new": "pending"}
 
 
 def test_a_policy_that_its_admins_did_not_sign_is_not_taken_over(scene: Scene) -> None:
