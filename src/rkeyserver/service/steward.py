@@ -89,8 +89,10 @@ class Steward:
                 advice="Nothing was changed. It follows by itself once that one has: see `rkeyserver status`.",
             )
         if self.instance.elected is False:
+            last, own = keyring.header.primary, self.instance.members.own
+            known = "" if last == own else f" (the last one that is known here is {last})"
             raise Unavailable(
-                "The coordinator has another primary, or does not say that this instance is it.",
+                f"The coordinator has another primary{known}, or does not say that this instance is it.",
                 advice="Nothing was changed. `rkeyserver status` shows what is known of it.",
                 reason=Reason.NO_LEASE,
             )

@@ -201,6 +201,13 @@ def test_what_the_policy_has_derived_from_it_keeps_a_generation(scene: Scene, ta
     assert domain.obey(domain.retire("b")).state == "retired"
 
 
+@pytest.mark.parametrize(("leads", "known"), [(True, "primary, or does not"), (False, f"known here is {MEMBER}")])
+def test_whoever_is_not_elected_changes_nothing(scene: Scene, leads: bool, known: str) -> None:  # noqa: FBT001 - a row
+    domain = Domain(scene, leads=leads)
+    scene.instance.elected = False
+    assert refused(domain, domain.rotate(), Unavailable, known).reason is Reason.NO_LEASE  # type: ignore[attr-defined]  # Unavailable has one
+
+
 def test_a_standby_is_promoted_and_leads(scene: Scene) -> None:
     domain = Domain(scene, leads=False)
     assert scene.instance.role is Role.STANDBY
