@@ -76,7 +76,7 @@ def test_the_page_does_what_it_says(machines: Machines) -> None:
     )
 
     first = page.starts("host$ ", "--policy", str(rules))
-    page.starts("backup$ -i 10.23.100.1", **{"10.23.100.1": host.address})
+    page.starts("backup$ -i 10.23.100.2", **{"10.23.100.2": host.address})
     running = old.start("-i", host.address)
     until("both have shown what they hold", lambda: acknowledged_by(host, backup, old))
     assert page.runs("host$ peer list").count("acknowledged this state") == 2

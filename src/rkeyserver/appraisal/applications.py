@@ -38,6 +38,14 @@ def check_generations(policy: Policy, ids: Collection[str]) -> None:
         )
 
 
+def derived_from(policy: Policy, generation: str, *, first: str) -> str:
+    """What the policy has derived from that generation, in words; empty for nothing. first: id of the oldest one."""
+    names = {generation, "first"} if generation == first else {generation}
+    if policy.ca in names:
+        return "the CA by which callers with a token and applications know this domain"
+    return next((f"the key of application {one.label!r}" for one in policy.applications if one.generation in names), "")
+
+
 def appraise_application(claims: SgxClaims, policy: Policy, *, now: int) -> ApplicationVerdict:
     """Judge proved claims by the one entry of [[applications]] that they can be (docs/spec/policy.md, "Applications").
 

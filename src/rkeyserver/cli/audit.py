@@ -126,5 +126,6 @@ def _lines(log: Log, *, pinned: bool) -> list[str]:
 def _matched(found: Matched) -> list[str]:
     lines = [f"hand-overs   {found.pairs} that both ends have"]
     return lines + [
-        f"no join      {one}: its answer was lost, or that log was cut or begun anew" for one in found.without
+        f"no join      {one}: its answer was lost or refused, or that log was cut or begun anew"
+        for one in found.without
     ]

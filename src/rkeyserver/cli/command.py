@@ -52,11 +52,9 @@ def configuration(given: Mapping[str, object]) -> Config:
     return make_config(Options() if file is None else read_file(Path(str(file))), check_options(said))
 
 
-def add_ops(parser: argparse.ArgumentParser) -> None:
-    """--ops: the running instance that is asked; of several one that answers (choose.py)."""
-    parser.add_argument(
-        "--ops", action="append", metavar="HOST:PORT", help=f"default {DEFAULT_OPS}; of several, one that answers"
-    )
+def add_ops(parser: argparse.ArgumentParser, which: str = "of several, one that answers") -> None:
+    """--ops: the running instance that is asked. which: which one where several are named (choose.py)."""
+    parser.add_argument("--ops", action="append", metavar="HOST:PORT", help=f"default {DEFAULT_OPS}; {which}")
 
 
 def ops_of(found: argparse.Namespace) -> list[str]:

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     made = command("sign", "sign an order, on an admin's own machine")
     made.add_argument("--key", action="append", required=True, metavar="FILE", help="an admin's key (repeatable)")
     made.add_argument("-o", "--output", metavar="FILE", help="write the order there")
-    add_ops(command("apply", "have a running instance carry out an order"))
+    add_ops(command("apply", "have a running instance carry out an order"), "of several, the primary")
     return whole
 
 

@@ -76,9 +76,9 @@ class _Done(msgspec.Struct):
     waiting: list[Hex16]
 
 
-def add_order(parser: argparse.ArgumentParser) -> None:
-    """--ops, and how the order is signed and where it goes."""
-    add_ops(parser)
+def add_order(parser: argparse.ArgumentParser, which: str = "of several, the primary") -> None:
+    """--ops, and how the order is signed and where it goes. which: as add_ops() has it."""
+    add_ops(parser, which)
     parser.add_argument("--key", action="append", default=[], metavar="FILE", help="sign with this key (repeatable)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the order there, to be signed; nothing is done")
 

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, text: str, *, asks: bool = True, output: bool = False) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if asks:
-            add_ops(made)
+            add_ops(made, f"of several, {'one that answers' if name in {'show', 'propose'} else 'the primary'}")
         if output:
             made.add_argument("-o", "--output", metavar="FILE", help="write the change there")
         return made

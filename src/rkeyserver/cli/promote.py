@@ -13,7 +13,7 @@ from rkeyserver.cli.ordering import add_order, give
 def parser() -> argparse.ArgumentParser:
     """Of `promote`."""
     made = Parser(prog="rkeyserver promote", description="Make this standby the primary, in a new epoch.")
-    add_order(made)
+    add_order(made, "the standby that is meant, one alone")
     return made
 
 

@@ -22,8 +22,8 @@ CHANGE_SECONDS: Final = 30.0  # it verifies, writes to the disk and waits for it
 MAX_ANSWER: Final = 1024 * 1024
 _CHANGED: Final = "Whether it took effect, the instance tells: `rkeyserver policy show`, and its audit file."
 _UNREACHED: Final = (
-    "Is it running, with this --socket? Where its folder does not let this user in, "
-    "only the user who runs it, and root, can reach it."
+    "Is it running, with this --socket? Told of none, it has KEYSTORE.socket beside its keystore. "
+    "Where its folder does not let this user in, only the user who runs it, and root, can reach it."
 )
 
 

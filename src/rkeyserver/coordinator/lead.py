@@ -311,7 +311,7 @@ class Coordinated:
             async with asyncio.timeout(GIVE_BACK):
                 await self.engine.revoke(holding.lease)
         except (RkeyError, TimeoutError) as error:
-            log.info("The lease was not given back, and ends by itself. %s", error)
+            log.info("The lease was not given back, and ends by itself. %s", str(error) or "No answer in time.")
 
     def _note(self, seen: Seen) -> None:
         """Remember what was seen, for the status."""

@@ -142,16 +142,31 @@ def warn_if_exposed(record: Path) -> None:
 
 
 def kept_beside(record: Path) -> list[Path]:
-    """The copies kept beside the record, newest first.
+    """The copies kept beside the record, newest first: of one domain by the state that their names have, else by time.
 
     Raises: OSError if the folder cannot be listed.
     """
     start = record.name + KEPT_INFIX
     paths = [path for path in record.parent.iterdir() if path.name.startswith(start)]
-    found = [(path.lstat(), path) for path in paths if KEEP_AS.fullmatch(path.name.removeprefix(start))]
-    # Numbers in a name count as numbers: inside Gramine every file's time is 0, and the name alone decides.
-    found.sort(key=lambda pair: (pair[0].st_mtime_ns, _natural(pair[1].name)), reverse=True)
-    return [path for status, path in found if stat.S_ISREG(status.st_mode)]
+    times = {path: path.lstat() for path in paths if KEEP_AS.fullmatch(path.name.removeprefix(start))}
+    times = {path: status for path, status in times.items() if stat.S_ISREG(status.st_mode)}
+    newest: dict[str, int] = {}
+    for path, status in times.items():
+        domain = _domain(path)
+        newest[domain] = max(newest.get(domain, 0), status.st_mtime_ns)
+
+    def age(path: Path) -> tuple[int, list[str | int], list[str | int]]:
+        # Numbers in a name count as numbers: inside Gramine every file's time is 0, and the name alone decides.
+        domain = _domain(path)
+        return newest[domain], _natural(domain), _natural(path.name)
+
+    return sorted(times, key=age, reverse=True)
+
+
+def _domain(path: Path) -> str:
+    """What copies of one domain have in common, where a name has the state as well; else the whole name."""
+    domain, state, _ = path.name.rpartition(".epoch-")
+    return domain if state and KEPT_INFIX in domain else path.name
 
 
 def kept_names(record: Path) -> list[str]:

@@ -7,11 +7,12 @@ it. So a line that is gone from one log still shows in the other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from rkeyserver.errors import Reason, Rejected
 from rkeyserver.service.audit_chain import NO_HEAD
-from rkeyserver.service.audit_verify import Link, Log, heads_in
+from rkeyserver.service.audit_verify import RECEIVED, Link, Log, heads_in
 
 _NO_HEAD = NO_HEAD.hex()
 
@@ -20,8 +21,8 @@ _NO_HEAD = NO_HEAD.hex()
 class Matched:
     """Logs that agree. pairs: how many hand-overs both ends have.
 
-    without: where one is of which no log given here has the join: its answer was lost, or the other log was cut or
-    begun anew.
+    without: where one is of which no log given here has the join or the acknowledgement: its answer was lost or
+    refused, or the other log was cut or begun anew.
     """
 
     pairs: int
@@ -33,12 +34,12 @@ def match(logs: Sequence[Log]) -> Matched:
 
     Raises: Rejected(LOGS_DISAGREE) naming the line; Misuse if a file cannot be read.
     """
-    given = {link.told.transcript: (log, link) for log in logs for link in _accepted(log, "hand-over")}
+    given = {link.told.transcript: (log, link) for log in logs for link in _accepted(log, {"hand-over"})}
     heads = _heads(logs)
     joined: set[str] = set()
     pairs = 0
     for log in logs:
-        for link in _accepted(log, "join"):
+        for link in _accepted(log, RECEIVED):
             joined.add(link.told.transcript)
             if link.told.transcript in given:
                 _compare(log, link, *given[link.told.transcript], heads)
@@ -52,8 +53,8 @@ def match(logs: Sequence[Log]) -> Matched:
     return Matched(pairs, tuple(f"{link.at}: transcript {_short(link)}" for link in without))
 
 
-def _accepted(log: Log, event: str) -> Iterable[Link]:
-    return (link for link in log.links if link.told.event == event and link.told.verdict == "accepted")
+def _accepted(log: Log, events: AbstractSet[str]) -> Iterable[Link]:
+    return (link for link in log.links if link.told.event in events and link.told.verdict == "accepted")
 
 
 def _heads(logs: Sequence[Log]) -> dict[int, dict[bytes, int]]:

@@ -30,6 +30,8 @@ from rkeyserver.service.audit_chain import (
 
 _RECENT: Final = 4096  # lines that the next file may begin with again
 _WRITER: Final = "or something else writes to this file"
+RECEIVED: Final = frozenset({"join", "acknowledge"})  # what the other end of a hand-over writes of it
+_LINKED: Final = RECEIVED | {"hand-over"}
 
 
 class _Hash(Protocol):
@@ -231,7 +233,7 @@ class _Reader:
         self._size, self._loose = 0, hashlib.sha256()
         if told.event == "checkpoint":
             self._check_signed(line, told)
-        if told.transcript and told.event in {"hand-over", "join"}:
+        if told.transcript and told.event in _LINKED:
             self.log.links.append(Link(self.last, line.number, told))
 
     def _begin(self, line: Chained, told: Told) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, field
 
-from rkeyserver.appraisal.applications import check_generations
+from rkeyserver.appraisal.applications import check_generations, derived_from
 from rkeyserver.appraisal.change import (
     PolicyChange,
     appended,
@@ -22,7 +22,8 @@ from rkeyserver.appraisal.change import (
 )
 from rkeyserver.appraisal.narrowing import narrows, takes_from_users
 from rkeyserver.appraisal.policy import Policy, parse_policy
-from rkeyserver.errors import Rejected, RkeyError
+from rkeyserver.errors import Misuse, Rejected, RkeyError
+from rkeyserver.keyring.generations import GenerationState
 from rkeyserver.keyring.keyring import Keyring
 from rkeyserver.service.audit_line import Line, reason_of
 from rkeyserver.service.instance import Instance
@@ -84,6 +85,7 @@ class Authority:
         after = parse_policy(change.policy)
         check_authority(change, before.admins, owner=owner)
         check_generations(after, keyring.generation_ids)
+        _check_none_retired(before, after, keyring)
         check_recoverable(after)
         line = self._line(change, before, keyring)
         try:
@@ -140,3 +142,19 @@ class Authority:
             policy=digest(change.policy),
             found=f"change {change.sequence}, replaces {change.replaces}, by {', '.join(by) or 'the owner'}",
         )
+
+
+def _check_none_retired(before: Policy, after: Policy, keyring: Keyring) -> None:
+    """Whether the new policy has nothing derived from a retired generation that the present one has not.
+
+    Raises: Misuse naming it.
+    """
+    first = keyring.generation_ids[0]
+    for one in keyring.header.generations:
+        needs = derived_from(after, one.id, first=first)
+        if one.state is GenerationState.RETIRED and needs and needs != derived_from(before, one.id, first=first):
+            raise Misuse(
+                f"By the new policy, {needs} is derived from generation {one.id}, which was retired: it could not be.",
+                advice='Nothing was changed. Name another one: ca_generation = "current" under [provision] for the CA '
+                "(unsaid it is that of the first), or the application's generation.",
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from rkeyserver.address import Address
@@ -27,6 +28,12 @@ class Heard:
 
 Ask = Callable[[Address, Identity | None], Heard | None]
 Status = Callable[[], dict[str, Any]]
+
+
+def _another_audit_file(status: dict[str, Any], own: Path) -> str:
+    """Where the instance says that its audit file is, if that is another place than `own`; else empty."""
+    theirs = (status.get("audit") or {}).get("path") or ""
+    return theirs if theirs and Path(theirs).resolve() != own.resolve() else ""
 
 
 class Ways:
@@ -67,6 +74,9 @@ class Ways:
         elif look.header is not None and found.get("sequence") != look.header.sequence:
             says = f"it serves sequence {found.get('sequence')}, and the record is at {look.header.sequence}"
             advice = "Is it the one of this keystore? --ops names another."
+        elif theirs := _another_audit_file(found, look.config.audit_path):
+            says = f"it serves this domain, with another audit file, {theirs}: its record may be another too"
+            advice = "Say what it is started with, --keystore first; or --ops of the one of this keystore."
         else:
             state, says = State.GOOD, "it serves this domain"
         yield Finding(Topic.INSTANCE, state, f"one runs, as {found.get('role')}; {says}", advice)

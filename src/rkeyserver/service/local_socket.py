@@ -63,7 +63,7 @@ def local_socket(path: Path, mode: int = 0o666) -> Iterator[socket.socket]:
         except OSError as error:
             raise Unavailable(
                 f"The local socket {path} cannot be made: {error.strerror}.",
-                advice="Make its folder writable, or name another with --socket.",
+                advice="Make its folder, writable for this user, or name another with --socket.",
             ) from error
         listener.setblocking(False)  # noqa: FBT003 - the socket module's signature
         try:

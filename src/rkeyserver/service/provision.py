@@ -57,14 +57,18 @@ log = logging.getLogger(__name__)
 def generation_of(keyring: Keyring, name: str) -> str:
     """The id of the generation that a policy calls `name`: first, current, or its id.
 
-    Raises: Unavailable if the keyring has no such generation.
+    Raises: Unavailable if the keyring has no such generation, or has it retired.
     """
-    if name == "current":
-        return keyring.current.id
-    found = keyring.generation_ids[0] if name == "first" else name
-    if found not in keyring.generation_ids:
-        raise Unavailable(f"The policy names generation {found}, which this keyring has not.")
-    return found
+    try:
+        return keyring.generation_named(name)
+    except Rejected as error:
+        if error.reason is not Reason.GENERATION_RETIRED:
+            raise Unavailable(f"The policy names generation {name}, which this keyring has not.") from error
+        raise Unavailable(
+            f'What is wanted of generation "{name}" cannot be derived: it was retired.',
+            advice='Name another one in the policy: ca_generation = "current" under [provision] for the CA, or the '
+            "application's generation.",
+        ) from error
 
 
 def answer(keyring: Keyring, verdict: ApplicationVerdict) -> SecretBytes:

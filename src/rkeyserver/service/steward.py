@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from rkeyserver.appraisal.applications import derived_from
 from rkeyserver.appraisal.change import last_sequence
 from rkeyserver.appraisal.narrowing import narrows
 from rkeyserver.appraisal.orders import Forget, Order, Promote, Retire, Rotate, check_order, signed_bytes
@@ -88,8 +89,10 @@ class Steward:
                 advice="Nothing was changed. It follows by itself once that one has: see `rkeyserver status`.",
             )
         if self.instance.elected is False:
+            last, own = keyring.header.primary, self.instance.members.own
+            known = "" if last == own else f" (the last one that is known here is {last})"
             raise Unavailable(
-                "The coordinator has another primary, or does not say that this instance is it.",
+                f"The coordinator has another primary{known}, or does not say that this instance is it.",
                 advice="Nothing was changed. `rkeyserver status` shows what is known of it.",
                 reason=Reason.NO_LEASE,
             )
@@ -205,6 +208,12 @@ class Steward:
         self.check_primary(keyring)
         behind = self.instance.members.behind(keyring.place, policy)
         with self.instance.erasing(keyring.retired(generation)) as new:
+            if needs := derived_from(policy, generation, first=keyring.generation_ids[0]):
+                raise Misuse(
+                    f"Generation {generation} is in use: by the policy, {needs} is derived from it.",
+                    advice="Nothing was changed. Name another one in the policy first "
+                    "(docs/operations/many-machines.md#rotating).",
+                )
             if behind:
                 raise Unavailable(
                     f"Not all have moved on: {len(behind)} of {len(self.instance.members.accepted_by(policy))} members "

@@ -39,6 +39,7 @@ from rkeyserver.service.kept_open import KeptOpen
 from rkeyserver.service.limits import Guard, Shares, client_of
 from rkeyserver.service.ops import HTTP_MISDIRECTED, is_own
 from rkeyserver.service.policy_app import told
+from rkeyserver.service.provision import generation_of
 from rkeyserver.service.rates import REFUSED_DELAY, Rates
 from rkeyserver.service.serve import http_config
 from rkeyserver.service.turns import Turns
@@ -207,13 +208,13 @@ class TokenListener:
     async def _adjust(self) -> float | None:
         """Open or close, or take a certificate of another CA, as the policy wants it now.
 
-        Raises: Unavailable if nothing can listen there; Rejected if the policy names a generation that is not here.
+        Raises: Unavailable if nothing can listen there, or the policy names a generation that is not here or retired.
         """
         keyring, policy = self.instance.keyring, self.instance.policy
         if keyring is None or policy is None or policy.ca is None or not policy.tokens:
             await self._close()
             return None
-        generation = keyring.generation_named(policy.ca)
+        generation = generation_of(keyring, policy.ca)
         if self._generation != generation:
             self._certify(keyring, generation)
         if not self._servers:

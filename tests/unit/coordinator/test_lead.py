@@ -320,14 +320,27 @@ def test_an_error_while_renewing_gives_the_lease_back(caplog: pytest.LogCaptureF
     run_timeless(check)
 
 
-def test_a_primary_that_cannot_give_back_ends_all_the_same() -> None:
+@pytest.mark.parametrize(("seconds", "why"), [(0.0, "No answer."), (3600.0, "No answer in time.")])
+def test_a_primary_that_cannot_give_back_ends_all_the_same(
+    caplog: pytest.LogCaptureFixture, seconds: float, why: str
+) -> None:
+    caplog.set_level("INFO")
+
     async def check() -> None:
         party = Party(1)
         (one,), (engine,) = party.members, party.engines
         async with one.running():
             await asyncio.sleep(LEASE)
             engine.silent = True
+            revoke = engine.revoke
+
+            async def late(lease: Lease) -> None:
+                await asyncio.sleep(seconds)
+                await revoke(lease)
+
+            engine.revoke = late  # type: ignore[method-assign]  # that is what is tried
         assert engine.asked[-1] == "close"
+        assert f"The lease was not given back, and ends by itself. {why}" in caplog.text
 
     run_timeless(check)
 

@@ -372,6 +372,18 @@ def test_times_count_before_names(store: FileKeystore, path: Path) -> None:
     assert [copy.suffix for copy in store.kept()] == [".a", ".c", ".b"]
 
 
+def test_of_one_domain_the_state_counts_before_the_time(store: FileKeystore, path: Path) -> None:
+    """An old copy that was put back, and was replaced again, is kept last and is no newer for that."""
+    of_a, of_b = f"domain-{'0a' * 16}", f"domain-{'0b' * 16}"
+    names = [f"{of_a}.epoch-{state}" for state in ("10.sequence-7", "9.sequence-14", "9.sequence-9.1", "9.sequence-9")]
+    for seconds, name in enumerate((f"{of_b}.epoch-11.sequence-1", *names, "unreadable"), start=1):
+        kept = path.with_name(f"rkey.bin.kept.{name}")
+        kept.touch()
+        os.utime(kept, (seconds, seconds))
+    found = [copy.name.removeprefix("rkey.bin.kept.") for copy in store.kept()]
+    assert found == ["unreadable", *names, f"{of_b}.epoch-11.sequence-1"]
+
+
 def test_what_was_just_kept_stays_even_if_it_looks_oldest(store: FileKeystore, path: Path) -> None:
     for number in range(KEPT):
         path.with_name(f"rkey.bin.kept.{number}").write_bytes(b"%d" % number)

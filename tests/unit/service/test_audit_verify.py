@@ -581,7 +581,7 @@ def test_files_in_the_wrong_order_or_with_a_part_between_them(log: Path, tmp_pat
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
-    """Two logs of two hand-overs from ONE to TWO, and of one to THREE."""
+    """Two logs of two hand-overs from ONE to TWO, the second for an acknowledgement, and of one to THREE."""
     one, two = tmp_path / "one", tmp_path / "two"
     with log_at(one, ONE) as giver, log_at(two, TWO) as joiner:
         giver.write_now(Line(event="mint", verdict="accepted", domain=DOMAIN, sequence=1))
@@ -592,7 +592,8 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
             giver.write_now(msgspec.structs.replace(line, peer_head=joiner.head.hex() if machine == TWO else "ab" * 32))
             if machine == TWO:
                 by = msgspec.structs.replace(given_to, machine=ONE)
-                joiner.write_now(msgspec.structs.replace(line, event="join", peer=by, peer_head=giver.head.hex()))
+                event = "join" if index == 1 else "acknowledge"
+                joiner.write_now(msgspec.structs.replace(line, event=event, peer=by, peer_head=giver.head.hex()))
     return one, two
 
 

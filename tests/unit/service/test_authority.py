@@ -221,6 +221,25 @@ def test_refused(
     assert domain.scene.instance.refused == {reason: 1}
 
 
+def test_nothing_is_to_be_derived_from_a_retired_generation(scene: Scene) -> None:
+    token = f'\n[[callers]]\ntoken_sha256 = "{"0a" * 32}"\nmay = ["derive"]\nlabels = ["a"]\n'
+    domain = Domain(scene)
+    scene.instance.hold(domain.keyring.retired(generation("a")))
+    with pytest.raises(
+        Misuse, match=f"the CA by which .* from generation {generation('a')}, which was retired"
+    ) as raised:
+        domain.apply(domain.document(WIDER + token, "alice", "bob"))
+    assert 'ca_generation = "current" under [provision]' in raised.value.advice
+    domain.apply(domain.document(WIDER + token + '[provision]\nca_generation = "current"\n', "alice", "bob"))
+
+
+def test_what_was_derived_from_a_retired_one_already_stops_no_other_change(scene: Scene) -> None:
+    token = f'\n[[callers]]\ntoken_sha256 = "{"0a" * 32}"\nmay = ["derive"]\nlabels = ["a"]\n'
+    domain = Domain(scene, NOW_POLICY + token)
+    scene.instance.hold(domain.keyring.retired(generation("a")))
+    domain.apply(domain.document(NARROWER + token, "alice", "bob"))
+
+
 def test_a_change_is_applied_once(domain: Domain) -> None:
     document = domain.document(WIDER, "alice", "bob")
     domain.apply(document)

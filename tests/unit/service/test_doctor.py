@@ -411,6 +411,9 @@ CASES: dict[str, Case] = {
     "a socket with a long name": (_set(socket=Path("/etc", "s" * 120)), Topic.LOCAL_SOCKET, BAD, "too long", MISUSE),
     "no instance": (nothing, Topic.INSTANCE, UNKNOWN, "none answers: No instance", NO_WAY_BACK),
     "an instance": (_runs(), Topic.INSTANCE, GOOD, "as standby; it serves this domain", NO_WAY_BACK),
+    "one with another keystore": (
+        _runs(audit={"path": "/elsewhere/a"}), Topic.INSTANCE, WARNING, "another audit file, /elsewhere/a", NO_WAY_BACK
+    ),
     "one of another machine": (_runs(machine="c3" * 16), Topic.INSTANCE, WARNING, "of machine c3", NO_WAY_BACK),
     "one without a keyring": (_runs(domain=None), Topic.INSTANCE, WARNING, "no keyring yet", NO_WAY_BACK),
     "one of another domain": (_runs(domain=OTHER_DOMAIN), Topic.INSTANCE, WARNING, OTHER_DOMAIN, NO_WAY_BACK),

@@ -266,6 +266,9 @@ def test_a_generation_by_its_name(given: Giving) -> None:
     assert [generation_of(keyring, name) for name in ("first", "current", keyring.generation_ids[0])] == [
         keyring.generation_ids[0], keyring.generation_ids[1], keyring.generation_ids[0],
     ]  # fmt: skip
+    with pytest.raises(Unavailable, match='of generation "first" cannot be derived: it was retired') as raised:
+        generation_of(keyring.retired(keyring.generation_ids[0]), "first")
+    assert 'ca_generation = "current" under [provision]' in raised.value.advice
 
 
 def test_the_certificates_quote_is_made_anew(given: Giving, monkeypatch: pytest.MonkeyPatch) -> None:

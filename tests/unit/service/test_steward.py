@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.fakes.application import entry, provision
 from tests.fakes.claims import NOW
 from tests.fakes.hints import OTHER_MEMBER
 from tests.fakes.keyrings import MEMBER, OTHER_SECRET, generation, id_of
@@ -181,6 +182,31 @@ def test_a_generation_is_retired_once_all_have_moved_on(scene: Scene) -> None:
     domain.knows(THIRD, acknowledged=domain.keyring.place)
     assert domain.obey(domain.retire("a")).state == "retired"
     assert domain.states() == {"a": "retired", "b": "current"}
+
+
+TOKEN = f'[[callers]]\ntoken_sha256 = "{"0a" * 32}"\nmay = ["derive"]\nlabels = ["a"]\n'
+
+NEEDED: dict[str, tuple[str, str]] = {
+    "the CA of callers with a token, unsaid": (TOKEN, "the CA by which"),
+    "the CA, by its name": (TOKEN + provision("first"), "the CA by which"),
+    "the CA, by its id": (TOKEN + provision(generation("a")), "the CA by which"),
+    "an application's key": (provision("current") + entry("db", generation="first"), "the key of application 'db'"),
+}
+
+
+@pytest.mark.parametrize(("tables", "what"), NEEDED.values(), ids=NEEDED)
+def test_what_the_policy_has_derived_from_it_keeps_a_generation(scene: Scene, tables: str, what: str) -> None:
+    domain = Domain(scene, ("a", "b", "c"), said={"policy": f"{policy_text(HERE)}\n{tables}"})
+    error = refused(domain, domain.retire("a"), Misuse, f"is in use: by the policy, {what}")
+    assert "Name another one in the policy first" in error.advice
+    assert domain.obey(domain.retire("b")).state == "retired"
+
+
+@pytest.mark.parametrize(("leads", "known"), [(True, "primary, or does not"), (False, f"known here is {MEMBER}")])
+def test_whoever_is_not_elected_changes_nothing(scene: Scene, leads: bool, known: str) -> None:  # noqa: FBT001 - a row
+    domain = Domain(scene, leads=leads)
+    scene.instance.elected = False
+    assert refused(domain, domain.rotate(), Unavailable, known).reason is Reason.NO_LEASE  # type: ignore[attr-defined]  # Unavailable has one
 
 
 def test_a_standby_is_promoted_and_leads(scene: Scene) -> None:

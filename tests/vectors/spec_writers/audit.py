@@ -157,7 +157,7 @@ def _matched(keyring: str) -> list[Json]:
         one.add("hand-over", verdict="accepted", domain=domain, peer=to, transcript=TRANSCRIPT, peer_head=asked)
         gave = early if wrong.get("early") else one.head.digest.hex()
         two.add(
-            "join",
+            wrong.get("event", "join"),
             verdict="accepted",
             domain=wrong.get("domain", domain),
             peer=by,
@@ -170,6 +170,7 @@ def _matched(keyring: str) -> list[Json]:
     hexes = [book.hex for book in good]
     cut = b"".join(good[0].lines[:2]).hex()
     shorter = b"".join(good[1].lines[:1]).hex()
+    shown = both(event="acknowledge")
 
     def logs(*of: str | Book) -> list[str]:
         return [one if isinstance(one, str) else one.hex for one in of]
@@ -189,6 +190,19 @@ def _matched(keyring: str) -> list[Json]:
         case("two logs, of two domains", "audit match", logs=logs(*both(domain="00" * 16)), error="logs-disagree"),
         case("two logs, of a head before", "audit match", logs=logs(*both(early=True)), error="logs-disagree"),
         case("two logs, of an unknown head", "audit match", logs=logs(*both(asked="11" * 32)), error="logs-disagree"),
+        case("two logs, of an acknowledgement", "audit match", logs=logs(*shown)),
+        case(
+            "two logs, of an acknowledgement, the tail of the first cut",
+            "audit match",
+            logs=logs(cut, shown[1]),
+            error="logs-disagree",
+        ),
+        case(
+            "two logs, of an acknowledgement, of a head before",
+            "audit match",
+            logs=logs(*both(event="acknowledge", early=True)),
+            error="logs-disagree",
+        ),
     ]
 
 
