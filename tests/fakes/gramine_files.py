@@ -30,7 +30,8 @@ _ONE: Final = 1  # number of links, of a file
 
 def _as_seen(found: os.stat_result, path: str) -> os.stat_result:
     inode = zlib.crc32(os.fsencode(path))
-    return os.stat_result((found.st_mode, inode, _DEVICE, _ONE, os.geteuid(), os.getegid(), found.st_size, 0, 0, 0))
+    seen = (found.st_mode, inode, _DEVICE, _ONE, os.geteuid(), os.getegid(), found.st_size, 0, 0, 0)
+    return os.stat_result(seen, {"st_atime_ns": 0, "st_mtime_ns": 0, "st_ctime_ns": 0})
 
 
 def see_files_as_gramine(monkeypatch: pytest.MonkeyPatch) -> None:

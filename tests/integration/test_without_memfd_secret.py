@@ -112,6 +112,8 @@ def test_key_memory_is_in_no_core(machines: Machines, under: Sequence[str], kind
     (memory,) = [one for one in mappings(keeper.pid) if one.holds_keys]
     assert memory.end - memory.start == resource.getpagesize()
     assert memory.flags >= KEY_MEMORY
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+        assert resource.prlimit(keeper.pid, limit) == (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     keeper.send(signal.SIGABRT)
     found = os.waitid(os.P_PID, keeper.pid, os.WEXITED | os.WNOWAIT)
     assert found is not None

@@ -43,6 +43,7 @@ MEASURES: Final = {
     "keystore/sql.py": "the same",
     "service/app.py": "a histogram for the host's own monitoring",
     "service/callers_app.py": "the same",
+    "service/instance.py": "when a keystore that failed is tried again for what nobody asked for",
     "service/living.py": "which address is asked first; none is left out",
 }
 _ENDED: Final = re.compile(r"\+\+\+ (?:exited|killed)")
