@@ -206,6 +206,7 @@ class CallersProtocol(GuardedProtocol):
             found = call.answer(self._parts[0] if len(self._parts) == 1 else self._joined())
         except RkeyError as error:
             answer = told(error)
+            error.__traceback__ = None  # else it and what raised it keep each other, until cycles are looked for
             head = [STATUS_LINE[answer.status_code]]
             for name, value in answer.raw_headers:
                 head += [name, b": ", value, b"\r\n"]

@@ -255,6 +255,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head = 0
         super().on_message_begin()
 
+    def on_response_complete(self) -> None:
+        """As uvicorn's; and what a request was made of goes now: the collector of cycles holds everybody up."""
+        self.cycle.transport = self.transport
+        super().on_response_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         if self._deadline is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import logging
 import resource
 import signal
@@ -168,6 +169,7 @@ async def serve(
         afterwards = await begin()
         names = ", ".join(str(Address(*listener.getsockname()[:2])) for listener in peers)
         log.info("Serving as %s on %s; operations on %s.", instance.role, names, Address(*ops[0].getsockname()[:2]))
+        gc.freeze()  # what is here stays: the collector of cycles, which holds everybody up, need not look at it again
         notify("READY=1")
         if afterwards is not None:
             await afterwards()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -369,6 +370,23 @@ def test_those_that_are_refused_together_are_told_so_one_in_a_turn(run: Any, ans
 
     found = run(test, Guard(total=number, answers=answers)).refused_in
     assert len(found) == len(set(found)) == number
+
+
+@pytest.mark.parametrize("path", ["/a", "/no", "/often", "/asgi"])
+def test_a_request_leaves_nothing_to_the_collector_of_cycles(run: Callable[[Test], App], path: str) -> None:
+    """It stops everybody for as long as it looks."""
+    number = 50
+
+    async def test(scene: Scene) -> None:
+        async with scene.client() as client:
+            for _ in range(2):
+                gc.collect()
+                for _ in range(number):
+                    await client.send(post(path))
+                    await client.answer()
+            assert gc.collect() < number
+
+    run(test)
 
 
 def test_an_action_that_was_not_answered_at_once_can_be_asked_again() -> None:
