@@ -1,6 +1,8 @@
 """What a primary does to the keyring, one thing after the other (design invariants 2, 7, 8 and 9).
 
 Each is judged whole before anything is touched; then it is recorded, committed, stored, and only then in force.
+
+Over 400 lines, for one reason: all that may change a keyring stands here, under one lock, and is read as one.
 """
 
 from __future__ import annotations
