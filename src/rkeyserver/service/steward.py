@@ -2,7 +2,7 @@
 
 Each is judged whole before anything is touched; then it is recorded, committed, stored, and only then in force.
 
-Over 400 lines, for one reason: all that may change a keyring stands here, under one lock, and is read as one.
+Over 400 lines, for one reason: all that a primary does to a keyring stands here, and is read as one.
 """
 
 from __future__ import annotations
